@@ -1,0 +1,81 @@
+# make demo     see it work: a real job, timed
+# make test     every test
+# make check    what a commit must pass: style, types, floors, quick tests (under a minute)
+# make bench    measure against real Ray (installs Ray in a venv of its own, .venv-ray)
+# make docs     run the examples that README.md and docs/ show
+# make clean    remove what the targets above made
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := -m pip -qq --disable-pip-version-check
+
+CONTRACT := $(BIN)/python -m pytest --pyargs skate.testing.contract
+
+RAY_VERSION := 2.60.0
+RAY_VENV ?= .venv-ray
+ifndef RAY_PYTHON
+RAY_PYTHON := $(RAY_VENV)/bin/python
+RAY_STAMP := $(RAY_VENV)/.ray
+endif
+
+.PHONY: help demo test check bench docs dev clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo: $(VENV)/.demo
+	@$(BIN)/python examples/tour.py
+
+test: $(VENV)/.dev
+	@echo "The contract on the local engine"
+	@SKATE_ENGINE=local $(CONTRACT)
+	@echo "The contract on the inline engine"
+	@SKATE_ENGINE=inline $(CONTRACT)
+	@echo "Everything else"
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@SKATE_ENGINE=inline $(CONTRACT) -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow"
+
+bench: $(VENV)/.dev $(RAY_STAMP)
+	@$(BIN)/python benchmarks/engine.py --rival $(RAY_PYTHON)
+
+docs: $(VENV)/.dev
+	@$(BIN)/python -m pytest tests/test_readme.py tests/examples tests/cli/test_cli_docs.py
+
+# The environment with everything that tests and checks need, for work on Skate itself.
+dev: $(VENV)/.dev
+
+clean:
+	@rm -rf $(VENV) $(RAY_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(BIN)/python:
+	@echo "Making the environment $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Skate needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+
+# A stamp is older than pyproject.toml when the dependencies may have changed. Both installs are editable, so
+# that `make demo` never leaves a stale copy of the package for `make test` to find.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing Skate and what the demo needs"
+	@$(BIN)/python $(PIP) install -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing Skate and what its tests and checks need"
+	@$(BIN)/python $(PIP) install -e ".[dev,demo]"
+	@touch $@ $(VENV)/.demo
+
+$(RAY_VENV)/.ray:
+	@echo "Installing the rival, Ray $(RAY_VERSION), in $(RAY_VENV) (about 300 MB)."
+	@echo "To use one that is installed already: make bench RAY_PYTHON=path/to/its/python"
+	@$(PYTHON) -m venv $(RAY_VENV)
+	@$(RAY_VENV)/bin/python $(PIP) install "ray==$(RAY_VERSION)" numpy
+	@touch $@

@@ -1,0 +1,87 @@
+"""Options of calls from the words that users write: shared by functions and actors' methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from skate.core.options import DYNAMIC, STREAMING, check_method_options
+from skate.core.serialization import pack
+from skate.core.spec import CallOptions
+
+_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200  # as in `inspect`, which is slow to load
+
+
+def generates(function: Callable[..., Any]) -> bool:
+    """Whether calling `function` makes a generator, plain or asynchronous."""
+    return bool(_flags(function) & (_GENERATOR | _ASYNC_GENERATOR))
+
+
+def is_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether `function` is an ``async def`` without ``yield``."""
+    return bool(_flags(function) & _COROUTINE)
+
+
+def _flags(function: Callable[..., Any]) -> int:
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code.co_flags if code is not None else 0
+
+
+def number_of_returns(value: int | str | None, default: int) -> int:
+    """``num_returns`` as the engines know it."""
+    if value is None:
+        return default
+    if value == "streaming":
+        return STREAMING
+    return DYNAMIC if value == "dynamic" else int(value)
+
+
+def retry_rule(value: Any) -> tuple[bool, bytes]:
+    """``retry_exceptions`` as the engines know it: whether to retry, and on which classes."""
+    if isinstance(value, list | tuple):
+        return bool(value), pack(tuple(value)).to_bytes() if value else b""
+    return bool(value), b""
+
+
+def backpressure(options: Mapping[str, Any]) -> int:
+    """How many unread items a stream may hold; 0: no limit."""
+    limit = options.get("_generator_backpressure_num_objects")
+    return limit if limit is not None and limit > 0 else 0
+
+
+def strategy_of(options: Mapping[str, Any]) -> str:
+    """``scheduling_strategy`` as the engines know it; NotImplementedError for what they do not."""
+    for name in ("label_selector", "fallback_strategy"):
+        if options.get(name):
+            raise NotImplementedError(f"{name} is not built yet in Skate.")
+    strategy = options.get("scheduling_strategy")
+    group = options.get("placement_group")
+    if group not in (None, "default") or not isinstance(strategy, str | None):
+        what = type(strategy).__name__ if strategy is not None else "placement_group="
+        raise NotImplementedError(
+            f"{what} is not built yet in Skate: scheduling_strategy may be 'DEFAULT' or 'SPREAD'."
+        )
+    return strategy or "DEFAULT"
+
+
+def call_options(base: CallOptions, options: dict[str, Any]) -> CallOptions:
+    """`base` with the options that were given over it."""
+    if not options:
+        return base
+    check_method_options(options, again=True)
+    changes: dict[str, Any] = {}
+    if options.get("num_returns") is not None:
+        changes["returns"] = number_of_returns(options["num_returns"], base.returns)
+    if options.get("concurrency_group") is not None:
+        changes["group"] = options["concurrency_group"]
+    if options.get("max_task_retries") is not None:
+        changes["max_retries"] = options["max_task_retries"]
+    if options.get("retry_exceptions") is not None:
+        changes["retry_exceptions"], changes["retry_on"] = retry_rule(options["retry_exceptions"])
+    if options.get("name") is not None:
+        changes["name"] = options["name"]
+    if options.get("_generator_backpressure_num_objects") is not None:
+        changes["backpressure"] = backpressure(options)
+    return msgspec.structs.replace(base, **changes)

@@ -1,0 +1,142 @@
+"""The contract that every engine keeps, and the only global: the engine of this process.
+
+Values cross as Python objects: an engine packs them as it needs. Nothing above this floor asks which engine runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
+
+if TYPE_CHECKING:
+    from skate.core.refs import ObjectRef
+
+Ready = Callable[[], None]
+"""Called once on any thread when an object is ready; must not block. ``get`` with timeout 0 then gives the value."""
+
+
+class Context(NamedTuple):
+    """Where the calling code runs."""
+
+    namespace: str
+    node: str
+    worker: str
+    task: int = 0
+    """0 in a driver outside of any task."""
+    task_name: str = ""
+    function_name: str = ""
+    attempt: int = 0
+    actor: ActorInfo | None = None
+    reconstructed: bool = False
+    resources: Mapping[str, float] = {}
+    gpus: Sequence[int] = ()
+    environment: str = ""
+    driver: bool = True
+
+
+class Engine(Protocol):
+    """What the public API asks of an engine. Errors are those of `skate.exceptions`."""
+
+    name: str
+
+    def submit(self, function: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions) -> Any:
+        """Run a function: one `ObjectRef`, a list of them, None for no return, or an `ObjectRefGenerator`."""
+
+    def spawn(
+        self,
+        definition: Definition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: ActorOptions,
+        methods: tuple[MethodInfo, ...],
+    ) -> ActorInfo:
+        """Start an actor; the caller's handle counts as one reference. A taken name raises ValueError."""
+
+    def call(self, actor: int, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
+        """Call an actor's method, in order of submission per caller; returns as `submit` does."""
+
+    def find(self, name: str, namespace: str) -> ActorInfo:
+        """A named actor that lives, counted as one reference; ValueError when there is none."""
+
+    def kill(self, actor: int, no_restart: bool) -> None:
+        """End an actor's process at once."""
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Store a copy of `value`."""
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """The values in order; raises the first error found; GetTimeoutError after `timeout` seconds."""
+
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Split into at most `count` ready ones and the rest, both in the given order."""
+
+    def on_ready(self, ref: ObjectRef[Any], callback: Ready) -> None:
+        """Have `callback` called once when `ref` is ready, which may be at once."""
+
+    def asyncio_future(self, ref: ObjectRef[Any]) -> Any:
+        """A future of the running event loop that gets the value or the error."""
+
+    def next_item(self, stream: int) -> ObjectRef[Any]:
+        """Name the next item of a stream; it becomes ready with a value, an error, or as the end (see `is_end`)."""
+
+    def is_end(self, item: ObjectRef[Any]) -> bool:
+        """Whether a ready `item` of `next_item` lies past the stream's end: it has no value."""
+
+    def borrow(self, key: int) -> None:
+        """One more reference to `key` lives in this process."""
+
+    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """Cancel the task that makes `ref`; harmless when it has ended."""
+
+    def context(self) -> Context:
+        """Where the calling code runs."""
+
+    def is_cancelled(self) -> bool:
+        """Whether the calling actor task was cancelled."""
+
+    def exit_actor(self) -> None:
+        """End the calling actor for good; raises on its way out."""
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``."""
+
+    def resources(self) -> tuple[dict[str, float], dict[str, float]]:
+        """``(total, free)`` of the cluster."""
+
+    def close(self) -> None:
+        """End every process and free every byte of the session."""
+
+
+_current: Engine | None = None
+_starter: Callable[[], Engine] | None = None
+
+
+def current() -> Engine:
+    """The engine of this process; starts the default one on first use, as Ray does."""
+    engine = _current
+    if engine is None:
+        if _starter is None:
+            raise RuntimeError("skate is not initialised in this process: call skate.init()")
+        engine = _starter()
+    return engine
+
+
+def running() -> Engine | None:
+    """The engine of this process, or None."""
+    return _current
+
+
+def use(engine: Engine | None) -> None:
+    """Make `engine` the one of this process."""
+    global _current
+    _current = engine
+
+
+def start_with(starter: Callable[[], Engine] | None) -> None:
+    """What `current` calls when no engine runs."""
+    global _starter
+    _starter = starter

@@ -1,0 +1,85 @@
+"""Running a call, the same way on every engine: what it returns, and what its failure looks like to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import pickle
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from skate.core.serialization import Packed, pack
+from skate.exceptions import RayError, RayTaskError, TaskCancelledError, UnserializableException
+
+
+def split_returns(value: Any, count: int, name: str) -> list[Any]:
+    """The `count` values of a call with several returns; ValueError when it returned another number of them."""
+    if count == 1:
+        return [value]
+    if count == 0:
+        return []
+    if inspect.isgenerator(value):
+        values = list(value)
+    else:
+        try:
+            values = list(value)
+        except TypeError:
+            raise ValueError(
+                f"{name} has num_returns={count}, but returned one {type(value).__name__}, not {count} values."
+            ) from None
+    if len(values) != count:
+        raise ValueError(f"{name} has num_returns={count}, but returned {len(values)} values.")
+    return values
+
+
+def is_stream(value: Any) -> bool:
+    """Whether the result of a streaming call can be iterated item by item."""
+    return inspect.isgenerator(value) or inspect.isasyncgen(value) or isinstance(value, Iterator)
+
+
+def task_error(error: BaseException, name: str, *, actor: str | None = None, actor_id: str | None = None) -> RayError:
+    """What the caller's `get` raises for `error`, raised by the call `name` in this process."""
+    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+        return TaskCancelledError(error_message=f"Task {name} was cancelled while it ran.")
+    text = "".join(traceback.format_exception(error.with_traceback(_user_frames(error))))
+    return RayTaskError(
+        name, text, error, proctitle=name, pid=os.getpid(), ip="127.0.0.1", actor_repr=actor, actor_id=actor_id
+    )
+
+
+def pack_error(error: BaseException) -> Packed:
+    """Pack an error; one that cannot be pickled, or not be rebuilt, keeps its text and its class's name."""
+    try:
+        packed = pack(error)
+        pickle.loads(packed.pickled, buffers=packed.buffers)
+        return packed
+    except Exception as problem:  # noqa: BLE001  any class may fail to pickle or to be rebuilt in any way
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        note = f"{type(cause).__name__}: {cause}\n(The exception itself could not be sent: {problem})"
+        if not isinstance(error, RayTaskError):
+            return pack(RayError(note))
+        text = f"{error.traceback_str}\n{note}"
+        return pack(
+            RayTaskError(
+                error.function_name,
+                text,
+                UnserializableException(text),
+                proctitle=error.function_name,
+                pid=os.getpid(),
+                ip="127.0.0.1",
+                actor_repr=error.actor_repr,
+                actor_id=error._actor_id,
+            )
+        )
+
+
+def _user_frames(error: BaseException) -> Any:
+    """The traceback without the engine's own frames at its top."""
+    tb = error.__traceback__
+    here = os.path.dirname(os.path.dirname(__file__))
+    inner = tb
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(here):
+        inner = inner.tb_next
+    return inner if inner is not None else tb

@@ -1,0 +1,19 @@
+"""The inline engine: everything in this process, for debugging and unit tests.
+
+* A task runs at once, in the thread that calls ``.remote()``: ``breakpoint()``, debuggers, profilers and coverage see plain
+  function calls. A task whose argument is not ready yet runs in a thread of its own when it is.
+* A generator task runs as far as its items are asked for; waiting for its end runs it to the end.
+* An actor is an instance in this process. The methods of a plain one run at the call, in order. Only an actor that is
+  concurrent by its own choice has threads: one with an event loop for ``async`` methods, ``max_concurrency`` of them for a
+  threaded one.
+* Values are packed and unpacked as everywhere, so nothing is shared by mistake, and errors are those of the other engines.
+
+What one process cannot do: two tasks never overlap, a running task cannot be interrupted by ``cancel``, a timeout or
+``kill`` (its result is discarded), and ``os._exit`` or a segmentation fault ends the program. ``SystemExit`` in a task counts
+as the death of its worker. A real Ctrl-C reaches the program, whatever runs; a ``KeyboardInterrupt`` that a task raises by
+itself becomes TaskCancelledError, as on the other engines.
+"""
+
+from skate.engines.inline.engine import InlineEngine
+
+__all__ = ["InlineEngine"]

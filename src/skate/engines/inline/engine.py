@@ -1,0 +1,401 @@
+"""`InlineEngine`: the verbs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from skate.core import engine as engines
+from skate.core import ids
+from skate.core.calls import PackedCall, pack_call
+from skate.core.engine import Context, Ready
+from skate.core.environment import merge_environments
+from skate.core.generator import ObjectRefGenerator
+from skate.core.options import STREAMING
+from skate.core.refs import ObjectRef, make_ref
+from skate.core.serialization import dump_definition, pack
+from skate.core.settings import Settings
+from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
+from skate.engines.inline.actors import Actor
+from skate.engines.inline.lanes import JOIN
+from skate.engines.inline.records import END, FAILED, PENDING, Call, Row, current, success
+from skate.engines.inline.running import ActorExit, cancelled, is_streaming, run, stored
+from skate.engines.inline.session import Session
+from skate.engines.inline.state import rows_of
+from skate.engines.inline.streams import Stream
+from skate.engines.inline.unpacking import read
+from skate.engines.inline.waiting import until
+from skate.exceptions import (
+    ActorHandleNotFoundError,
+    GetTimeoutError,
+    PendingCallsLimitExceeded,
+    RayTaskError,
+)
+
+
+class InlineEngine:
+    """Runs everything in this process; see the package's own words."""
+
+    name = "inline"
+
+    def __init__(self, settings: Settings) -> None:
+        self.session = Session(settings)
+        self._warned: set[Any] = set()
+
+    # ------------------------------------------------------------------- calls
+
+    def submit(self, function: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions) -> Any:
+        """Run a task, now."""
+        session = self.session
+        session.enter()
+        packed = pack_call(args, kwargs)
+        target = session.load(function)
+        call = self._call(packed, options, options.returns, function.name)
+        call.name = options.name
+        call.target = target
+        call.resources = options.resources
+        call.retries = options.max_retries
+        call.environment = merge_environments(self._environment(), options.environment)
+        call.impossible = session.machine.why_impossible(call.label, options.resources)
+        session.begin(call)
+        made = self._results(call, options.returns, pulled=True)
+        if call.impossible:
+            self._warn(call.impossible, options.resources)
+        elif session.await_arguments(call, self._arrived) and call.stream is None:
+            run(session, call)
+        return made
+
+    def _call(self, packed: PackedCall, options: TaskOptions | CallOptions, returns: int, name: str) -> Call:
+        count = returns if returns >= 0 else 1
+        key = self.session.take_ids(max(count, 1))
+        return Call(key, range(key, key + count), packed, options, name, current.get())
+
+    def _results(self, call: Call, returns: int, pulled: bool) -> Any:
+        """What the caller gets for a call that has begun."""
+        if returns == STREAMING:
+            call.stream = Stream(self.session, call, pulled)
+            return ObjectRefGenerator(call.key)
+        refs: list[ObjectRef[Any]] = [make_ref(key, index) for index, key in enumerate(call.keys)]
+        if not refs:
+            return None
+        return refs[0] if len(refs) == 1 else refs
+
+    def _arrived(self, call: Call) -> None:
+        """A task's arguments are ready: it runs in a thread, for nobody else may be there to run it."""
+        work = (lambda: run(self.session, call)) if call.stream is None else call.stream.pull
+        threading.Thread(target=work, name=f"skate-{call.label}", daemon=True).start()
+
+    def _environment(self) -> str:
+        call = current.get()
+        return self.session.settings.environment if call is None else call.environment
+
+    def _warn(self, text: str, request: object) -> None:
+        if request not in self._warned:
+            self._warned.add(request)
+            logging.getLogger("skate").warning(text)
+
+    # ------------------------------------------------------------------ actors
+
+    def spawn(
+        self,
+        definition: Definition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: ActorOptions,
+        methods: tuple[MethodInfo, ...],
+    ) -> ActorInfo:
+        """Make an actor; its constructor runs now, unless it is concurrent or its arguments are not ready."""
+        session = self.session
+        session.enter()
+        packed = pack_call(args, kwargs)
+        definition.pickled(dump_definition)  # only to refuse what the other engines would refuse
+        options = msgspec.structs.replace(options, namespace=options.namespace or session.settings.namespace)
+        name = (options.namespace, options.name)
+        impossible = session.machine.why_impossible(f"The actor {options.class_name}", options.placement)
+        with session.lock:
+            taken = session.names.get(name) if options.name else None
+            if taken is not None:
+                if not options.get_if_exists:
+                    raise ValueError(
+                        f"The actor name {options.name!r} is taken in namespace {name[0]!r}. Choose another one, use "
+                        "get_actor, or pass get_if_exists=True."
+                    )
+                taken.count += 1
+                return taken.info
+            info = ActorInfo(session.take_ids(), options, methods)
+            environment = merge_environments(self._environment(), options.environment)
+            cls: Any = definition.target
+            actor = Actor(session, info, cls, packed, environment)
+            if options.name:
+                session.names[name] = actor
+        creation = actor.creation
+        creation.impossible = impossible
+        if impossible:
+            self._warn(impossible, options.placement)
+        elif session.await_arguments(creation, actor.arrived):
+            actor.start()
+        return info
+
+    def call(self, actor: int, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
+        """Call a method; that of a plain actor has run on return."""
+        session = self.session
+        session.enter()
+        target = session.actors.get(actor)
+        if target is None:
+            raise ActorHandleNotFoundError(
+                f"The handle of actor {ids.actor_binary(actor).hex()} is of a session that has ended, or of an actor "
+                "that was forgotten: make the actor anew."
+            )
+        limit = target.info.options.max_pending_calls
+        if 0 <= limit <= target.pending and limit:
+            raise PendingCallsLimitExceeded(
+                f"The actor {target.title} has {target.pending} calls waiting, as many as its max_pending_calls allows: "
+                "wait for some before making more."
+            )
+        call = self._call(pack_call(args, kwargs), options, options.returns, method)
+        call.name = options.name
+        call.target = method
+        given = options.max_retries
+        call.retries = target.info.options.max_task_retries if given is None else given
+        target.adopt(call)
+        session.begin(call)
+        made = self._results(call, options.returns, pulled=target.lane is None)
+        session.await_arguments(call, target.arrived)
+        target.post(call)
+        return made
+
+    def find(self, name: str, namespace: str) -> ActorInfo:
+        """A named actor that lives."""
+        session = self.session
+        session.enter()
+        namespace = namespace or session.settings.namespace
+        with session.lock:
+            actor = session.names.get((namespace, name))
+            if actor is None:
+                raise ValueError(
+                    f"Failed to look up actor with name {name!r}: there is none in namespace {namespace!r}."
+                )
+            actor.count += 1
+            return actor.info
+
+    def kill(self, actor: int, no_restart: bool) -> None:
+        """End an actor; a call that runs cannot be interrupted, but fails."""
+        self.session.enter()
+        found = self.session.actors.get(actor)
+        if found is not None:
+            found.kill(no_restart)
+
+    def exit_actor(self) -> None:
+        """Leave the calling actor."""
+        call = current.get()
+        if call is None or call.actor is None:
+            raise TypeError("exit_actor works inside an actor only.")
+        raise ActorExit
+
+    # ----------------------------------------------------------------- objects
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Store a copy."""
+        session = self.session
+        session.enter()
+        packed = pack(value)
+        session.check_room(packed)
+        return stored(session, success(packed))
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """The values."""
+        session = self.session
+        session.enter()
+        with session.lock:
+            rows = [session.row(ref) for ref in refs]
+        if not until(session, rows, len(rows), timeout, stop_at_failure=True):
+            waiting = sum(row.state == PENDING for row in rows)
+            raise GetTimeoutError(f"{waiting} of {len(rows)} values were not ready within {timeout:g} seconds.")
+        for row in rows:
+            if row.state == FAILED:
+                _raise(row)
+        return [read(row.data) for row in rows]
+
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Which are ready, and which are not."""
+        session = self.session
+        session.enter()
+        with session.lock:
+            rows = [session.row(ref) for ref in refs]
+        until(session, rows, count, timeout, stop_at_failure=False)
+        ready: list[ObjectRef[Any]] = []
+        rest: list[ObjectRef[Any]] = []
+        for ref, row in zip(refs, rows, strict=True):
+            (ready if row.state != PENDING and len(ready) < count else rest).append(ref)
+        return ready, rest
+
+    def on_ready(self, ref: ObjectRef[Any], callback: Ready) -> None:
+        """Have `callback` called when the object is ready."""
+        session = self.session
+        session.enter()
+        row = session.row(ref)
+        until(session, [row], 1, 0, stop_at_failure=False)  # what runs on demand runs now
+        with session.lock:
+            if row.state == PENDING:
+                row.watchers.append(callback)
+                return
+        callback()
+
+    def asyncio_future(self, ref: ObjectRef[Any]) -> Any:
+        """A future of the running loop."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+
+        def settle() -> None:
+            if future.done():
+                return
+            try:
+                (value,) = self.get([ref], 0)
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+        def ready() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle)
+
+        session = self.session
+        session.enter()
+        row = session.row(ref)
+        until(session, [row], 1, 0, stop_at_failure=False)
+        with session.lock:
+            pending = row.state == PENDING
+            if pending:
+                row.watchers.append(ready)
+        if not pending:
+            settle()
+        return future
+
+    def next_item(self, stream: int) -> ObjectRef[Any]:
+        """The next item of a stream; one that is made on demand is made now."""
+        session = self.session
+        session.enter()
+        found = session.streams[stream]
+        ref: ObjectRef[Any] = make_ref(found.next_key())
+        if found.pulled and not found.ended:
+            if found.call.actor is None:
+                found.pull()
+            else:
+                found.call.actor.dispatch()
+        return ref
+
+    def is_end(self, item: ObjectRef[Any]) -> bool:
+        """Whether an item lies past the end."""
+        return self.session.row(item).state == END
+
+    def borrow(self, key: int) -> None:
+        """One more reference."""
+        with self.session.lock:
+            self.session.hold([key])
+
+    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """Cancel a call that has not ended: what has not begun never runs; a coroutine is interrupted."""
+        self.session.enter()
+        with self.session.lock:
+            row: Row | None = self.session.rows.get(ref._key)
+            call = row.maker if row is not None else None
+        if call is None:
+            return
+        if force and call.actor is not None:
+            raise ValueError("cancel(force=True) works on tasks only: end an actor with kill.")
+        self._cancel(call, recursive)
+
+    def _cancel(self, call: Call, recursive: bool) -> None:
+        session = self.session
+        with session.lock:
+            if call.ended:
+                return
+            call.cancelled = True
+            children = [other for other in session.live.values() if other.parent is call] if recursive else []
+            begun = bool(call.thread) and call.stream is None
+        for child in children:
+            self._cancel(child, recursive)
+        actor = call.actor
+        if actor is not None and actor.lane is not None and call.task is not None:
+            actor.lane.cancel(call)
+        elif not begun:
+            session.fail(call, cancelled(call, "before it began" if call.stream is None else "before its end"))
+
+    # -------------------------------------------------------------------- facts
+
+    def context(self) -> Context:
+        """Where the calling code runs."""
+        session, call = self.session, current.get()
+        worker = ids.worker_hex(session.client)
+        namespace, node = session.settings.namespace, session.machine.node
+        if call is None:
+            return Context(namespace, node, worker, environment=session.settings.environment)
+        actor = call.actor
+        return Context(
+            namespace,
+            node,
+            worker,
+            task=call.key,
+            task_name=call.name or call.label,
+            function_name=call.label if actor is not None else call.function_name,
+            attempt=call.attempt,
+            actor=actor.info if actor is not None else None,
+            reconstructed=actor is not None and actor.restarts > 0,
+            resources=call.assigned(),
+            gpus=call.gpus,
+            environment=call.environment,
+            driver=False,
+        )
+
+    def is_cancelled(self) -> bool:
+        """Whether the calling call was cancelled."""
+        call = current.get()
+        return call is not None and call.cancelled
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Rows of what the session holds."""
+        self.session.enter()
+        with self.session.lock:
+            return rows_of(self.session, kind)
+
+    def resources(self) -> tuple[dict[str, float], dict[str, float]]:
+        """``(total, free)``."""
+        self.session.enter()
+        with self.session.lock:
+            return self.session.machine.resources()
+
+    def close(self) -> None:
+        """End the actors and their threads."""
+        session = self.session
+        if session.closed:
+            return
+        for actor in list(session.actors.values()):
+            actor.die("The session has ended.", graceful=True)
+        for call in list(session.live.values()):
+            session.fail(call, cancelled(call, "by the end of the session"))
+        for stream in list(session.streams.values()):
+            stream.unreferenced()
+        session.closed = True
+        session.machine.close()
+        for thread in session.threads:
+            if thread is not threading.current_thread():
+                thread.join(JOIN)
+        session.rows.clear()
+        if engines.running() is self:
+            engines.use(None)
+
+
+def _raise(row: Row) -> None:
+    error = read(row.data)
+    if isinstance(error, RayTaskError):
+        raise error.as_instanceof_cause()
+    raise error

@@ -1,0 +1,220 @@
+"""The one node: what it has, what runs hold of it, and the environment that code runs in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from skate.core import ids
+from skate.core.environment import unpack_environment
+from skate.core.resources import UNIT, as_floats, fits, give, take, to_units
+from skate.core.settings import Settings
+from skate.core.spec import Resources
+from skate.engines.inline.records import Call, current
+
+_NODE = "node:127.0.0.1"
+
+
+class Machine:
+    """Resources are counted, not enforced: a task runs at once, so what is free may be less than nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.node = ids.node_hex(0)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.store = settings.object_store_memory or int(memory * 0.3)
+        cpus = len(os.sched_getaffinity(0)) if settings.num_cpus is None else settings.num_cpus
+        amounts = {
+            "CPU": float(cpus),
+            "GPU": float(settings.num_gpus or 0),
+            "memory": float(max(memory - self.store, 0)),
+            "object_store_memory": float(self.store),
+            _NODE: 1.0,
+            **settings.resources,
+        }
+        self.total = {name: to_units(amount, name) for name, amount in amounts.items() if amount}
+        self.free = dict(self.total)
+        self.gpus = {number: UNIT for number in _gpu_numbers(int(settings.num_gpus or 0))}
+        self.signals = Signals()
+        self._path = _job_path(settings.environment)
+        sys.path[:0] = self._path
+
+    def close(self) -> None:
+        """Undo what starting did to the process."""
+        for entry in self._path:
+            with contextlib.suppress(ValueError):  # the program may have removed it itself
+                sys.path.remove(entry)
+
+    def why_impossible(self, label: str, need: Resources) -> str:
+        """In words, why `need` can never be met; empty if it can."""
+        if fits(need, self.total):
+            return ""
+        there = tuple(sorted(self.total.items()))
+        return f"{label} can never run here: it asks for {_amounts(need)}, and there is {_amounts(there)}."
+
+    def take(self, need: Resources) -> tuple[int, ...]:
+        """Count `need` as held; returns the numbers of the GPUs in it."""
+        take(need, self.free)
+        wanted = dict(need).get("GPU", 0)
+        return self._take_gpus(wanted) if wanted else ()
+
+    def give(self, need: Resources, gpus: tuple[int, ...]) -> None:
+        """Take back what `take` counted."""
+        give(need, self.free)
+        for number in gpus:
+            self.gpus[number] += min(dict(need)["GPU"], UNIT)
+
+    def _take_gpus(self, amount: int) -> tuple[int, ...]:
+        if amount < UNIT:
+            # The fullest one with room left, so that fractions share.
+            roomy = [n for n, free in self.gpus.items() if free >= amount]
+            chosen = sorted(roomy or self.gpus, key=lambda n: (self.gpus[n], n))[:1]
+        else:
+            chosen = sorted(self.gpus, key=lambda n: (-self.gpus[n], n))[: amount // UNIT]
+        for number in chosen:
+            self.gpus[number] -= min(amount, UNIT)
+        return tuple(sorted(chosen))
+
+    def resources(self) -> tuple[dict[str, float], dict[str, float]]:
+        """``(total, free)``, by name."""
+        free = {name: max(self.free[name], 0) for name in self.total}
+        return as_floats(tuple(self.total.items())), as_floats(tuple(free.items()))
+
+    def row(self) -> dict[str, Any]:
+        """The node as `nodes()` shows it."""
+        return {
+            "NodeID": self.node,
+            "Alive": True,
+            "NodeManagerHostname": os.uname().nodename,
+            "Resources": self.resources()[0],
+            "Labels": {"ray.io/node-id": self.node, **self.settings.labels},
+        }
+
+    @contextlib.contextmanager
+    def inside(self, call: Call, own_loop: bool = False) -> Iterator[None]:
+        """Run code of `call` in this thread: its context, its environment, and no event loop but its own."""
+        token = current.set(call)
+        caller = call.thread
+        call.thread = threading.get_ident()
+        loop = None if own_loop else asyncio._get_running_loop()
+        if loop is not None:
+            asyncio._set_running_loop(None)  # so that the task may use asyncio.run, as in a process of its own
+        try:
+            with self.signals, applied(call.environment, call.gpus):
+                yield
+        finally:
+            if loop is not None:
+                asyncio._set_running_loop(loop)
+            call.thread = caller
+            current.reset(token)
+
+
+class Signals:
+    """Tells what a signal handler of the program raises (a Ctrl-C, a test's timeout) from what a task raises.
+
+    While a task runs in the main thread, the handlers are watched for the exceptions that they raise: those go through
+    to the program instead of ending as the task's error.
+    """
+
+    WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+
+    def __init__(self) -> None:
+        self.raised: BaseException | None = None
+        """What a handler raised, until the task that it interrupted has been left."""
+        self._depth = 0
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._depth += 1
+        if self._depth > 1:
+            return
+        for number in self.WATCHED:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                self._handlers[number] = handler
+                signal.signal(number, self._handle)
+
+    def __exit__(self, *error: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._depth -= 1
+        if self._depth > 0:
+            return
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == self._handle:  # else the task has set one of its own
+                signal.signal(number, handler)
+        self._handlers.clear()
+        self.raised = None
+
+    def _handle(self, number: int, frame: Any) -> Any:
+        try:
+            return self._handlers[number](number, frame)
+        except BaseException as error:
+            self.raised = error
+            raise
+
+
+@contextlib.contextmanager
+def applied(environment: str, gpus: tuple[int, ...]) -> Iterator[None]:
+    """Have the variables and the directory of a runtime environment in force.
+
+    They belong to the process: other threads see them too, for that long.
+    """
+    if not environment and not gpus:
+        yield
+        return
+    variables, folder = _settings_of(environment)
+    if gpus:
+        variables = {**variables, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+    before = {name: os.environ.get(name) for name in variables}
+    place = os.getcwd() if folder else ""
+    os.environ.update(variables)
+    if folder:
+        os.chdir(folder)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if place:
+            os.chdir(place)
+
+
+@lru_cache(maxsize=64)
+def _settings_of(environment: str) -> tuple[dict[str, str], str]:
+    fields = unpack_environment(environment)
+    folder = fields.get("working_dir") or ""
+    return fields.get("env_vars") or {}, folder if os.path.isdir(folder) else ""
+
+
+def _job_path(environment: str) -> list[str]:
+    """What a job's runtime environment adds to `sys.path`."""
+    fields = unpack_environment(environment)
+    modules = [os.path.dirname(path) for path in fields.get("py_modules") or ()]
+    folder = fields.get("working_dir")
+    return ([folder] if folder else []) + modules
+
+
+def _gpu_numbers(count: int) -> list[int]:
+    """The numbers of the GPUs: those that the program may see, if it was told which."""
+    told = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    if all(part.isdigit() for part in told) and len(told) >= count:
+        return [int(part) for part in told[:count]]
+    return list(range(count))
+
+
+def _amounts(need: Resources) -> str:
+    parts = (f"{name}: {amount:g}" for name, amount in as_floats(need).items())
+    return "{" + ", ".join(parts) + "}"

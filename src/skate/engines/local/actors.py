@@ -1,0 +1,354 @@
+"""Actors: their mailboxes, restarts, names and ends. The part of the hub that knows them."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from skate.core.spec import ActorInfo, CallOptions
+from skate.engines.local import errors
+from skate.engines.local.messages import Calling, Failed, Feed, Host, Leave, TaskSpec
+from skate.engines.local.rows import FAILED, PENDING, READY, Actor, Row, Worker
+from skate.engines.local.table import Table
+
+if TYPE_CHECKING:
+    from skate.engines.local.arena import Arena
+    from skate.engines.local.hub import Ports
+    from skate.engines.local.scheduler import Scheduler
+
+USUAL = CallOptions()
+
+
+class Actors(Table):
+    """Calls reach an actor's worker in the order in which each caller made them.
+
+    An actor's own row (its key among the objects) counts its handles.
+    """
+
+    ports: Ports
+    scheduler: Scheduler
+    urgent: list[Worker]
+
+    def __init__(self, arena: Arena) -> None:
+        super().__init__(arena)
+        self.actors: dict[int, Actor] = {}
+        self.names: dict[tuple[str, str], Actor] = {}
+
+    # ----------------------------------------------------------------- creation
+
+    def spawn(self, spec: TaskSpec, info: ActorInfo, namespace: str, owner: Worker | None) -> ActorInfo:
+        """A new actor, or the one of that name; ValueError when the name is taken."""
+        options = info.options
+        name = (options.namespace or namespace, options.name)
+        if options.name and name in self.names:
+            if not options.get_if_exists:
+                raise ValueError(
+                    f"The actor name {options.name!r} is taken in namespace {name[0]!r}. Choose another one, use "
+                    f"get_actor, or pass get_if_exists=True."
+                )
+            return self._one_more_handle(self.names[name], owner)
+        actor = self.actors[info.actor] = Actor(info, spec, name[0])
+        if options.name:
+            self.names[name] = actor
+        row = self.rows[info.actor] = Row(spec=spec, options=options, owner=owner, actor=actor)
+        if options.detached:
+            row.count += 1
+        if owner is not None:
+            owner.held.add(info.actor)
+        self.pin(row, spec, self._constructor_ready)
+        if not row.missing:
+            self._constructor_ready(row)
+        return info
+
+    def _one_more_handle(self, actor: Actor, owner: Worker | None) -> ActorInfo:
+        if owner is None:
+            self.hold(actor.key)
+        elif actor.key not in owner.held:
+            owner.held.add(actor.key)
+            self.hold(actor.key)
+        return actor.info
+
+    def find(self, name: str, namespace: str, owner: Worker | None) -> ActorInfo:
+        """A named actor that lives; its handle counts."""
+        actor = self.names.get((namespace, name))
+        if actor is None:
+            raise ValueError(f"Failed to look up actor with name {name!r}: there is none in namespace {namespace!r}.")
+        return self._one_more_handle(actor, owner)
+
+    def _constructor_ready(self, row: Row) -> None:
+        actor, spec = row.actor, row.spec
+        assert actor is not None and spec is not None
+        source = self.failed_input(spec)
+        if source is not None:
+            self.bury(actor, errors.constructor_failed(actor, source.value))
+        elif not actor.dead:
+            self.enqueue(row)
+
+    def enqueue(self, row: Row) -> None:
+        """Queue a call that needs a worker."""
+        raise NotImplementedError
+
+    def define(self, worker: Worker, function: bytes) -> None:
+        """Send a definition that the worker does not know yet."""
+        raise NotImplementedError
+
+    def host(self, worker: Worker, row: Row) -> None:
+        """A worker is leased for an actor: construct it there, then send what waits."""
+        actor, spec = row.actor, row.spec
+        assert actor is not None and spec is not None
+        worker.actor = actor
+        actor.worker = worker
+        if spec.function not in worker.known:
+            self.define(worker, spec.function)
+        worker.link.send(Host(actor.info, actor.restarts > 0, worker.gpus))
+        if spec.deps:
+            worker.link.send(Feed([self.rows[key].value for key in spec.deps]))
+        worker.link.send(spec)
+        for owner in list(actor.queues):
+            self._send_waiting(actor, owner)
+
+    # -------------------------------------------------------------------- calls
+
+    def call(self, spec: TaskSpec, options: CallOptions, owner: Worker | None, parent: int = 0) -> None:
+        """A new call of a method."""
+        row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent)
+        if spec.returns != 1:
+            self._more_returns(spec, row, owner)
+        elif owner is not None:
+            owner.held.add(spec.task)
+        if spec.deps or spec.refs or type(spec.args) is not bytes:
+            self.pin(row, spec, self._call_ready)
+        actor = self.actors.get(spec.actor)
+        if actor is None or actor.dead:
+            self.finish(row, FAILED, actor.cause if actor is not None else errors.unknown_object(spec.actor))
+            return
+        actor.pending += 1
+        worker = actor.worker
+        if worker is None or row.missing or owner in actor.queues:
+            actor.queues.setdefault(owner, deque()).append(row)
+            if worker is not None:
+                self._send_waiting(actor, owner)
+        elif spec.deps or options is not USUAL:
+            self._send_call(worker, row, spec)
+        else:  # the common case, in line
+            running = worker.running
+            if not running:
+                self.urgent.append(worker)
+            running[spec.task] = row
+            row.worker = worker
+            worker.link.send(spec)
+
+    def _more_returns(self, spec: TaskSpec, row: Row, owner: Worker | None) -> None:
+        raise NotImplementedError
+
+    def finish(self, row: Row, state: int, value: Any, refs: tuple[int, ...] = ()) -> None:
+        """A call has ended."""
+        raise NotImplementedError
+
+    def _call_ready(self, row: Row) -> None:
+        if row.spec is None:
+            return
+        actor = self.actors.get(row.spec.actor)
+        if actor is not None and actor.worker is not None and not actor.dead:
+            self._send_waiting(actor, row.owner)
+
+    def _send_waiting(self, actor: Actor, owner: Worker | None) -> None:
+        """Send a caller's calls up to the first that is not ready."""
+        queue, worker = actor.queues.get(owner), actor.worker
+        while queue and worker is not None:
+            row = queue[0]
+            if row.spec is not None and row.missing:
+                if not actor.info.options.out_of_order:
+                    return
+                ready = [r for r in queue if r.spec is None or not r.missing]
+                if not ready:
+                    return
+                row = ready[0]
+                queue.remove(row)
+            else:
+                queue.popleft()
+            spec = row.spec
+            if spec is None:
+                continue
+            source = self.failed_input(spec) if spec.deps else None
+            if source is not None:
+                actor.pending -= 1
+                self.finish(row, FAILED, source.value)
+            else:
+                self._send_call(worker, row, spec)
+        if not queue:
+            actor.queues.pop(owner, None)
+
+    def _send_call(self, worker: Worker, row: Row, spec: TaskSpec) -> None:
+        if not worker.running:
+            self.urgent.append(worker)
+        worker.running[spec.task] = row
+        row.worker = worker
+        send = worker.link.send
+        options = row.options
+        if options is not USUAL and (options != USUAL or row.attempt):
+            send(Calling(options, row.attempt))
+        if spec.deps:
+            send(Feed([self.rows[key].value for key in spec.deps]))
+        send(spec)
+
+    def call_ended(self, actor: Actor) -> None:
+        """One call less is under way."""
+        actor.pending -= 1
+        if actor.ending:
+            self._end_if_quiet(actor)
+
+    def constructed(self, worker: Worker, is_async: bool) -> None:
+        """An actor's constructor ended well."""
+        actor = worker.actor
+        if actor is None:
+            return
+        worker.is_async = is_async
+        actor.constructed = True
+        if actor.ending:
+            self._end_if_quiet(actor)
+
+    def call_failed(self, worker: Worker, row: Row, spec: TaskSpec, message: Failed) -> None:
+        """A call, or a constructor, raised."""
+        actor = worker.actor
+        if actor is None:
+            return
+        if not spec.method:
+            if actor.dead:
+                return
+            row.spec = spec
+            self.bury(actor, errors.constructor_failed(actor, message.error))
+            self.ports.signal(worker, signal.SIGKILL)
+            return
+        if message.retry and not row.cancelled and self._call_may_retry(actor, row):
+            row.attempt += 1
+            self.rewind(spec.task)
+            self._send_call(worker, row, spec)
+            return
+        self.finish(row, FAILED, message.error)
+        self.call_ended(actor)
+
+    def rewind(self, task: int) -> None:
+        """A new attempt yields a stream's items from the start."""
+        raise NotImplementedError
+
+    def _call_may_retry(self, actor: Actor, row: Row) -> bool:
+        limit: int | None = row.options.max_retries
+        if limit is None:
+            limit = actor.info.options.max_task_retries
+        return limit < 0 or row.attempt < limit
+
+    # --------------------------------------------------------------------- ends
+
+    def unreferenced(self, actor: Actor) -> None:
+        """The last handle is gone: the actor ends once its calls are done."""
+        if not actor.dead:
+            actor.ending = True
+            self._end_if_quiet(actor)
+        else:
+            self._forget(actor)
+
+    def _end_if_quiet(self, actor: Actor) -> None:
+        row = self.rows.get(actor.key)
+        if row is not None and row.count > 0:
+            actor.ending = False
+            return
+        if actor.dead or actor.pending or (actor.worker is not None and not actor.constructed):
+            return
+        worker = actor.worker
+        reason = f"The actor {errors.name_of(actor)} ended: its last handle was dropped."
+        self.bury(actor, errors.actor_died(actor, reason))
+        if worker is not None:
+            worker.link.send(Leave())
+            self.urgent.append(worker)
+
+    def kill(self, key: int, no_restart: bool) -> None:
+        """End an actor's process at once."""
+        actor = self.actors.get(key)
+        if actor is None or actor.dead:
+            return
+        worker = actor.worker
+        if no_restart or worker is None:
+            reason = f"The actor {errors.name_of(actor)} was killed by ray.kill."
+            self.bury(actor, errors.actor_died(actor, reason))
+        if worker is not None:
+            self.ports.signal(worker, signal.SIGKILL)
+
+    def host_died(self, worker: Worker, actor: Actor, running: list[Row], how: str) -> None:
+        """An actor's process is gone: restart it, or bury it."""
+        if actor.worker is worker:
+            actor.worker = None
+        if actor.dead:
+            for row in running:
+                self.finish(row, FAILED, actor.cause)
+            return
+        limit = actor.info.options.max_restarts
+        final = worker.leaving is not None and worker.leaving[1]
+        reason = worker.leaving[0] if worker.leaving is not None else how
+        if final or not (limit < 0 or actor.restarts < limit):
+            cause = errors.actor_died(actor, errors.actor_death(actor, worker, reason))
+            self.bury(actor, cause, running)
+        else:
+            self._restart(actor, worker, running, reason)
+
+    def _restart(self, actor: Actor, worker: Worker, running: list[Row], how: str) -> None:
+        actor.restarts += 1
+        actor.constructed = False
+        again: dict[Worker | None, list[Row]] = {}
+        text = errors.actor_death(actor, worker, how) + " It is being restarted."
+        for row in running:
+            spec = row.spec
+            if spec is None or not spec.method:
+                continue
+            row.worker = None
+            if not row.cancelled and self._call_may_retry(actor, row):
+                row.attempt += 1
+                self.rewind(spec.task)
+                again.setdefault(row.owner, []).append(row)
+            else:
+                actor.pending -= 1
+                self.finish(row, FAILED, errors.actor_unavailable(actor, text))
+        for owner, rows in again.items():
+            actor.queues.setdefault(owner, deque()).extendleft(reversed(rows))
+        row = self.rows[actor.key]
+        row.worker = None
+        self.enqueue(row)
+
+    def bury(self, actor: Actor, cause: bytes, running: list[Row] | None = None) -> None:
+        """An actor is dead for good: every call it has not answered fails with `cause`."""
+        actor.dead = True
+        actor.cause = cause
+        name = (actor.namespace, actor.info.options.name)
+        if self.names.get(name) is actor:
+            del self.names[name]
+        worker = actor.worker
+        waiting = [row for queue in actor.queues.values() for row in queue]
+        actor.queues.clear()
+        if worker is not None:
+            waiting = list(worker.running.values()) + waiting
+        for row in (running or []) + waiting:
+            if row.actor is None:
+                self.finish(row, FAILED, cause)
+        row = self.rows[actor.key]
+        if row.spec is not None:
+            self.unpin(row.spec)
+            row.spec = row.options = row.worker = None
+            row.state = READY if row.state == PENDING else row.state
+        if actor.info.options.detached:
+            row.count -= 1
+        if row.count <= 0:
+            self._forget(actor)
+
+    def _forget(self, actor: Actor) -> None:
+        row = self.rows.get(actor.key)
+        if row is not None:
+            row.actor = None
+            self._drop(actor.key, row)
+        self.actors.pop(actor.key, None)
+
+    def actor_label(self, spec: TaskSpec) -> str:
+        """``Class.method`` of a call."""
+        actor = self.actors.get(spec.actor)
+        name = actor.info.options.class_name if actor is not None else "actor"
+        return f"{name}.{spec.method or '__init__'}"

@@ -1,0 +1,142 @@
+"""Shared memory for large values: one memfd, mapped once in every process, blocks recycled.
+
+Only the hub's process allocates. Blocks are multiples of a page, kept in a best-fit free list that joins neighbours and
+prefers what was freed last, so that a loop of puts writes to warm memory. The file grows by `posix_fallocate`, which
+says ENOSPC where touching a page that is not there would kill the process with SIGBUS. A memfd has no name: whatever
+dies, nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import mmap
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+PAGE = 4096
+GROWTH = 16 << 20
+"""The file grows by doubling, by this much at most at a time."""
+_types: dict[int, Any] = {}
+
+
+def _exporter_type(size: int) -> Any:
+    """A ctypes array type, kept because making one costs more than a small copy."""
+    kind = _types.get(size)
+    if kind is None:
+        if len(_types) > 256:
+            _types.clear()
+        kind = _types[size] = ctypes.c_char * size
+    return kind
+
+
+class Mapping:
+    """A process's view of the arena."""
+
+    def __init__(self, fd: int, capacity: int) -> None:
+        self.map = mmap.mmap(fd, capacity)
+        self.view = memoryview(self.map)
+        self._watched: dict[int, weakref.ref[Any]] = {}
+
+    def slice(self, offset: int, size: int) -> memoryview:
+        """A writable view of a block, for the one who fills it."""
+        return self.view[offset : offset + size]
+
+    def read(self, offset: int, size: int, gone: Callable[[], None]) -> memoryview:
+        """A read-only view; `gone` is called when it and everything that shares its memory has died."""
+        rounded = -(-size // PAGE) * PAGE
+        exporter = _exporter_type(rounded).from_buffer(self.map, offset)
+        number = id(exporter)
+
+        def died(_: weakref.ref[Any]) -> None:
+            self._watched.pop(number, None)
+            gone()
+
+        self._watched[number] = weakref.ref(exporter, died)
+        return memoryview(exporter).cast("B")[:size].toreadonly()
+
+
+class Arena:
+    """The allocator, in the hub's process. Sizes are bytes."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = max(PAGE, capacity // PAGE * PAGE)
+        self.fd = os.memfd_create("skate-arena", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, self.capacity)
+        self.mapping: Mapping | None = None
+        self.grown = 0
+        self.used = 0
+        self._sizes: list[tuple[int, int]] = []
+        """Free blocks as (size, offset), sorted."""
+        self._starts: dict[int, int] = {}
+        self._ends: dict[int, int] = {}
+
+    def map(self) -> Mapping:
+        """This process's view, mapped on first use."""
+        if self.mapping is None:
+            self.mapping = Mapping(self.fd, self.capacity)
+        return self.mapping
+
+    def allocate(self, size: int) -> int | None:
+        """The offset of a block for `size` bytes, or None when there is no room."""
+        need = -(-size // PAGE) * PAGE
+        place = bisect.bisect_left(self._sizes, (need, 0))
+        if place < len(self._sizes):
+            length, offset = self._sizes.pop(place)
+            del self._starts[offset], self._ends[offset + length]
+            if length > need:
+                self._insert(offset + need, length - need)
+        else:
+            grown = self._grow(need)
+            if grown is None:
+                return None
+            offset = grown
+        self.used += need
+        return offset
+
+    def free(self, offset: int, size: int) -> None:
+        """Give a block back."""
+        length = -(-size // PAGE) * PAGE
+        self.used -= length
+        before = self._ends.get(offset)
+        if before is not None:
+            self._remove(before, offset - before)
+            offset, length = before, offset - before + length
+        after = self._starts.get(offset + length)
+        if after is not None:
+            self._remove(offset + length, after)
+            length += after
+        self._insert(offset, length)
+
+    def _grow(self, need: int) -> int | None:
+        """Room at the end of the file, joined with a free block that ends there."""
+        last = self._ends.get(self.grown)
+        start = self.grown if last is None else last
+        if start + need > self.capacity:
+            return None
+        target = min(self.capacity, max(start + need, self.grown + max(1 << 20, min(GROWTH, self.grown))))
+        try:
+            os.posix_fallocate(self.fd, self.grown, target - self.grown)
+        except OSError:
+            return None  # no memory for it: the store is full, whatever its limit says
+        if last is not None:
+            self._remove(last, self.grown - last)
+        self.grown = target
+        if target > start + need:
+            self._insert(start + need, target - start - need)
+        return start
+
+    def _insert(self, offset: int, length: int) -> None:
+        bisect.insort(self._sizes, (length, offset))
+        self._starts[offset] = length
+        self._ends[offset + length] = offset
+
+    def _remove(self, offset: int, length: int) -> None:
+        del self._sizes[bisect.bisect_left(self._sizes, (length, offset))]
+        del self._starts[offset], self._ends[offset + length]
+
+    def close(self) -> None:
+        """Let the memory go when the last view of it dies."""
+        os.close(self.fd)

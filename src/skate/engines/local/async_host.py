@@ -1,0 +1,196 @@
+"""An actor with coroutines: one event loop on the worker's main thread reads the link and runs the calls."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from skate.core.calls import NO_ARGUMENTS, fill_call
+from skate.core.spec import ActorOptions, CallOptions
+from skate.engines.local.messages import Calling, Item, TaskSpec, Value
+from skate.engines.local.worker_client import ActorExit, Running, running
+
+if TYPE_CHECKING:
+    from skate.engines.local.worker import Worker
+
+Job = tuple[TaskSpec, list[Value], Calling | None]
+USUAL = CallOptions()
+
+
+class AsyncHost:
+    """Runs calls as asyncio tasks, at most ``max_concurrency`` of a group at once."""
+
+    def __init__(self, worker: Worker, options: ActorOptions) -> None:
+        self.worker = worker
+        self.client = worker.client
+        self.client.may_block = False
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.free = {"": options.max_concurrency or 1000, **dict(options.groups)}
+        self.waiting: dict[str, deque[Job]] = {group: deque() for group in self.free}
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+        self.flush_due = False
+        self.leaving: BaseException | None = None
+
+    def construct(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make the instance with the loop running, as its constructor may expect."""
+
+        async def make() -> Any:
+            return cls(*args, **kwargs)
+
+        return self.loop.run_until_complete(make())
+
+    def run(self) -> NoReturn:
+        """Serve calls until the actor leaves."""
+        client, loop = self.client, self.loop
+        client.on_inbox = self._take_soon
+        client.on_cancel = self._cancel
+        loop.add_reader(client.link.read_fd, self._readable)
+        loop.call_soon(self._take)
+        loop.run_forever()
+        if isinstance(self.leaving, EOFError):
+            raise self.leaving
+        self.worker.leave("it called exit_actor" if isinstance(self.leaving, ActorExit) else "retired", final=True)
+
+    def _take_soon(self) -> None:
+        self.loop.call_soon_threadsafe(self._take)
+
+    def _readable(self) -> None:
+        client = self.client
+        on_inbox, client.on_inbox = client.on_inbox, _nothing
+        try:
+            client.readable()
+        except (EOFError, OSError) as error:
+            self.leaving = EOFError(str(error))
+            self.loop.stop()
+            return
+        finally:
+            client.on_inbox = on_inbox
+        self._take()
+
+    def _take(self) -> None:
+        inbox, step = self.client.inbox, self.worker.step
+        while inbox and self.leaving is None:
+            step(inbox.popleft())
+        self._flush_soon()
+
+    def accept(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> None:
+        """Start a call, or queue it when its group is full."""
+        if spec.task in self.client.cancelled:
+            self.worker.refuse(spec)
+            return
+        group = spec.group
+        if self.free[group] <= 0:
+            self.waiting[group].append((spec, feed, calling))
+            return
+        self.free[group] -= 1
+        self.tasks[spec.task] = self.loop.create_task(self._run(spec, feed, calling))
+
+    async def _run(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> None:
+        worker, client = self.worker, self.client
+        options = calling.options if calling is not None else USUAL
+        name = f"{worker.actor_name}.{spec.method}"
+        attempt = calling.attempt if calling is not None else 0
+        running.set(Running(spec.task, options.name or name, name, attempt, options, worker.gpus()))
+        try:
+            method = worker.method(spec)
+            if spec.args == NO_ARGUMENTS:
+                value = method()
+            else:
+                args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
+                value = method(*args, **kwargs)
+                args, kwargs = (), {}
+            if inspect.isawaitable(value):
+                value = await value
+            if spec.returns == -1 and inspect.isasyncgen(value):
+                value = await self._stream(spec, value, options.backpressure)
+            elif spec.returns != 1:
+                value = worker.expand(spec, value, name, options.backpressure)
+            worker.deliver(spec, value, 0)
+            value = None
+        except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
+            if isinstance(error, SystemExit):
+                self.leaving = error
+                self.loop.stop()
+            else:
+                worker.report(spec, error, name, options)
+        finally:
+            self._ended(spec)
+
+    async def _stream(self, spec: TaskSpec, items: AsyncIterator[Any], ahead: int) -> list[Any]:
+        client, sent = self.client, 0
+        if ahead > 0:
+            client.allowed.setdefault(spec.task, ahead)
+        async for item in items:
+            while ahead > 0 and sent >= client.allowed[spec.task]:
+                await asyncio.sleep(0.001)
+            value, inner = self.worker.lay(item, 0)
+            client.finished(Item(spec.task, value, inner))
+            self._flush_soon()
+            sent += 1
+        client.allowed.pop(spec.task, None)
+        return [None]
+
+    def _ended(self, spec: TaskSpec) -> None:
+        self.tasks.pop(spec.task, None)
+        waiting = self.waiting[spec.group]
+        self.free[spec.group] += 1
+        while waiting and self.free[spec.group] > 0:
+            self.accept(*waiting.popleft())
+        if not self.flush_due:
+            self.flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def _flush_soon(self) -> None:
+        if not self.flush_due:
+            self.flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self.flush_due = False
+        self.client.flush()
+
+    def _cancel(self, task: int) -> None:
+        running_task = self.tasks.get(task)
+        if running_task is not None:
+            self.loop.call_soon_threadsafe(running_task.cancel)
+            return
+        for group, waiting in self.waiting.items():
+            for job in waiting:
+                if job[0].task == task:
+                    self.waiting[group].remove(job)
+                    self.worker.refuse(job[0])
+                    self._flush_soon()
+                    return
+
+    def drain(self) -> bool:
+        """Stop once the calls that run have ended; False: the loop leaves by itself."""
+
+        async def finish() -> None:
+            while self.tasks:
+                await asyncio.wait(list(self.tasks.values()))
+            self.leaving = ActorExit()
+            self.loop.stop()
+
+        self._draining = self.loop.create_task(finish())
+        return False
+
+
+def _nothing() -> None:
+    """The reader takes the inbox itself."""
+
+
+def iterate(items: AsyncIterator[Any]) -> Iterator[Any]:
+    """The items of an async generator where no loop runs."""
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            try:
+                yield loop.run_until_complete(anext(items))
+            except StopAsyncIteration:
+                return
+    finally:
+        loop.close()

@@ -1,0 +1,151 @@
+"""What the driver's engine and a worker's have in common: naming results, packing calls."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from skate.core.calls import pack_call
+from skate.core.generator import ObjectRefGenerator
+from skate.core.ids import IdSource
+from skate.core.refs import ObjectRef, make_ref
+from skate.core.serialization import LARGE, Packed, dump_definition, pack
+from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
+from skate.engines.local.messages import Stored, TaskSpec, Value
+
+
+class Client:
+    """Makes calls and objects. Subclasses post them: to the hub itself, or over a link."""
+
+    def __init__(self, client: int) -> None:
+        self.ids = IdSource(client)
+        self.lock = threading.Lock()
+        self.exported: set[bytes] = set()
+
+    # ------------------------------------------------ what subclasses do, `lock` held
+
+    def _post_task(self, spec: TaskSpec, options: TaskOptions) -> None:
+        raise NotImplementedError
+
+    def _post_call(self, spec: TaskSpec, options: CallOptions) -> None:
+        raise NotImplementedError
+
+    def _look(self) -> None:
+        """Called after each call, without the lock."""
+
+    def _export(self, function: bytes, blob: bytes, name: str) -> None:
+        raise NotImplementedError
+
+    # ------------------------------------------- what subclasses do, `lock` not held
+
+    def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
+        raise NotImplementedError
+
+    def _allocate(self, size: int) -> int:
+        """Room in the arena; ObjectStoreFullError when there is none."""
+        raise NotImplementedError
+
+    def _block(self, offset: int, size: int) -> memoryview:
+        """A writable view of a block."""
+        raise NotImplementedError
+
+    # --------------------------------------------------------------------- calls
+
+    def submit(self, function: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions) -> Any:
+        """Post a task; its result references."""
+        (pickled, buffers, refs, size), deps = pack_call(args, kwargs)
+        data: Value = pickled
+        if buffers or size >= LARGE:
+            data = self._lay_down(Packed(pickled, buffers, refs, size))
+        if function._id not in self.exported:
+            self._register(function)
+        count = options.returns
+        ids = self.ids
+        with self.lock:
+            task = ids.following
+            ids.following = task + (count if count > 1 else 1)
+            self._post_task(TaskSpec(task, function._id, data, count, deps, refs), options)
+        self._look()
+        if count == 1:
+            return make_ref(task)
+        return self._results(task, count)
+
+    def call(self, actor: int, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
+        """Post a call of an actor's method; its result references."""
+        (pickled, buffers, refs, size), deps = pack_call(args, kwargs)
+        data: Value = pickled
+        if buffers or size >= LARGE:
+            data = self._lay_down(Packed(pickled, buffers, refs, size))
+        count = options.returns
+        ids = self.ids
+        with self.lock:
+            task = ids.following
+            ids.following = task + (count if count > 1 else 1)
+            self._post_call(TaskSpec(task, b"", data, count, deps, refs, actor, method, options.group), options)
+        self._look()
+        if count == 1:
+            return make_ref(task)
+        return self._results(task, count)
+
+    def spawn(
+        self,
+        definition: Definition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: ActorOptions,
+        methods: tuple[MethodInfo, ...],
+    ) -> ActorInfo:
+        """Start an actor, or find the one of that name."""
+        packed, deps = pack_call(args, kwargs)
+        data: Value = packed.to_bytes() if packed.size < LARGE else self._lay_down(packed)
+        if definition._id not in self.exported:
+            self._register(definition)
+        with self.lock:
+            actor = self.ids.take()
+        spec = TaskSpec(actor, definition._id, data, 1, deps, packed.refs, actor)
+        return self._spawn(spec, ActorInfo(actor, options, methods))
+
+    def _results(self, task: int, count: int) -> Any:
+        if count == -1:
+            return ObjectRefGenerator(task)
+        if count == 0:
+            return None
+        return [make_ref(task + i, i) for i in range(count)] if count > 0 else make_ref(task)
+
+    def _register(self, definition: Definition) -> None:
+        function, blob = definition.pickled(dump_definition)
+        with self.lock:
+            if function not in self.exported:
+                self._export(function, blob, definition.name)
+                self.exported.add(function)
+
+    # -------------------------------------------------------------------- values
+
+    def _lay_down(self, packed: Packed, key: int = 0) -> Value:
+        """A packed value as it travels: in shared memory when it is large."""
+        if packed.size < LARGE:
+            return packed.to_bytes()
+        if not key:
+            with self.lock:
+                key = self.ids.take()
+        offset = self._allocate(packed.size)
+        packed.write_into(self._block(offset, packed.size))
+        return Stored(key, offset, packed.size)
+
+    def _post_put(self, key: int, value: Value, refs: tuple[int, ...]) -> None:
+        raise NotImplementedError
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Store a copy of a value."""
+        packed = pack(value)
+        if packed.buffers or packed.size >= LARGE:
+            with self.lock:
+                key = self.ids.take()
+            data = self._lay_down(packed, key)
+            with self.lock:
+                self._post_put(key, data, packed.refs)
+        else:
+            with self.lock:
+                key = self.ids.take()
+                self._post_put(key, packed.pickled, packed.refs)
+        return make_ref(key)

@@ -1,0 +1,132 @@
+"""The errors that the hub itself raises, packed: who, where, what next."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from skate import exceptions
+from skate.core import ids
+from skate.core.resources import as_floats, fits
+from skate.core.serialization import pack, unpack
+from skate.core.spec import Resources
+from skate.engines.local.rows import Actor, Worker
+
+NONE = pack(None).to_bytes()
+
+
+def packed(error: BaseException) -> bytes:
+    """An error as a FAILED object's value."""
+    return pack(error).to_bytes()
+
+
+def cancelled(label: str) -> bytes:
+    """A task that `cancel` ended."""
+    return packed(exceptions.TaskCancelledError(error_message=f"Task {label} was cancelled."))
+
+
+def how_it_ended(status: int) -> str:
+    """A process's wait status in words."""
+    if status < 0:
+        number = -status
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        hint = ""
+        if number == signal.SIGKILL:
+            hint = " (the kernel's out-of-memory killer does that too; see memory= and num_cpus=)"
+        if number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL):
+            hint = " (a crash in native code)"
+        return f"killed by {name}{hint}"
+    return f"exited with code {status}"
+
+
+def _last_words(worker: Worker) -> str:
+    if not worker.tail:
+        return ""
+    return "\nThe last lines it wrote:\n" + "\n".join(f"  {line}" for line in worker.tail)
+
+
+def crashed(label: str, worker: Worker, how: str, attempts: int) -> bytes:
+    """A worker that died under a task."""
+    tried = f" after {attempts + 1} attempts" if attempts else ""
+    return packed(
+        exceptions.WorkerCrashedError(
+            f"The worker running {label} died{tried}: pid {worker.pid} {how}.{_last_words(worker)}"
+        )
+    )
+
+
+def actor_died(actor: Actor, reason: str) -> bytes:
+    """An actor that will not come back."""
+    return packed(_with_actor(exceptions.ActorDiedError(reason), actor))
+
+
+def actor_unavailable(actor: Actor, reason: str) -> bytes:
+    """An actor that is being restarted: the call in flight is lost, later ones will work."""
+    actor_id = ids.actor_binary(actor.key)
+    return packed(exceptions.ActorUnavailableError(reason, actor_id))
+
+
+def actor_death(actor: Actor, worker: Worker | None, how: str) -> str:
+    """How an actor's process ended, in words."""
+    pid = f" pid {worker.pid}" if worker is not None else ""
+    words = _last_words(worker) if worker is not None else ""
+    return f"The actor {name_of(actor)} died:{pid} {how}.{words}"
+
+
+def constructor_failed(actor: Actor, error: bytes) -> bytes:
+    """An actor whose constructor raised: the error shows the constructor's traceback."""
+    cause = unpack(error)
+    if isinstance(cause, exceptions.RayTaskError):
+        return packed(_with_actor(exceptions.ActorDiedError(cause), actor))
+    text = f"The constructor of the actor {name_of(actor)} did not end well: {cause}"
+    return packed(_with_actor(exceptions.ActorDiedError(text), actor))
+
+
+def _with_actor(error: Any, actor: Actor) -> Any:
+    error.actor_id = ids.actor_binary(actor.key).hex()
+    return error
+
+
+def name_of(actor: Actor) -> str:
+    """``Class`` or ``Class "name"``."""
+    options = actor.info.options
+    return f'{options.class_name} "{options.name}"' if options.name else options.class_name
+
+
+def fits_node(need: Resources, total: Mapping[str, int]) -> bool:
+    """Whether a node could ever meet a request."""
+    return fits(need, dict(total))
+
+
+def infeasible(label: str, need: Resources, total: dict[str, int]) -> str:
+    """A request that nothing here can ever meet."""
+    asked = ", ".join(f"{name}: {value:g}" for name, value in as_floats(need).items())
+    there = ", ".join(f"{name}: {value:g}" for name, value in as_floats(tuple(sorted(total.items()))).items())
+    return f"{label} can never run here: it asks for {{{asked}}}, and there is {{{there}}}."
+
+
+def unschedulable(label: str, need: Resources, total: dict[str, int], actor: bool) -> bytes:
+    """What a wait without end for such a request gets."""
+    kind = exceptions.ActorUnschedulableError if actor else exceptions.TaskUnschedulableError
+    return packed(kind(infeasible(label, need, total)))
+
+
+def store_full(size: int, used: int, capacity: int) -> exceptions.ObjectStoreFullError:
+    """No room for a value in shared memory."""
+    if size > capacity:
+        why = "It can never fit: split it, or start with a larger object_store_memory."
+    else:
+        why = "Drop references to objects that are no longer needed, or start with a larger object_store_memory."
+    return exceptions.ObjectStoreFullError(
+        f"No room for an object of {size:,} bytes: {used:,} of the store's {capacity:,} bytes are in use. {why}"
+    )
+
+
+def unknown_object(key: int) -> bytes:
+    """A reference to an object that is not, or no longer, known to the session."""
+    message = "The object is not known here: its session has ended, or it was freed."
+    return packed(exceptions.ObjectLostError(ids.object_binary(key, 0).hex(), None, "", message=message))

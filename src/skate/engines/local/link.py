@@ -1,0 +1,177 @@
+"""Frames over a pair of pipes: u32 length (little endian), then a msgpack array of messages.
+
+`Link` is the hub's end: it never blocks; what a full pipe does not take waits in a buffer. `BlockingLink` is the
+worker's end: the hub always reads, so a worker may wait until its pipe takes more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from skate.engines.local.messages import encoder
+
+READ_SIZE = 65_536
+"""Larger reads make the kernel's copy slower, not faster."""
+PIPE_SIZE = 1 << 18
+LARGEST_FRAME = 1 << 31
+_LENGTH = struct.Struct("<I")
+
+
+class BrokenFrame(Exception):
+    """What arrived is no frame of ours."""
+
+
+class Frames:
+    """Cuts a stream of bytes into frames."""
+
+    __slots__ = ("_decode", "_rest")
+
+    def __init__(self, decode: Callable[[Any], list[Any]]) -> None:
+        self._decode = decode
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Any]:
+        """The messages of all frames that `data` completes."""
+        rest = self._rest
+        if rest:
+            data = rest + data
+        size = len(data)
+        if size < 4:
+            self._rest = data
+            return []
+        end = 4 + _LENGTH.unpack_from(data, 0)[0]
+        try:
+            if end == size:
+                self._rest = b""
+                return self._decode(memoryview(data)[4:])
+            messages: list[Any] = []
+            start = 0
+            while end <= size:
+                messages += self._decode(memoryview(data)[start + 4 : end])
+                start = end
+                if size - start < 4:
+                    break
+                end = start + 4 + _LENGTH.unpack_from(data, start)[0]
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise BrokenFrame(str(error)) from error
+        if end - start > LARGEST_FRAME:
+            raise BrokenFrame(f"a frame of {end - start} bytes")
+        self._rest = data[start:] if start else data
+        return messages
+
+    def wanting(self) -> int:
+        """How many bytes the frame under way still lacks at least; 0 when none is under way."""
+        rest = self._rest
+        if len(rest) < 4:
+            return 4 - len(rest) if rest else 0
+        missing: int = 4 + _LENGTH.unpack_from(rest, 0)[0] - len(rest)
+        return missing
+
+
+class Link:
+    """The hub's end of the pipes to one worker."""
+
+    __slots__ = ("broken", "dirty", "frames", "out", "read_fd", "unsent", "write_fd")
+
+    def __init__(self, read_fd: int, write_fd: int, decode: Callable[[Any], list[Any]], dirty: list[Link]) -> None:
+        self.read_fd = read_fd
+        self.write_fd = write_fd
+        self.out: list[Any] = []
+        """Messages not yet framed."""
+        self.unsent = b""
+        """Framed bytes that the pipe did not take."""
+        self.frames = Frames(decode)
+        self.dirty = dirty
+        """The links that have something in `out`, shared by all links of a hub."""
+        self.broken = False
+
+    def send(self, message: Any) -> None:
+        """Have a message sent with the next flush."""
+        out = self.out
+        if not out:
+            self.dirty.append(self)
+        out.append(message)
+
+    def flush(self) -> bool:
+        """Write what there is to write; False when the pipe is full and wants watching."""
+        if self.out:
+            body = encoder.encode(self.out)
+            self.out = []
+            data = _LENGTH.pack(len(body)) + body
+            if self.unsent:
+                self.unsent += data
+        else:
+            data = b""
+        if self.broken:
+            self.unsent = b""
+            return True
+        if self.unsent:
+            data = self.unsent
+        while data:
+            try:
+                sent = os.write(self.write_fd, data)
+            except BlockingIOError:
+                self.unsent = data
+                return False
+            except OSError as error:
+                if error.errno not in (errno.EPIPE, errno.EBADF, errno.ECONNRESET):
+                    raise
+                self.broken = True  # the worker is gone; its death is reported on its own way
+                break
+            data = data[sent:]
+        self.unsent = b""
+        return True
+
+    def read(self) -> list[Any] | None:
+        """The messages that one read completes; None at the end of the stream."""
+        try:
+            data = os.read(self.read_fd, READ_SIZE)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        return self.frames.feed(data)
+
+    def close(self) -> None:
+        """Close both pipes."""
+        self.broken = True
+        for fd in {self.read_fd, self.write_fd}:
+            os.close(fd)
+
+
+class BlockingLink:
+    """The worker's end of its pipes. Callers see to it that one thread reads, and one writes, at a time."""
+
+    __slots__ = ("frames", "out", "read_fd", "write_fd")
+
+    def __init__(self, read_fd: int, write_fd: int, decode: Callable[[Any], list[Any]]) -> None:
+        self.read_fd = read_fd
+        self.write_fd = write_fd
+        self.frames = Frames(decode)
+        self.out: list[Any] = []
+
+    def flush(self) -> None:
+        """Write everything in `out`; returns when the pipe has taken it."""
+        if not self.out:
+            return
+        # Taken whole in one step, so that a message appended meanwhile goes with the next flush.
+        out, self.out = self.out, []
+        body = encoder.encode(out)
+        data = memoryview(_LENGTH.pack(len(body)) + body)
+        while data:
+            data = data[os.write(self.write_fd, data) :]
+
+    def read(self) -> list[Any]:
+        """The messages that one read completes, waiting for it; EOFError when the hub is gone."""
+        data = os.read(self.read_fd, max(READ_SIZE, min(self.frames.wanting(), 1 << 20)))
+        if not data:
+            raise EOFError
+        return self.frames.feed(data)

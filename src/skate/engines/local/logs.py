@@ -1,0 +1,66 @@
+"""What workers print, brought to the driver's terminal with its origin, no line lost."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from typing import TextIO
+
+READ_SIZE = 65_536
+LONGEST = 1 << 20
+"""Bytes of a line without end after which it is shown in parts."""
+
+
+class LogPipe:
+    """One worker's stdout or stderr."""
+
+    __slots__ = ("_rest", "fd", "quiet", "tail", "to_stderr")
+
+    def __init__(self, fd: int, tail: deque[str], to_stderr: bool, quiet: bool) -> None:
+        self.fd = fd
+        self.tail = tail
+        self.to_stderr = to_stderr
+        self.quiet = quiet
+        self._rest = b""
+
+    def read(self, origin: str) -> bool:
+        """Pass on what there is; False at the end of the stream."""
+        try:
+            data = os.read(self.fd, READ_SIZE)
+        except BlockingIOError:
+            return True
+        if not data:
+            self._show([self._rest] if self._rest else [], origin)
+            self._rest = b""
+            return False
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LONGEST:
+            lines.append(self._rest)
+            self._rest = b""
+        self._show(lines, origin)
+        return True
+
+    def drain(self, origin: str) -> None:
+        """Pass on everything that a dead worker has left."""
+        while True:
+            before = self._rest
+            if not self.read(origin):
+                return
+            if self._rest is before:
+                self._show([self._rest] if self._rest else [], origin)  # a grandchild still holds the pipe
+                self._rest = b""
+                return
+
+    def _show(self, lines: list[bytes], origin: str) -> None:
+        if not lines:
+            return
+        texts = [line.decode("utf-8", "backslashreplace").rstrip("\r") for line in lines]
+        self.tail.extend(texts)
+        if self.quiet:
+            return
+        stream: TextIO | None = sys.stderr if self.to_stderr else sys.stdout
+        if stream is None or stream.closed:
+            return
+        stream.write("".join(f"({origin}) {text}\n" for text in texts))
+        stream.flush()

@@ -1,0 +1,343 @@
+"""The wire between the hub and a worker: frozen types, packed payloads inside.
+
+A frame is a u32 length (little endian) and a msgpack array of messages. Values cross as `Value`: bytes in the message,
+or the place of a block in shared memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from skate.core.spec import ActorInfo, CallOptions, TaskOptions
+
+
+class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A value in the arena. `key` is the object whose count keeps the block."""
+
+    key: int
+    offset: int
+    size: int
+
+
+Value = bytes | Stored
+Keys = tuple[int, ...]
+
+
+class TaskSpec(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """One call: of a function, of an actor's constructor, or of an actor's method. Sent to a worker: run it."""
+
+    task: int
+    function: bytes
+    """Hash of the function or class; empty for a method call."""
+    args: Value
+    returns: int = 1
+    deps: Keys = ()
+    """Objects the call waits for; their values fill the arguments' slots."""
+    refs: Keys = ()
+    """Objects named inside the arguments; they live as long as the call."""
+    actor: int = 0
+    method: str = ""
+    """Empty with an `actor`: the constructor."""
+    group: str = ""
+
+
+# ---------------------------------------------------------------- hub to worker
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """The first message to a worker."""
+
+    client: int
+    salt: bytes
+    namespace: str
+    node: str
+    path: list[str]
+    folder: str
+    job_environment: str
+    environment: str
+
+
+class Define(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
+    """The pickle of a function or class that a coming task names by hash."""
+
+    function: bytes
+    blob: bytes
+    name: str
+
+
+class Using(msgspec.Struct, frozen=True, array_like=True, tag=22, gc=False):
+    """The circumstances of the tasks that follow."""
+
+    options: TaskOptions
+    gpus: tuple[int, ...] = ()
+    attempt: int = 0
+
+
+class Host(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """The constructor call that follows makes this actor in the worker."""
+
+    info: ActorInfo
+    reconstructed: bool
+    gpus: tuple[int, ...] = ()
+
+
+class Calling(msgspec.Struct, frozen=True, array_like=True, tag=24, gc=False):
+    """Options of the method call that follows, when they are not the usual ones."""
+
+    options: CallOptions
+    attempt: int = 0
+
+
+class Feed(msgspec.Struct, frozen=True, array_like=True, tag=25, gc=False):
+    """The values of the dependencies of the call that follows."""
+
+    values: list[Value]
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=26, gc=False):
+    """Stop the task: drop it when it waits, interrupt it when it runs."""
+
+    task: int
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The state of an object; see `objects.py`."""
+
+    state: int
+    value: Value = b""
+
+
+class Values(msgspec.Struct, frozen=True, array_like=True, tag=27, gc=False):
+    """The answer to `Get` and `Wait`: an outcome for each key asked for."""
+
+    request: int
+    outcomes: list[Outcome]
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=28, gc=False):
+    """The answer to `Ask`."""
+
+    request: int
+    data: bytes
+    failed: bool = False
+
+
+class Yield(msgspec.Struct, frozen=True, array_like=True, tag=29, gc=False):
+    """You block: give back the tasks that you have not begun."""
+
+
+class Leave(msgspec.Struct, frozen=True, array_like=True, tag=30, gc=False):
+    """Finish what you have and end."""
+
+
+class Resume(msgspec.Struct, frozen=True, array_like=True, tag=31, gc=False):
+    """The reader of a stream has caught up: items up to `upto` may be sent."""
+
+    task: int
+    upto: int
+
+
+class Grant(msgspec.Struct, frozen=True, array_like=True, tag=32, gc=False):
+    """A block of the arena for the next large result of this capacity."""
+
+    offset: int
+    size: int
+
+
+# ---------------------------------------------------------------- worker to hub
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False):
+    """A call ended well; `took` is its time in microseconds."""
+
+    task: int
+    value: Value
+    refs: Keys = ()
+    took: int = 0
+
+
+class DoneMany(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False):
+    """A call with another number of returns than one ended well."""
+
+    task: int
+    values: list[Value]
+    refs: list[Keys]
+    took: int = 0
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=42, gc=False):
+    """A call ended with an error."""
+
+    task: int
+    error: bytes
+    retry: bool = False
+    """Its options ask for another try after such an error."""
+    cancelled: bool = False
+    took: int = 0
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True, tag=43, gc=False):
+    """The next item of a stream."""
+
+    task: int
+    value: Value
+    refs: Keys = ()
+    failed: bool = False
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag=44, gc=False):
+    """A task made in a worker."""
+
+    spec: TaskSpec
+    options: TaskOptions
+    parent: int = 0
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True, tag=45, gc=False):
+    """An actor call made in a worker."""
+
+    spec: TaskSpec
+    options: CallOptions
+    parent: int = 0
+
+
+class Export(msgspec.Struct, frozen=True, array_like=True, tag=46, gc=False):
+    """A function or class that calls from this worker will name by hash."""
+
+    function: bytes
+    blob: bytes
+    name: str
+
+
+class Put(msgspec.Struct, frozen=True, array_like=True, tag=47, gc=False):
+    """A value put in a worker."""
+
+    key: int
+    value: Value
+    refs: Keys = ()
+
+
+class Get(msgspec.Struct, frozen=True, array_like=True, tag=48, gc=False):
+    """Answer when `count` of `keys` are ready, one of them failed (unless `count` is given), or time is up.
+
+    `values` asks for the values too. `blocks`: the worker can do nothing else meanwhile.
+    """
+
+    request: int
+    keys: list[int]
+    count: int
+    timeout: float | None
+    values: bool
+    blocks: bool
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, tag=49):
+    """Any rarer question: the name of a hub's method and its packed arguments."""
+
+    request: int
+    verb: str
+    data: bytes
+
+
+class Hold(msgspec.Struct, frozen=True, array_like=True, tag=50, gc=False):
+    """The worker keeps references to these objects, or views of their memory."""
+
+    keys: list[int]
+
+
+class Release(msgspec.Struct, frozen=True, array_like=True, tag=51, gc=False):
+    """The worker dropped its last reference to these."""
+
+    keys: list[int]
+
+
+class Back(msgspec.Struct, frozen=True, array_like=True, tag=52, gc=False):
+    """Tasks that were sent to the worker and that it has not begun."""
+
+    tasks: list[int]
+
+
+class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=53, gc=False):
+    """The worker ends on purpose after this; `final` forbids an actor's restart."""
+
+    reason: str
+    final: bool
+
+
+class Next(msgspec.Struct, frozen=True, array_like=True, tag=54, gc=False):
+    """The next item of the stream shall be the object `key`."""
+
+    stream: int
+    key: int
+
+
+class CloseStream(msgspec.Struct, frozen=True, array_like=True, tag=55, gc=False):
+    """Nobody will read on."""
+
+    stream: int
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=56, gc=False):
+    """A worker is up."""
+
+    pid: int
+
+
+ToWorker = (
+    TaskSpec
+    | Welcome
+    | Define
+    | Using
+    | Host
+    | Calling
+    | Feed
+    | Cancel
+    | Values
+    | Answer
+    | Yield
+    | Leave
+    | Resume
+    | Grant
+)
+ToHub = (
+    Done
+    | DoneMany
+    | Failed
+    | Item
+    | Submit
+    | Call
+    | Export
+    | Put
+    | Get
+    | Ask
+    | Hold
+    | Release
+    | Back
+    | Leaving
+    | Next
+    | CloseStream
+    | Hello
+)
+
+to_worker = msgspec.msgpack.Decoder(list[ToWorker])
+to_hub = msgspec.msgpack.Decoder(list[ToHub])
+encoder = msgspec.msgpack.Encoder()
+
+
+class SpawnRequest(msgspec.Struct, frozen=True, array_like=True):
+    """What `Ask("spawn")` carries."""
+
+    spec: TaskSpec
+    info: ActorInfo
+
+
+def encode_any(value: Any) -> bytes:
+    """msgpack of plain data, for `Ask` and `Answer`."""
+    return encoder.encode(value)
+
+
+decode_any = msgspec.msgpack.Decoder().decode
+decode_spawn = msgspec.msgpack.Decoder(SpawnRequest).decode
+decode_info = msgspec.msgpack.Decoder(ActorInfo).decode

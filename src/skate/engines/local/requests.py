@@ -1,0 +1,271 @@
+"""What workers send: their messages turned into events of the hub, and their questions answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from skate.engines.local import errors
+from skate.engines.local.hub import Hub
+from skate.engines.local.messages import (
+    Answer,
+    Ask,
+    Back,
+    Call,
+    CloseStream,
+    Done,
+    DoneMany,
+    Export,
+    Failed,
+    Get,
+    Hello,
+    Hold,
+    Item,
+    Leaving,
+    Next,
+    Outcome,
+    Put,
+    Release,
+    Stored,
+    Submit,
+    Values,
+    decode_any,
+    decode_spawn,
+    encode_any,
+    encoder,
+)
+from skate.engines.local.rows import FAILED, PENDING, Row, Worker
+
+
+class Question:
+    """A worker's `Get` that could not be answered at once."""
+
+    __slots__ = ("answered", "hub", "message", "missing", "worker")
+
+    def __init__(self, hub: Requests, worker: Worker, message: Get, missing: int) -> None:
+        self.hub = hub
+        self.worker = worker
+        self.message = message
+        self.missing = missing
+        self.answered = False
+
+    def one_ready(self, row: Row) -> None:
+        """One of the objects is ready."""
+        self.missing -= 1
+        if self.missing <= 0 or (row.state == FAILED and self.message.values):
+            self.answer()
+
+    def answer(self) -> None:
+        """Enough are ready, or time is up."""
+        if not self.answered:
+            self.answered = True
+            self.hub.answer_get(self.worker, self.message, blocked=self.message.blocks)
+
+
+class Requests(Hub):
+    """The hub, with ears."""
+
+    def receive(self, worker: Worker, messages: list[Any]) -> None:
+        """Act on a worker's messages, in order."""
+        for message in messages:
+            if type(message) is Done:
+                self.done(worker, message)
+            else:
+                _HANDLERS[type(message)](self, worker, message)
+
+    def _hello(self, worker: Worker, message: Hello) -> None:
+        self.arrived(worker, message.pid)
+
+    def _submit(self, worker: Worker, message: Submit) -> None:
+        self._own_block(worker, message.spec.args)
+        self.submit(message.spec, message.options, worker, message.parent)
+
+    def _call(self, worker: Worker, message: Call) -> None:
+        self._own_block(worker, message.spec.args)
+        self.call(message.spec, message.options, worker, message.parent)
+
+    def _export(self, worker: Worker, message: Export) -> None:
+        self.definitions.setdefault(message.function, message)
+
+    def _put(self, worker: Worker, message: Put) -> None:
+        self._own_block(worker, message.value)
+        self.put(message.key, message.value, message.refs, worker)
+
+    def _done(self, worker: Worker, message: Done) -> None:
+        self.done(worker, message)
+
+    def _done_many(self, worker: Worker, message: DoneMany) -> None:
+        for value in message.values:
+            self._own_block(worker, value)
+        self.done_many(worker, message)
+
+    def _item(self, worker: Worker, message: Item) -> None:
+        self._own_block(worker, message.value)
+        self.made(worker, message)
+
+    def _own_block(self, worker: Worker, value: Any) -> None:
+        """A block that the worker was granted has become a value's."""
+        if type(value) is Stored:
+            worker.granted = [grant for grant in worker.granted if grant[0] != value.offset]
+
+    def _hold(self, worker: Worker, message: Hold) -> None:
+        for key in message.keys:
+            if key not in worker.held:
+                worker.held.add(key)
+                self.hold(key)
+
+    def _release(self, worker: Worker, message: Release) -> None:
+        for key in message.keys:
+            if key in worker.held:
+                worker.held.discard(key)
+                self.release(key)
+
+    def _back(self, worker: Worker, message: Back) -> None:
+        self.given_back(worker, message.tasks)
+
+    def _failed(self, worker: Worker, message: Failed) -> None:
+        self.failed(worker, message)
+
+    def _leaving(self, worker: Worker, message: Leaving) -> None:
+        worker.leaving = (message.reason, message.final)
+        self.scheduler.gone(worker)
+        actor = worker.actor
+        if actor is not None and message.final and not actor.dead:
+            cause = errors.actor_died(actor, errors.actor_death(actor, worker, message.reason))
+            self.bury(actor, cause)
+        self.decide()
+
+    def _next(self, worker: Worker, message: Next) -> None:
+        self.promise(message.stream, message.key, worker)
+        self.read_on(message.stream)
+
+    def _close_stream(self, worker: Worker, message: CloseStream) -> None:
+        self.abandon_stream(message.stream)
+
+    def abandon_stream(self, task: int) -> None:
+        """A generator was dropped: nobody reads on, so its task need not go on."""
+        row = self.rows.get(task)
+        if self.close_stream(task) and row is not None:
+            self.cancel(task, False, False)
+
+    # ---------------------------------------------------------------------- gets
+
+    def _get(self, worker: Worker, message: Get) -> None:
+        rows = self.rows
+        waiting = []
+        failed = False
+        for key in message.keys:
+            row = rows.get(key)
+            if row is None:
+                row = rows[key] = Row(FAILED, 0, self.lost(key))
+            if row.state == PENDING:
+                waiting.append(row)
+            elif row.state == FAILED:
+                failed = True
+        missing = message.count - (len(message.keys) - len(waiting))
+        if missing <= 0 or (failed and message.values) or (message.timeout is not None and message.timeout <= 0):
+            self.answer_get(worker, message, blocked=False)
+            return
+        if message.timeout is None:
+            for row in waiting:
+                why = self.hopeless(row)
+                if why is not None:
+                    self.fill(next(k for k in message.keys if rows[k] is row), FAILED, why)
+                    self.answer_get(worker, message, blocked=False)
+                    return
+        question = Question(self, worker, message, missing)
+        for row in waiting:
+            self.when_ready(row, question.one_ready)
+        if message.timeout is not None:
+            self.at(time.monotonic() + message.timeout, question.answer)
+        if message.blocks:
+            self.block(worker)
+
+    def answer_get(self, worker: Worker, message: Get, blocked: bool) -> None:
+        """Send the state of what a worker asked for."""
+        if blocked:
+            self.scheduler.unblock(worker)
+        rows = self.rows
+        outcomes = []
+        for key in message.keys:
+            row = rows.get(key)
+            if row is None:
+                outcomes.append(Outcome(FAILED, self.lost(key)))
+            elif row.state and message.values and row.value is not None:
+                outcomes.append(Outcome(row.state, row.value))
+            else:
+                outcomes.append(Outcome(row.state))
+        worker.link.send(Values(message.request, outcomes))
+        self.urgent.append(worker)
+
+    # ----------------------------------------------------------------- questions
+
+    def _ask(self, worker: Worker, message: Ask) -> None:
+        try:
+            data = _VERBS[message.verb](self, worker, message.data)
+            failed = False
+        except Exception as error:  # noqa: BLE001  it is the asker's
+            data, failed = errors.packed(error), True
+        worker.link.send(Answer(message.request, data, failed))
+        self.urgent.append(worker)
+
+    def _ask_spawn(self, worker: Worker, data: bytes) -> bytes:
+        request = decode_spawn(data)
+        self._own_block(worker, request.spec.args)
+        return encoder.encode(self.spawn(request.spec, request.info, self.settings.namespace, worker))
+
+    def _ask_find(self, worker: Worker, data: bytes) -> bytes:
+        name, namespace = decode_any(data)
+        return encoder.encode(self.find(name, namespace or self.settings.namespace, worker))
+
+    def _ask_allocate(self, worker: Worker, data: bytes) -> bytes:
+        (size,) = decode_any(data)
+        offset = self.allocate(size)
+        worker.granted.append((offset, size))
+        return encode_any(offset)
+
+    def _ask_cancel(self, worker: Worker, data: bytes) -> bytes:
+        self.cancel(*decode_any(data))
+        return encode_any(None)
+
+    def _ask_kill(self, worker: Worker, data: bytes) -> bytes:
+        self.kill(*decode_any(data))
+        return encode_any(None)
+
+    def _ask_state(self, worker: Worker, data: bytes) -> bytes:
+        (kind,) = decode_any(data)
+        return encode_any(self.state(kind))
+
+    def _ask_resources(self, worker: Worker, data: bytes) -> bytes:
+        return encode_any(self.resources())
+
+
+_HANDLERS: dict[type, Callable[[Requests, Worker, Any], None]] = {
+    Hello: Requests._hello,
+    Submit: Requests._submit,
+    Call: Requests._call,
+    Export: Requests._export,
+    Put: Requests._put,
+    Done: Requests._done,
+    DoneMany: Requests._done_many,
+    Failed: Requests._failed,
+    Item: Requests._item,
+    Hold: Requests._hold,
+    Release: Requests._release,
+    Back: Requests._back,
+    Leaving: Requests._leaving,
+    Next: Requests._next,
+    CloseStream: Requests._close_stream,
+    Get: Requests._get,
+    Ask: Requests._ask,
+}
+_VERBS: dict[str, Callable[[Requests, Worker, bytes], bytes]] = {
+    "spawn": Requests._ask_spawn,
+    "find": Requests._ask_find,
+    "allocate": Requests._ask_allocate,
+    "cancel": Requests._ask_cancel,
+    "kill": Requests._ask_kill,
+    "state": Requests._ask_state,
+    "resources": Requests._ask_resources,
+}

@@ -1,0 +1,184 @@
+"""The hub's records. One `Row` is an object together with the call that makes it, so that a task costs one record.
+
+A row is *counted*: references in the driver, workers that hold it, values that contain it, and calls that take it as
+an argument count one each. It goes when its count is zero and no call is about to fill it. Handles of an actor count on
+the actor's row in the same way, and so do views of a stored array.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from skate.core.spec import ActorInfo, Resources
+
+if TYPE_CHECKING:
+    from skate.engines.local.link import Link
+    from skate.engines.local.messages import TaskSpec
+
+PENDING, READY, FAILED, END = range(4)
+"""States of an object; END: an item past a stream's end."""
+
+
+class Row(msgspec.Struct, gc=False):
+    """An object, and the call that makes it."""
+
+    state: int = PENDING
+    count: int = 1
+    value: Any = None
+    """bytes or Stored; of a FAILED row the packed error."""
+    refs: tuple[int, ...] = ()
+    """Keys inside the value, each counted."""
+    waiters: list[Callable[[Row], None]] | None = None
+    spec: TaskSpec | None = None
+    """The call, until it has ended. Only the first return of a call has it."""
+    options: Any = None
+    worker: Worker | None = None
+    owner: Worker | None = None
+    """Who made the call; None: the driver."""
+    missing: int = 0
+    """Dependencies that are not ready."""
+    attempt: int = 0
+    parent: int = 0
+    """The task inside which the call was made."""
+    maker: int = 0
+    """Of a further return, or an item of a stream: the task that makes it."""
+    cancelled: bool = False
+    actor: Actor | None = None
+    """Of the row of an actor itself."""
+
+
+class Worker:
+    """A worker process, as the hub sees it."""
+
+    __slots__ = (
+        "actor",
+        "blocked",
+        "client",
+        "environment",
+        "family",
+        "gpus",
+        "granted",
+        "held",
+        "idle_since",
+        "is_async",
+        "known",
+        "last",
+        "leaving",
+        "link",
+        "low",
+        "options",
+        "pid",
+        "progress",
+        "progress_seen",
+        "running",
+        "tail",
+        "taken",
+        "up",
+    )
+
+    def __init__(self, client: int, environment: str, link: Link) -> None:
+        self.client = client
+        self.environment = environment
+        self.link = link
+        self.pid = 0
+        self.up = False
+        self.running: dict[int, Row] = {}
+        """Calls sent and not ended, in order; a plain worker runs the first."""
+        self.known: set[bytes] = set()
+        self.held: set[int] = set()
+        self.options: Any = None
+        """What the worker was last told to be `Using`."""
+        self.gpus: tuple[int, ...] = ()
+        self.family: Family | None = None
+        """The family of tasks that the worker is leased to."""
+        self.taken: Resources = ()
+        self.blocked = 0
+        self.last = b""
+        """The function it was sent last."""
+        self.low = 0
+        """Calls in it at which it wants more."""
+        self.progress = 0
+        """Calls it has ended."""
+        self.progress_seen = -1
+        self.actor: Actor | None = None
+        self.granted: list[tuple[int, int]] = []
+        self.leaving: tuple[str, bool] | None = None
+        self.idle_since = 0.0
+        self.is_async = False
+        """Hosts an actor with coroutines, which a cancel can stop."""
+        self.tail: deque[str] = deque(maxlen=20)
+        """The last lines it wrote."""
+
+
+class Family:
+    """Tasks that any one worker of a kind can run: same resources, same environment."""
+
+    __slots__ = ("actors", "environment", "infeasible", "need", "queue", "workers")
+
+    def __init__(self, need: Resources, environment: str, actors: bool) -> None:
+        self.need = need
+        self.environment = environment
+        self.actors = actors
+        self.queue: deque[Row] = deque()
+        self.workers: set[Worker] = set()
+        self.infeasible = False
+
+
+class Actor:
+    """An actor, as the hub sees it."""
+
+    __slots__ = (
+        "alive",
+        "cause",
+        "constructed",
+        "dead",
+        "definition",
+        "ending",
+        "info",
+        "key",
+        "namespace",
+        "pending",
+        "queues",
+        "restarts",
+        "spec",
+        "worker",
+    )
+
+    def __init__(self, info: ActorInfo, spec: TaskSpec, namespace: str) -> None:
+        self.info = info
+        self.key = info.actor
+        self.spec = spec
+        self.namespace = namespace
+        self.worker: Worker | None = None
+        self.queues: dict[Worker | None, deque[Row]] = {}
+        """Calls that cannot be sent yet, by caller, in order."""
+        self.pending = 0
+        self.restarts = 0
+        self.constructed = False
+        self.dead = False
+        self.ending = False
+        """Out of scope: ends when its calls are done."""
+        self.cause: bytes = b""
+        """The packed error that calls get once it is dead."""
+
+
+class Stream:
+    """Items of a streaming call between their maker and their reader."""
+
+    __slots__ = ("closed", "ended", "fresh", "items", "made", "promised", "read", "skip")
+
+    def __init__(self) -> None:
+        self.items: deque[tuple[int, Any, tuple[int, ...]]] = deque()
+        """Made and not yet asked for: state, value, refs."""
+        self.promised: deque[int] = deque()
+        """Keys asked for and not yet made."""
+        self.ended = False
+        self.closed = False
+        self.made = 0
+        self.read = 0
+        self.skip = 0
+        """Items that a new attempt makes again, and that are not delivered twice."""

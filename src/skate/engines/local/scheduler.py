@@ -1,0 +1,227 @@
+"""Which worker runs what: pure decisions, no I/O.
+
+Tasks are grouped in families (same resources, same environment). A worker is *leased* to one family: it takes the
+family's resources once, runs its tasks one after another, and gives the resources back when it runs dry or blocks. A
+function that has been measured to be short may have several calls queued in its worker; of any other one call is sent
+at a time, so that nothing waits behind a long call while another worker is free.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from skate.core.resources import fits, give, take
+from skate.core.spec import Resources
+from skate.engines.local.rows import PENDING, Family, Row, Worker
+
+SHORT = 1_000
+"""Microseconds up to which a function counts as short."""
+AHEAD = 5_000
+"""Microseconds of work that a worker may have queued."""
+DEEPEST = 128
+STARTING = 32
+"""Workers that may be on their way up at once."""
+
+
+class Assign(NamedTuple):
+    """Send the call to the worker."""
+
+    worker: Worker
+    row: Row
+
+
+class Start(NamedTuple):
+    """Start some workers."""
+
+    environment: str
+    workers: int
+
+
+class Scheduler:
+    """The resources of a node, its workers, and the calls that wait for them."""
+
+    def __init__(self, total: dict[str, int]) -> None:
+        self.total = dict(total)
+        self.free = dict(total)
+        self.gpus = deque(range(total.get("GPU", 0) // 10_000))
+        self.families: dict[tuple[Resources, str, bool], Family] = {}
+        self.waiting: dict[Family, None] = {}
+        """Families with queued calls, the longest waiting first."""
+        self.idle: dict[str, list[Worker]] = {}
+        self.starting: dict[str, int] = {}
+        self.speed: dict[bytes, float] = {}
+        """Mean time of a function in microseconds, newer calls weighing more."""
+
+    def family(self, need: Resources, environment: str, actors: bool) -> Family:
+        """The family of calls with these needs."""
+        key = (need, environment, actors)
+        family = self.families.get(key)
+        if family is None:
+            family = self.families[key] = Family(need, environment, actors)
+            family.infeasible = not fits(need, self.total)
+        return family
+
+    def add(self, family: Family, row: Row) -> None:
+        """Queue a call whose dependencies are ready."""
+        family.queue.append(row)
+        self.waiting[family] = None
+
+    def measured(self, function: bytes, took: int) -> None:
+        """Learn how long a call took."""
+        mean = self.speed.get(function)
+        self.speed[function] = took if mean is None else mean + (took - mean) * 0.2
+
+    def depth(self, function: bytes) -> int:
+        """How many calls of a function a worker may hold."""
+        mean = self.speed.get(function)
+        if mean is None or mean > SHORT:
+            return 1
+        return min(DEEPEST, max(2, int(AHEAD / (mean + 1))))
+
+    # ------------------------------------------------------------------ workers
+
+    def arrived(self, worker: Worker) -> None:
+        """A started worker is up."""
+        self.starting[worker.environment] -= 1
+        self.idle.setdefault(worker.environment, []).append(worker)
+
+    def gone(self, worker: Worker) -> None:
+        """A worker died, or is about to."""
+        if not worker.up:
+            self.starting[worker.environment] -= 1
+        idle = self.idle.get(worker.environment)
+        if idle and worker in idle:
+            idle.remove(worker)
+        self.unlease(worker)
+
+    def lease(self, worker: Worker, family: Family) -> None:
+        """Give the worker to the family, with the family's resources."""
+        worker.family = family
+        worker.taken = family.need
+        take(family.need, self.free)
+        worker.gpus = self._take_gpus(family.need)
+        family.workers.add(worker)
+
+    def unlease(self, worker: Worker) -> None:
+        """Take back what the worker holds."""
+        family = worker.family
+        if family is None:
+            return
+        family.workers.discard(worker)
+        worker.family = None
+        if not worker.blocked:
+            give(worker.taken, self.free)
+        worker.taken = ()
+        self.gpus.extendleft(number for number in reversed(worker.gpus) if self._whole(family.need))
+        worker.gpus = ()
+
+    def block(self, worker: Worker) -> None:
+        """The worker waits for an object: others may use its resources."""
+        worker.blocked += 1
+        if worker.blocked == 1:
+            give(worker.taken, self.free)
+
+    def unblock(self, worker: Worker) -> None:
+        """The worker goes on."""
+        worker.blocked -= 1
+        if worker.blocked == 0:
+            take(worker.taken, self.free)  # may go below zero: oversubscribing beats deadlock
+
+    # ---------------------------------------------------------------- decisions
+
+    def refill(self, worker: Worker) -> Iterator[Assign]:
+        """More calls for a leased worker whose queue is short; none if it should be given up."""
+        family = worker.family
+        if family is None or worker.blocked:
+            return
+        queue, running = family.queue, worker.running
+        worker.low = 0
+        while queue:
+            row = queue[0]
+            if row.state != PENDING or row.spec is None:
+                queue.popleft()
+                continue
+            if running:
+                share = len(queue) // len(family.workers) + 1
+                held = len(running)
+                if held >= self.depth(row.spec.function) or held > share or row.options.max_calls:
+                    worker.low = held // 2
+                    return
+            elif len(self.waiting) > 1 and self._somebody_older(family):
+                return
+            queue.popleft()
+            yield Assign(worker, row)
+        self.waiting.pop(family, None)
+
+    def dry(self, worker: Worker, now: float) -> None:
+        """A leased worker has nothing to run: it is idle."""
+        self.unlease(worker)
+        worker.idle_since = now
+        self.idle.setdefault(worker.environment, []).append(worker)
+
+    def decide(self) -> Iterator[Assign | Start]:
+        """Everything that can be set going now."""
+        for family in list(self.waiting):
+            queue = family.queue
+            while queue and (queue[0].state != PENDING or queue[0].spec is None):
+                queue.popleft()
+            if not queue:
+                del self.waiting[family]
+                continue
+            yield from self._serve(family)
+
+    def _serve(self, family: Family) -> Iterator[Assign | Start]:
+        queue = family.queue
+        idle = self.idle.get(family.environment)
+        while queue and idle and fits(family.need, self.free):
+            row = queue.popleft()
+            if row.state != PENDING or row.spec is None:
+                continue
+            worker = idle.pop()
+            self.lease(worker, family)
+            yield Assign(worker, row)
+        if not queue:
+            self.waiting.pop(family, None)
+            return
+        if not family.actors:
+            for worker in list(family.workers):
+                yield from self.refill(worker)
+            if not queue:
+                return
+        more = self._room(family) - self.starting.get(family.environment, 0)
+        if more > 0:
+            self.starting[family.environment] = self.starting.get(family.environment, 0) + more
+            yield Start(family.environment, more)
+
+    def _room(self, family: Family) -> int:
+        """How many workers could be running the family's queued calls at once, besides those that do."""
+        room = min(len(family.queue), STARTING)
+        for name, units in family.need:
+            room = min(room, self.free.get(name, 0) // units)
+        return room
+
+    def _somebody_older(self, family: Family) -> bool:
+        """Whether another family waits for what this one holds; if so this one goes to the back."""
+        for other in self.waiting:
+            if other is not family and other.queue and not other.infeasible:
+                self.waiting.pop(family, None)
+                if family.queue:
+                    self.waiting[family] = None
+                return True
+        return False
+
+    # --------------------------------------------------------------------- GPUs
+
+    def _whole(self, need: Resources) -> bool:
+        return any(name == "GPU" and units >= 10_000 for name, units in need)
+
+    def _take_gpus(self, need: Resources) -> tuple[int, ...]:
+        """Numbers of the GPUs for a lease; a fraction shares the one at the end of the line."""
+        for name, units in need:
+            if name == "GPU":
+                if units < 10_000:
+                    return (self.gpus[-1],) if self.gpus else (0,)
+                return tuple(self.gpus.popleft() for _ in range(min(units // 10_000, len(self.gpus))))
+        return ()

@@ -1,0 +1,219 @@
+"""The object table: states, counts, and who waits for what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from skate.engines.local.arena import Arena
+from skate.engines.local.messages import Stored, TaskSpec
+from skate.engines.local.rows import END, FAILED, PENDING, READY, Row, Stream, Worker
+
+
+class Table:
+    """Rows by key. Everything that changes a row's state or count goes through here."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.rows: dict[int, Row] = {}
+        self.arena = arena
+        self.failures = 0
+        """How many objects have failed so far: tells a getter when to look for one among its own."""
+        self.streams: dict[int, Stream] = {}
+
+    # ------------------------------------------------------------------- counts
+
+    def hold(self, key: int) -> None:
+        """Count one more reference."""
+        row = self.rows.get(key)
+        if row is not None:
+            row.count += 1
+
+    def release(self, key: int) -> None:
+        """Count one reference less; the object goes with the last."""
+        row = self.rows.get(key)
+        if row is None:
+            return
+        row.count -= 1
+        if row.count <= 0:
+            if row.actor is not None:
+                self.unreferenced(row.actor)
+            elif row.spec is None:
+                self._drop(key, row)
+
+    def unreferenced(self, actor: Any) -> None:
+        """The last handle of an actor is gone."""
+        raise NotImplementedError
+
+    def _drop(self, key: int, row: Row) -> None:
+        """Forget a row that nobody counts on and no call will fill, except as one of several returns."""
+        del self.rows[key]
+        value = row.value
+        if value is not None:
+            row.value = None
+            if type(value) is Stored:
+                self.arena.free(value.offset, value.size)
+        for inner in row.refs:
+            self.release(inner)
+
+    def discard(self, value: Any) -> None:
+        """Free a value that came for nobody."""
+        if type(value) is Stored:
+            self.arena.free(value.offset, value.size)
+
+    # ------------------------------------------------------------------- states
+
+    def fill(self, key: int, state: int, value: Any, refs: tuple[int, ...] = ()) -> None:
+        """An object is ready, or failed. Values for rows that are gone, or were filled before, are discarded."""
+        row = self.rows.get(key)
+        if row is None or row.state:
+            self.discard(value)
+            return
+        for inner in refs:
+            self.hold(inner)
+        row.value = value
+        row.refs = refs
+        row.state = state
+        if state == FAILED:
+            self.failures += 1
+        if row.waiters is not None:
+            self._wake(row)
+        if row.count <= 0 and row.spec is None and row.actor is None:
+            self._drop(key, row)
+
+    def _wake(self, row: Row) -> None:
+        waiters, row.waiters = row.waiters, None
+        for waiter in waiters or ():
+            waiter(row)
+
+    def when_ready(self, row: Row, waiter: Callable[[Row], None]) -> None:
+        """Have `waiter` called once the row is no longer pending."""
+        if row.state:
+            waiter(row)
+        elif row.waiters is None:
+            row.waiters = [waiter]
+        else:
+            row.waiters.append(waiter)
+
+    def put(self, key: int, value: Any, refs: tuple[int, ...], holder: Worker | None) -> None:
+        """A new object that somebody holds from the start."""
+        self.rows[key] = Row(READY, 1, value, refs)
+        for inner in refs:
+            self.hold(inner)
+        if holder is not None:
+            holder.held.add(key)
+
+    # ------------------------------------------------------------- calls' inputs
+
+    def pin(self, row: Row, spec: TaskSpec, ready: Callable[[Row], None]) -> None:
+        """Keep a call's inputs alive, and count those it has to wait for."""
+        rows = self.rows
+        for key in spec.refs:
+            self.hold(key)
+        for key in spec.deps:
+            source = rows.get(key)
+            if source is None:
+                source = rows[key] = Row(FAILED, 0, self.lost(key))
+            source.count += 1
+            if source.state == PENDING:
+                row.missing += 1
+                self.when_ready(source, partial(self._dependency_ready, row, ready))
+        args = spec.args
+        if type(args) is Stored:
+            rows[args.key] = Row(READY, 1, args)
+
+    def lost(self, key: int) -> bytes:
+        """The packed error of an object that nobody knows."""
+        raise NotImplementedError
+
+    def _dependency_ready(self, row: Row, ready: Callable[[Row], None], source: Row) -> None:
+        row.missing -= 1
+        if row.missing == 0 and row.state == PENDING:
+            ready(row)
+
+    def unpin(self, spec: TaskSpec) -> None:
+        """A call has ended: its inputs count one less."""
+        for key in spec.deps:
+            self.release(key)
+        for key in spec.refs:
+            self.release(key)
+        if type(spec.args) is Stored:
+            self.release(spec.args.key)
+
+    def failed_input(self, spec: TaskSpec) -> Row | None:
+        """The first dependency that failed."""
+        for key in spec.deps:
+            source = self.rows[key]
+            if source.state == FAILED:
+                return source
+        return None
+
+    # ------------------------------------------------------------------ streams
+
+    def item(self, stream: Stream, state: int, value: Any, refs: tuple[int, ...]) -> None:
+        """A stream's next item: to the reader who waits for it, or kept for the one who will ask."""
+        stream.made += 1
+        if stream.closed:
+            self.discard(value)
+            return
+        if stream.promised:
+            key = stream.promised.popleft()
+            self.fill(key, state, value, refs)
+            return
+        for inner in refs:
+            self.hold(inner)
+        stream.items.append((state, value, refs))
+
+    def promise(self, task: int, key: int, holder: Worker | None) -> None:
+        """Name a stream's next item."""
+        row = self.rows[key] = Row(maker=task)
+        if holder is not None:
+            holder.held.add(key)
+        stream = self.streams.get(task)
+        if stream is None:
+            self.fill(key, END, b"")
+            return
+        stream.read += 1
+        if stream.items:
+            state, value, refs = stream.items.popleft()
+            row.refs = refs
+            row.value = value
+            row.state = state
+            if state == FAILED:
+                self.failures += 1
+        elif stream.ended:
+            self.fill(key, END, b"")
+        else:
+            stream.promised.append(key)
+
+    def end_stream(self, task: int) -> None:
+        """No more items will be made."""
+        stream = self.streams.get(task)
+        if stream is None:
+            return
+        stream.ended = True
+        promised, stream.promised = list(stream.promised), type(stream.promised)()
+        self.fill_all(promised, END, b"")
+        if stream.closed:
+            del self.streams[task]
+
+    def fill_all(self, keys: Iterable[int], state: int, value: Any) -> None:
+        """Give several objects the same end."""
+        for key in keys:
+            self.fill(key, state, value)
+
+    def close_stream(self, task: int) -> bool:
+        """Nobody will read on: drop what was kept; True when the task is still making items."""
+        stream = self.streams.get(task)
+        if stream is None:
+            return False
+        stream.closed = True
+        while stream.items:
+            _, value, refs = stream.items.popleft()
+            self.discard(value)
+            for inner in refs:
+                self.release(inner)
+        if stream.ended:
+            del self.streams[task]
+            return False
+        return True

@@ -1,0 +1,492 @@
+"""A worker process: runs tasks one after another, or hosts one actor.
+
+The main thread reads the link and runs tasks and the calls of ordinary actors. An actor with ``max_concurrency`` or
+concurrency groups gets threads (`ThreadedHost`), one with coroutines an event loop on the main thread (`AsyncHost`).
+
+A cancel arrives as a message plus SIGINT: the signal's handler reads the link, so that a task inside one long call of C
+code that heeds signals, or a long sleep, is interrupted at once by KeyboardInterrupt.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import json
+import os
+import pickle
+import random
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+from skate.core import engine as engines
+from skate.core import ids, refs
+from skate.core.calls import NO_ARGUMENTS, fill_call
+from skate.core.serialization import LARGE, pack, unpack
+from skate.core.spec import CallOptions, TaskOptions
+from skate.engines.execution import is_stream, pack_error, split_returns, task_error
+from skate.engines.local.arena import Mapping
+from skate.engines.local.link import BlockingLink
+from skate.engines.local.messages import (
+    Calling,
+    Define,
+    Done,
+    DoneMany,
+    Failed,
+    Feed,
+    Hello,
+    Host,
+    Item,
+    Leave,
+    Leaving,
+    TaskSpec,
+    Using,
+    Value,
+    Welcome,
+    to_worker,
+)
+from skate.engines.local.worker_client import IDLE, ActorExit, Running, WorkerClient
+from skate.exceptions import RayError, TaskCancelledError
+
+FLUSH_AFTER = 0.001
+"""Seconds that a result may wait for the next to travel with it."""
+NONE = pack(None).to_bytes()
+
+
+class Retire(BaseException):
+    """The worker has done what it was to do."""
+
+
+class Worker:
+    """The main loop, and everything about running one call."""
+
+    def __init__(self, link: BlockingLink, client: WorkerClient) -> None:
+        self.link = link
+        self.client = client
+        self.functions: dict[bytes, Any] = {}
+        self.blobs: dict[bytes, tuple[bytes, str]] = {}
+        self.using = Using(TaskOptions())
+        self.feed: list[Value] = []
+        self.calling: Calling | None = None
+        self.hosting: Host | None = None
+        self.instance: Any = None
+        self.actor_name = ""
+        self.runs: dict[bytes, int] = {}
+        self.flushed = time.perf_counter()
+        self.host: Any = None
+        self.flusher: threading.Thread | None = None
+        self.environment_seen = ""
+
+    # ---------------------------------------------------------------------- loop
+
+    def serve(self) -> None:
+        """Run what comes, for ever."""
+        client, inbox = self.client, self.client.inbox
+        while True:
+            if not inbox:
+                client.turns.until(lambda: inbox)
+                continue
+            self.step(inbox.popleft())
+
+    def step(self, message: Any) -> None:
+        """One message of the inbox."""
+        kind = type(message)
+        if kind is TaskSpec:
+            feed, self.feed = self.feed, []
+            calling, self.calling = self.calling, None
+            if not message.actor:
+                self.run_task(message, feed)
+            elif not message.method:
+                self.construct(message, feed)
+            elif self.host is not None:
+                self.host.accept(message, feed, calling)
+            else:
+                self.run_call(message, feed, calling)
+        elif kind is Using:
+            self.using = message
+            self._set_gpus(message.gpus)
+        elif kind is Feed:
+            self.feed = message.values
+        elif kind is Calling:
+            self.calling = message
+        elif kind is Define:
+            self.blobs[message.function] = (message.blob, message.name)
+        elif kind is Host:
+            self.hosting = message
+            self._set_gpus(message.gpus)
+        elif kind is Leave and (self.host is None or self.host.drain()):
+            self.leave("retired", final=True)
+
+    def _set_gpus(self, gpus: tuple[int, ...]) -> None:
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+
+    def definition(self, function: bytes) -> Any:
+        """The function or class of that hash, unpickled once."""
+        found = self.functions.get(function)
+        if found is None:
+            found = self.functions[function] = pickle.loads(self.blobs[function][0])
+        return found
+
+    # --------------------------------------------------------------------- tasks
+
+    def run_task(self, spec: TaskSpec, feed: list[Value]) -> None:
+        """A call of a function, on the main thread."""
+        client = self.client
+        if spec.task in client.cancelled:
+            self.refuse(spec)
+            return
+        options = self.using.options
+        using = self.using
+        function_name = self.blobs[spec.function][1]
+        name = options.name or function_name
+        client.current = Running(spec.task, name, function_name, using.attempt, options, using.gpus)
+        if client.inbox and self.link.out:
+            self._arm_flusher()
+        started = time.perf_counter()
+        try:
+            function = self.functions.get(spec.function) or self.definition(spec.function)
+            if spec.args == NO_ARGUMENTS:
+                args: tuple[Any, ...] = ()
+                kwargs: dict[str, Any] = {}
+            else:
+                args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
+            try:
+                client.interruptible = True
+                value = function(*args, **kwargs)
+                if spec.returns != 1:
+                    value = self.expand(spec, value, name, options.backpressure)
+                client.interruptible = False
+            finally:
+                client.interruptible = False
+                args, kwargs = (), {}
+            took = time.perf_counter() - started
+            self.deliver(spec, value, int(took * 1e6))
+            del value
+        except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
+            self.report(spec, error, name, options, int((time.perf_counter() - started) * 1e6))
+        client.current = IDLE
+        if options.max_calls:
+            self._count_run(spec.function, options.max_calls)
+        now = time.perf_counter()
+        if not client.inbox or now - self.flushed > FLUSH_AFTER or len(self.link.out) > 64:
+            client.flush()
+            self.flushed = now
+
+    def refuse(self, spec: TaskSpec) -> None:
+        """A call that was cancelled before it began."""
+        error = pack(TaskCancelledError(error_message="The task was cancelled before it began.")).to_bytes()
+        self.client.cancelled.discard(spec.task)
+        self.client.finished(Failed(spec.task, error, False, True))
+
+    def _count_run(self, function: bytes, most: int) -> None:
+        self.runs[function] = self.runs.get(function, 0) + 1
+        if self.runs[function] >= most:
+            self.leave("retired", final=False)
+
+    def _arm_flusher(self) -> None:
+        """Have results sent even when the next call turns out to be long."""
+        if self.flusher is None:
+            self.flusher = threading.Thread(target=self._flush_late, name="skate-flusher", daemon=True)
+            self.flusher.start()
+
+    def _flush_late(self) -> None:
+        while True:
+            time.sleep(0.005 if self.link.out else 0.02)
+            if self.link.out and time.perf_counter() - self.flushed > FLUSH_AFTER:
+                with self.client.lock:
+                    self.link.flush()
+
+    # ------------------------------------------------------------------- results
+
+    def expand(self, spec: TaskSpec, value: Any, name: str, ahead: int) -> list[Any]:
+        """The values of a call with another number of returns than one; a stream's items go out here."""
+        if spec.returns >= 0:
+            return split_returns(value, spec.returns, name)
+        if spec.returns == -2:
+            from skate.core.generator import DynamicObjectRefGenerator
+
+            return [DynamicObjectRefGenerator([self.client.put(item) for item in value])]
+        if not is_stream(value):
+            kind = type(value).__name__
+            raise TypeError(f"{name} has num_returns='streaming', but returned a {kind}, not a generator.")
+        if inspect.isasyncgen(value):
+            from skate.engines.local.async_host import iterate
+
+            value = iterate(value)
+        client, task = self.client, spec.task
+        if ahead > 0:
+            client.allowed.setdefault(task, ahead)
+        for number, item in enumerate(value):
+            if ahead > 0 and number >= client.allowed[task]:
+                client.until(partial(self._may_send, task, number))
+            self.send_item(task, item)
+        client.allowed.pop(task, None)
+        return [None]
+
+    def _may_send(self, task: int, number: int) -> bool:
+        return self.client.allowed[task] > number or task in self.client.cancelled
+
+    def send_item(self, task: int, item: Any) -> None:
+        """One item of a stream."""
+        value, inner = self.lay(item, 0)
+        self.client.finished(Item(task, value, inner))
+        interruptible, self.client.interruptible = self.client.interruptible, False
+        try:
+            self.client.flush()
+        finally:
+            self.client.interruptible = interruptible
+
+    def lay(self, value: Any, key: int) -> tuple[Value, tuple[int, ...]]:
+        """Pack a result where it can be fetched, and list the references inside."""
+        packed = pack(value)
+        if packed.size < LARGE:
+            return packed.to_bytes(), packed.refs
+        return self.client._lay_down(packed, key), packed.refs
+
+    def deliver(self, spec: TaskSpec, value: Any, took: int) -> None:
+        """Send a call's result."""
+        if spec.returns == 1:
+            if value is None:
+                self.client.finished(Done(spec.task, NONE, (), took))
+                return
+            packed = pack(value)
+            data: Value
+            if packed.size < LARGE:
+                data = packed.to_bytes() if packed.buffers else packed.pickled
+            else:
+                data = self.client._lay_down(packed, spec.task)
+            self.client.finished(Done(spec.task, data, packed.refs, took))
+            return
+        values, inner = [], []
+        for i, item in enumerate(value):
+            data, keys = self.lay(item, spec.task + i)
+            values.append(data)
+            inner.append(keys)
+        self.client.finished(DoneMany(spec.task, values, inner, took))
+
+    def report(self, spec: TaskSpec, error: BaseException, name: str, options: Any, took: int = 0) -> None:
+        """Send a call's error; leave when it says so."""
+        client = self.client
+        if isinstance(error, SystemExit) and not isinstance(error, ActorExit):
+            self._exit_for(error)
+        if isinstance(error, ActorExit):
+            self.leave("it called exit_actor", final=True)
+        retry = bool(options.retry_exceptions) and isinstance(error, Exception)
+        if retry and options.retry_on:
+            retry = isinstance(error, unpack(options.retry_on))
+        actor_id = ids.actor_binary(spec.actor).hex() if spec.actor else None
+        failure: RayError = task_error(error, name, actor=self.actor_name or None, actor_id=actor_id)
+        cancelled = isinstance(failure, TaskCancelledError) and not isinstance(error, Exception)
+        data = pack_error(failure).to_bytes()
+        if spec.returns == -1 and not retry:
+            client.finished(Item(spec.task, data, (), True))
+        client.cancelled.discard(spec.task)
+        client.finished(Failed(spec.task, data, retry, cancelled, took))
+
+    def _exit_for(self, error: SystemExit) -> NoReturn:
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        if self.hosting is not None:
+            self.leave(f"it called sys.exit({code})", final=code == 0)
+        self.client.flush()
+        self.end(code)
+
+    def leave(self, reason: str, final: bool) -> NoReturn:
+        """End on purpose."""
+        self.client.finished(Leaving(reason, final))
+        self.client.flush()
+        self.end(0)
+
+    def end(self, code: int) -> NoReturn:
+        """Run what the user registered for the end, then go."""
+        try:
+            if self.instance is not None and hasattr(self.instance, "__ray_shutdown__"):
+                self.instance.__ray_shutdown__()
+            atexit._run_exitfuncs()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    # -------------------------------------------------------------------- actors
+
+    def construct(self, spec: TaskSpec, feed: list[Value]) -> None:
+        """Make the actor that this worker is to host."""
+        client, hosting = self.client, self.hosting
+        assert hosting is not None
+        options = hosting.info.options
+        client.actor = hosting.info
+        client.reconstructed = hosting.reconstructed
+        self.actor_name = options.class_name
+        name = f"{options.class_name}.__init__"
+        client.current = Running(spec.task, name, name, 0, TaskOptions(resources=options.resources), hosting.gpus)
+        try:
+            cls = self.definition(spec.function)
+            args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
+            is_async = has_coroutines(cls)
+            if is_async:
+                from skate.engines.local.async_host import AsyncHost
+
+                self.host = AsyncHost(self, options)
+                self.instance = self.host.construct(cls, args, kwargs)
+            else:
+                self.instance = cls(*args, **kwargs)
+                if options.max_concurrency > 1 or options.groups:
+                    from skate.engines.local.threaded_host import ThreadedHost
+
+                    self.host = ThreadedHost(self, options)
+        except BaseException as error:  # noqa: BLE001  the constructor is user code
+            self.report(spec, error, name, CallOptions())
+            client.flush()
+            return
+        finally:
+            client.current = IDLE
+        client.finished(Done(spec.task, NONE, (), -1 if is_async else 0))
+        client.flush()
+        if is_async:
+            self.host.run()
+
+    def method(self, spec: TaskSpec) -> Callable[..., Any]:
+        """What a method call runs."""
+        name = spec.method
+        if name == "__ray_ready__":
+            return lambda: True
+        if name == "__ray_terminate__":
+            return self._terminate
+        if name == "__ray_call__":
+            return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
+        found: Callable[..., Any] = getattr(self.instance, name)
+        return found
+
+    def _terminate(self) -> NoReturn:
+        raise ActorExit
+
+    def run_call(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> None:
+        """A call of a method of an ordinary actor, on the main thread."""
+        client = self.client
+        if spec.task in client.cancelled:
+            self.refuse(spec)
+            return
+        options = calling.options if calling is not None else CallOptions()
+        name = f"{self.actor_name}.{spec.method}"
+        attempt = calling.attempt if calling is not None else 0
+        client.current = Running(spec.task, options.name or name, name, attempt, options, self.gpus())
+        if client.inbox and self.link.out:
+            self._arm_flusher()
+        try:
+            if spec.args == NO_ARGUMENTS:
+                value = self.method(spec)()
+            else:
+                args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
+                value = self.method(spec)(*args, **kwargs)
+                args, kwargs = (), {}
+            if spec.returns != 1:
+                value = self.expand(spec, value, name, options.backpressure)
+            self.deliver(spec, value, 0)
+            del value
+        except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
+            self.report(spec, error, name, options)
+        client.current = IDLE
+        now = time.perf_counter()
+        if not client.inbox or now - self.flushed > FLUSH_AFTER or len(self.link.out) > 64:
+            client.flush()
+            self.flushed = now
+
+    def gpus(self) -> tuple[int, ...]:
+        """The GPUs that the actor holds."""
+        return self.hosting.gpus if self.hosting is not None else ()
+
+    # ------------------------------------------------------------------- signals
+
+    def on_interrupt(self, *_: Any) -> None:
+        """SIGINT: somebody may have cancelled the task that runs."""
+        client = self.client
+        if client.busy_io:
+            return  # whoever is reading will see the message; a task that waits looks for it
+        turns = client.turns
+        if turns.lead.acquire(False):
+            try:
+                readable = select.poll()
+                readable.register(self.link.read_fd, select.POLLIN)
+                while readable.poll(0):
+                    client.busy_io += 1
+                    try:
+                        client.dispatch(self.link.read())
+                    finally:
+                        client.busy_io -= 1
+            finally:
+                turns.lead.release()
+        if self.link.out and client.lock.acquire(False):  # held: the thread that has it is about to flush anyway
+            try:
+                self.link.flush()
+            finally:
+                client.lock.release()
+        if client.interruptible and client.current.task in client.cancelled:
+            client.interruptible = False
+            raise KeyboardInterrupt
+
+
+def has_coroutines(cls: type) -> bool:
+    """Whether a class has a method that makes it an async actor."""
+    for name in dir(cls):
+        member = inspect.getattr_static(cls, name, None)
+        if isinstance(member, staticmethod | classmethod):
+            member = member.__func__
+        if inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member):
+            return True
+    return False
+
+
+def _set_up(welcome: Welcome) -> None:
+    """Be a process of this session: its path, its folder, its environment."""
+    ids.use_salt(welcome.salt)
+    sys.path[:] = welcome.path
+    for text in (welcome.job_environment, welcome.environment):
+        environment = json.loads(text) if text else {}
+        os.environ.update(environment.get("env_vars") or {})
+        for module in environment.get("py_modules") or ():
+            sys.path.insert(0, os.path.dirname(os.path.abspath(module)))
+        folder = environment.get("working_dir")
+        if folder:
+            os.chdir(folder)
+            sys.path.insert(0, os.path.abspath(folder))
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+def main(read_fd: int, write_fd: int, arena_fd: int, capacity: int) -> NoReturn:
+    """Be a worker; never returns."""
+    atexit._clear()
+    link = BlockingLink(read_fd, write_fd, to_worker.decode)
+    try:
+        messages = link.read()
+        while not messages:
+            messages = link.read()
+        welcome = messages[0]
+        if os.path.isdir(welcome.folder):
+            os.chdir(welcome.folder)
+        sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        _set_up(welcome)
+        client = WorkerClient(link, welcome, lambda: Mapping(arena_fd, capacity))
+        worker = Worker(link, client)
+        engines.use(client)
+        signal.signal(signal.SIGINT, worker.on_interrupt)
+        refs.released.clear()
+        client.dispatch(messages[1:])
+        link.out.append(Hello(os.getpid()))
+        worker.serve()
+    except (EOFError, BrokenPipeError):
+        os._exit(0)  # the hub is gone
+    except BaseException:  # noqa: BLE001  a fault of ours: its traceback goes with the news of the worker's death
+        traceback.print_exc()
+        sys.stderr.flush()
+    os._exit(70)

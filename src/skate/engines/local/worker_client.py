@@ -1,0 +1,532 @@
+"""The engine inside a worker: every verb becomes a message to the hub.
+
+References are counted here by key. The hub learns of a key that came inside a value only when the worker still has it
+at the end of the call that brought it (`Hold`), and of its loss (`Release`); a reference or an array that came and went
+within one call costs no message. `Hold` goes ahead of the call's result, `Release` after it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from skate import exceptions
+from skate.core import refs
+from skate.core.engine import Context, Ready
+from skate.core.ids import worker_hex
+from skate.core.refs import ObjectRef, make_ref
+from skate.core.serialization import unpack
+from skate.core.spec import ActorInfo, CallOptions, TaskOptions
+from skate.engines.local.arena import PAGE, Mapping
+from skate.engines.local.client import Client
+from skate.engines.local.link import BlockingLink
+from skate.engines.local.messages import (
+    Answer,
+    Ask,
+    Back,
+    Call,
+    Cancel,
+    CloseStream,
+    Export,
+    Feed,
+    Get,
+    Grant,
+    Hold,
+    Next,
+    Outcome,
+    Put,
+    Release,
+    Resume,
+    SpawnRequest,
+    Stored,
+    Submit,
+    TaskSpec,
+    Value,
+    Values,
+    Welcome,
+    Yield,
+    decode_any,
+    decode_info,
+    encode_any,
+    encoder,
+)
+from skate.engines.local.outcomes import raise_outcome
+from skate.engines.local.rows import END, FAILED, PENDING
+from skate.engines.local.turns import Turns
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Running(NamedTuple):
+    """The call that the current code belongs to."""
+
+    task: int
+    name: str
+    function: str
+    attempt: int
+    options: Any
+    gpus: tuple[int, ...] = ()
+
+
+IDLE = Running(0, "", "", 0, TaskOptions())
+running: ContextVar[Running | None] = ContextVar("skate_running", default=None)
+
+
+class WorkerClient(Client):
+    """The engine protocol over a link to the hub."""
+
+    name = "local"
+
+    def __init__(self, link: BlockingLink, welcome: Welcome, open_arena: Callable[[], Mapping]) -> None:
+        super().__init__(welcome.client)
+        self.link = link
+        self.welcome = welcome
+        self.open_arena = open_arena
+        self._mapping: Mapping | None = None
+        self.turns = Turns(self._read, lambda: None)
+        self.inbox: deque[Any] = deque()
+        self.on_inbox: Callable[[], None] | None = None
+        """Called by a reading thread when calls have arrived (async actors)."""
+        self.requests = itertools.count(1)
+        self.replies: dict[int, Values | Answer] = {}
+        self.callbacks: dict[int, Callable[[Values], None]] = {}
+        self.counts: dict[int, int] = {}
+        self.fresh: set[int] = set()
+        """Keys with references here that the hub does not know of."""
+        self.ended: set[int] = set()
+        """Item references past the end of their stream."""
+        self.cancelled: set[int] = set()
+        self.on_cancel: Callable[[int], None] | None = None
+        self.allowed: dict[int, int] = {}
+        """How far a stream may run ahead, by task."""
+        self.grants: list[tuple[int, int]] = []
+        self.main = threading.get_ident()
+        self.interruptible = False
+        """The main thread is inside a task's own code, where a cancel may raise."""
+        self.current: Running = IDLE
+        """The call of the main thread, for threads that the user starts."""
+        self.busy_io = 0
+        self.may_block = True
+        """The main thread is all there is: when it waits, the worker does nothing else."""
+        self.actor: ActorInfo | None = None
+        self.reconstructed = False
+        self._helper: threading.Thread | None = None
+
+    # --------------------------------------------------------------------- link
+
+    def flush(self) -> None:
+        """Send what is to be sent."""
+        if refs.released or self.fresh or refs.closed_streams:
+            self.settle()
+        if self.link.out:
+            self.busy_io += 1
+            try:
+                with self.lock:
+                    self.link.flush()
+            finally:
+                self.busy_io -= 1
+
+    def settle(self) -> None:
+        """Tell the hub which references came to stay, and which went."""
+        with self.lock:
+            holds, releases = self.changes()
+            if holds:
+                self.link.out.append(Hold(holds))
+            if releases:
+                self.link.out.append(Release(releases))
+            while refs.closed_streams:
+                self.link.out.append(CloseStream(refs.closed_streams.popleft()))
+
+    def changes(self) -> tuple[list[int], list[int]]:
+        """Keys to hold and keys to release, with `lock` held."""
+        counts, fresh, releases = self.counts, self.fresh, []
+        released = refs.released
+        while released:
+            key = released.popleft()
+            left = counts.get(key, 1) - 1
+            if left > 0:
+                counts[key] = left
+                continue
+            counts.pop(key, None)
+            if key in fresh:
+                fresh.discard(key)
+            else:
+                releases.append(key)
+        holds = list(fresh)
+        fresh.clear()
+        return holds, releases
+
+    def finished(self, message: Any) -> None:
+        """Queue a call's result, between the references it leaves and those it dropped."""
+        if not refs.released and not self.fresh:
+            self.link.out.append(message)
+            return
+        with self.lock:
+            holds, releases = self.changes()
+            out = self.link.out
+            if holds:
+                out.append(Hold(holds))
+            out.append(message)
+            if releases:
+                out.append(Release(releases))
+
+    def _read(self, timeout: float | None) -> None:
+        """Wait for messages and handle them; the hub keeps the time, so `timeout` does not matter."""
+        self.flush()
+        self.busy_io += 1
+        try:
+            messages = self.link.read()
+        finally:
+            self.busy_io -= 1
+        self.dispatch(messages)
+
+    def dispatch(self, messages: list[Any]) -> None:
+        """Act on what cannot wait; leave calls in the inbox."""
+        calls = False
+        for message in messages:
+            kind = type(message)
+            if kind is TaskSpec:
+                self.inbox.append(message)
+                calls = True
+            elif kind is Values:
+                callback = self.callbacks.pop(message.request, None)
+                if callback is not None:
+                    callback(message)
+                else:
+                    self.replies[message.request] = message
+            elif kind is Answer:
+                self.replies[message.request] = message
+            elif kind is Cancel:
+                self.cancelled.add(message.task)
+                if self.on_cancel is not None:
+                    self.on_cancel(message.task)
+            elif kind is Yield:
+                self._give_back()
+            elif kind is Grant:
+                self.grants.append((message.offset, message.size))
+            elif kind is Resume:
+                self.allowed[message.task] = message.upto
+            else:
+                self.inbox.append(message)
+                calls = True
+        if calls and self.on_inbox is not None:
+            self.on_inbox()
+
+    def _give_back(self) -> None:
+        """Return the calls not begun; what only sets the stage for calls stays in order."""
+        back = [message.task for message in self.inbox if type(message) is TaskSpec]
+        kept = [message for message in self.inbox if type(message) not in (TaskSpec, Feed)]
+        self.inbox.clear()
+        self.inbox.extend(kept)
+        if back:
+            self.link.out.append(Back(back))
+
+    def until(self, arrived: Callable[[], object]) -> None:
+        """Wait for something to arrive; a cancel of the waiting task interrupts it."""
+        if self.interruptible and threading.get_ident() == self.main:
+            task = self.current.task
+            self.turns.until(lambda: arrived() or task in self.cancelled)
+            if not arrived() and self.interruptible:
+                self.interruptible = False
+                raise KeyboardInterrupt
+        else:
+            self.flush()
+            self.turns.until(arrived)
+
+    def ask(self, verb: str, *args: Any) -> Any:
+        """A question to the hub; its error is raised here."""
+        return decode_any(self._ask(verb, encode_any(args)))
+
+    def _ask(self, verb: str, data: bytes) -> bytes:
+        request = next(self.requests)
+        with self.lock:
+            self.link.out.append(Ask(request, verb, data))
+        replies = self.replies
+        # Not cancellable: the answer is quick, and what it hands over must not be lost.
+        self.turns.until(lambda: request in replies)
+        answer = replies.pop(request)
+        assert isinstance(answer, Answer)
+        if answer.failed:
+            raise unpack(answer.data)
+        return answer.data
+
+    # ------------------------------------------------------------------- posting
+
+    def _parent(self) -> int:
+        here = running.get()
+        return here.task if here is not None else self.current.task
+
+    def _post_task(self, spec: TaskSpec, options: TaskOptions) -> None:
+        self._count_returns(spec)
+        self.link.out.append(Submit(spec, options, self._parent()))
+        self.link.flush()
+
+    def _post_call(self, spec: TaskSpec, options: CallOptions) -> None:
+        self._count_returns(spec)
+        self.link.out.append(Call(spec, options, self._parent()))
+        self.link.flush()
+
+    def _count_returns(self, spec: TaskSpec) -> None:
+        self._settle_often()
+        if spec.returns:
+            for key in range(spec.task, spec.task + max(1, spec.returns)):
+                self.counts[key] = 1
+
+    def _settle_often(self) -> None:
+        """Keep the list of dropped references short in a call that never waits; `lock` is held."""
+        if len(refs.released) > 64:
+            holds, releases = self.changes()
+            if holds:
+                self.link.out.append(Hold(holds))
+            if releases:
+                self.link.out.append(Release(releases))
+
+    def _export(self, function: bytes, blob: bytes, name: str) -> None:
+        self.link.out.append(Export(function, blob, name))
+
+    def _post_put(self, key: int, value: Value, inner: tuple[int, ...]) -> None:
+        self._settle_often()
+        self.counts[key] = 1
+        self.link.out.append(Put(key, value, inner))
+        self.link.flush()
+
+    def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
+        data = self._ask("spawn", encoder.encode(SpawnRequest(spec, info)))
+        return self._counted(decode_info(data))
+
+    def _counted(self, info: ActorInfo) -> ActorInfo:
+        self.counts[info.actor] = self.counts.get(info.actor, 0) + 1
+        return info
+
+    def find(self, name: str, namespace: str) -> ActorInfo:
+        """A named actor that lives."""
+        return self._counted(decode_info(self._ask("find", encode_any((name, namespace)))))
+
+    # ------------------------------------------------------------- shared memory
+
+    @property
+    def mapping(self) -> Mapping:
+        """This process's view of the arena."""
+        if self._mapping is None:
+            self._mapping = self.open_arena()
+        return self._mapping
+
+    def _allocate(self, size: int) -> int:
+        pages = -(-size // PAGE)
+        for grant in self.grants:
+            if -(-grant[1] // PAGE) == pages:
+                self.grants.remove(grant)
+                return grant[0]
+        offset: int = self.ask("allocate", size)
+        return offset
+
+    def _block(self, offset: int, size: int) -> memoryview:
+        return self.mapping.slice(offset, size)
+
+    def load(self, value: Value) -> Any:
+        """Unpack a value; arrays in shared memory are views, and count as references while they live."""
+        if type(value) is bytes:
+            return unpack(value)
+        assert isinstance(value, Stored)
+        key = value.key
+        self.borrow(key)
+        return unpack(self.mapping.read(value.offset, value.size, lambda: refs.released.append(key)))
+
+    # ------------------------------------------------------------------- objects
+
+    def borrow(self, key: int) -> None:
+        """One more reference lives in this process."""
+        with self.lock:
+            count = self.counts.get(key, 0)
+            self.counts[key] = count + 1
+            if count == 0:
+                self.fresh.add(key)
+
+    def _outcomes(self, keys: list[int], count: int, timeout: float | None, values: bool) -> list[Outcome]:
+        request = next(self.requests)
+        blocks = self.may_block and threading.get_ident() == self.main
+        if self.fresh:
+            self.settle()
+        with self.lock:
+            self.link.out.append(Get(request, keys, count, timeout, values, blocks))
+        replies = self.replies
+        self.until(lambda: request in replies)
+        reply = replies.pop(request)
+        assert isinstance(reply, Values)
+        for key, outcome in zip(keys, reply.outcomes, strict=True):
+            if outcome.state == END:
+                self.ended.add(key)
+        return reply.outcomes
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """The values in order."""
+        keys = [ref._key for ref in refs]
+        outcomes = self._outcomes(keys, len(keys), timeout, True)
+        waiting = False
+        for outcome in outcomes:
+            if outcome.state == FAILED:
+                raise_outcome(outcome.value)
+            waiting = waiting or outcome.state == PENDING
+        if waiting:
+            raise exceptions.GetTimeoutError(f"Get timed out: some objects were not ready after {timeout} seconds.")
+        return [self.load(outcome.value) for outcome in outcomes]
+
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """At most `count` ready ones, and the rest."""
+        outcomes = self._outcomes([ref._key for ref in refs], count, timeout, False)
+        ready: list[ObjectRef[Any]] = []
+        rest: list[ObjectRef[Any]] = []
+        for ref, outcome in zip(refs, outcomes, strict=True):
+            (ready if outcome.state != PENDING and len(ready) < count else rest).append(ref)
+        return ready, rest
+
+    def on_ready(self, ref: ObjectRef[Any], callback: Ready) -> None:
+        """Call back when `ref` is ready, from whichever thread reads."""
+        self._subscribe(ref, False, lambda _: callback())
+        if self._helper is None or not self._helper.is_alive():
+            self._helper = threading.Thread(target=self._keep_reading, name="skate-reader", daemon=True)
+            self._helper.start()
+
+    def _subscribe(self, ref: ObjectRef[Any], values: bool, callback: Callable[[Values], None]) -> None:
+        request = next(self.requests)
+        key = ref._key
+
+        def answered(message: Values, keep: Any = ref) -> None:
+            if message.outcomes[0].state == END:
+                self.ended.add(key)
+            callback(message)
+
+        self.callbacks[request] = answered
+        if self.fresh:
+            self.settle()
+        with self.lock:
+            self.link.out.append(Get(request, [key], 1, None, values, False))
+            self.link.flush()
+
+    def _keep_reading(self) -> None:
+        """Read as long as somebody waits for a callback and nobody else reads."""
+        self.turns.until(lambda: not self.callbacks)
+
+    def asyncio_future(self, ref: ObjectRef[Any]) -> asyncio.Future[Any]:
+        """A future of the running loop, which reads the link itself while it waits."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def settle(outcome: Outcome) -> None:
+            if future.done():
+                return
+            try:
+                if outcome.state == FAILED:
+                    raise_outcome(outcome.value)
+                future.set_result(self.load(outcome.value))
+            except BaseException as error:  # noqa: BLE001  it belongs to whoever awaits
+                future.set_exception(StopIterationError(error) if isinstance(error, StopIteration) else error)
+
+        def answered(message: Values) -> None:
+            loop.call_soon_threadsafe(settle, message.outcomes[0])
+
+        if self.on_inbox is None:  # an actor's own loop reads already
+            loop.add_reader(self.link.read_fd, self.readable)
+        self._subscribe(ref, True, answered)
+        return future
+
+    def readable(self) -> None:
+        """The link has something to read: read once, unless another thread does."""
+        if self.turns.lead.acquire(False):
+            try:
+                self._read(None)
+                self.turns.notify()
+            finally:
+                self.turns.lead.release()
+                self.turns.pass_on()
+        else:
+            time.sleep(0)  # let the thread that reads have the interpreter
+
+    # ------------------------------------------------------------------- streams
+
+    def next_item(self, stream: int) -> ObjectRef[Any]:
+        """Name the next item of a stream."""
+        with self.lock:
+            key = self.ids.take()
+            self.counts[key] = 1
+            self.link.out.append(Next(stream, key))
+        return make_ref(key)
+
+    def is_end(self, item: ObjectRef[Any]) -> bool:
+        """Whether a ready item lies past its stream's end."""
+        return item._key in self.ended
+
+    # -------------------------------------------------------------------- others
+
+    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """Cancel the task that makes `ref`."""
+        self.ask("cancel", ref._key, force, recursive)
+
+    def kill(self, actor: int, no_restart: bool) -> None:
+        """End an actor's process."""
+        self.ask("kill", actor, no_restart)
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Rows of the session's state."""
+        rows: list[dict[str, Any]] = self.ask("state", kind)
+        return rows
+
+    def resources(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Total and free resources."""
+        total, free = self.ask("resources")
+        return total, free
+
+    def context(self) -> Context:
+        """Where the calling code runs."""
+        from skate.core.resources import as_floats
+
+        here = running.get() or self.current
+        options = here.options
+        holder = self.actor.options if self.actor is not None else options
+        return Context(
+            namespace=self.welcome.namespace,
+            node=self.welcome.node,
+            worker=worker_hex(self.welcome.client),
+            task=here.task,
+            task_name=here.name,
+            function_name=here.function,
+            attempt=here.attempt,
+            actor=self.actor,
+            reconstructed=self.reconstructed,
+            resources=as_floats(holder.resources),
+            gpus=here.gpus,
+            environment=holder.environment or self.welcome.job_environment,
+            driver=False,
+        )
+
+    def is_cancelled(self) -> bool:
+        """Whether the calling task was cancelled."""
+        here = running.get() or self.current
+        return here.task in self.cancelled
+
+    def exit_actor(self) -> None:
+        """End the calling actor for good."""
+        if self.actor is None:
+            raise TypeError("exit_actor can only be called inside an actor.")
+        raise ActorExit
+
+    def close(self) -> None:
+        """A worker's session is its driver's to end."""
+
+
+class ActorExit(SystemExit):
+    """Leaves an actor's method, and ends the actor."""
+
+
+class StopIterationError(RuntimeError):
+    """A StopIteration, which a future cannot hold."""

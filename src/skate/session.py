@@ -1,0 +1,318 @@
+"""The session of this process: `init`, `shutdown`, the automatic start, and what a fork means."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from skate._version import __version__
+from skate.core import engine as engines
+from skate.core import refs
+from skate.core.environment import pack_environment
+from skate.core.settings import Settings
+
+_lock = threading.RLock()
+
+# Ray's private arguments that programs pass to init. They tune Ray's daemons, of which there are
+# none here, so they are accepted and have no effect.
+_PRIVATE = frozenset(
+    {
+        "_driver_object_store_memory",
+        "_enable_object_reconstruction",
+        "_memory",
+        "_metrics_export_port",
+        "_node_ip_address",
+        "_node_name",
+        "_plasma_directory",
+        "_redis_password",
+        "_redis_username",
+        "_skip_env_hook",
+        "_system_config",
+        "_temp_dir",
+        "_tracing_startup_hook",
+    }
+)
+_SMALLEST_STORE = 75 * 1024 * 1024
+
+
+class RayContext(Mapping[str, Any]):
+    """What `init` returns: facts about the session, and a context manager that ends it."""
+
+    def __init__(self, address_info: dict[str, Any]) -> None:
+        self.address_info = address_info
+        self.dashboard_url = ""
+        self.python_version = "{}.{}.{}".format(*sys.version_info)
+        self.ray_version = __version__
+        self.ray_commit = ""
+
+    def disconnect(self) -> None:
+        """End the session."""
+        shutdown()
+
+    def __enter__(self) -> RayContext:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        shutdown()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.address_info[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.address_info)
+
+    def __len__(self) -> int:
+        return len(self.address_info)
+
+    def __repr__(self) -> str:
+        return (
+            f"RayContext(dashboard_url={self.dashboard_url!r}, python_version="
+            f"{self.python_version!r}, ray_version={self.ray_version!r})"
+        )
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
+    object_store_memory: int | None = None,
+    local_mode: bool = False,
+    ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+    job_config: Any = None,
+    configure_logging: bool = True,
+    logging_level: int | str = "info",
+    logging_format: str | None = None,
+    logging_config: Any = None,
+    log_to_driver: bool | None = None,
+    namespace: str | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
+    storage: str | None = None,
+    enable_resource_isolation: bool = False,
+    cgroup_path: str | None = None,
+    system_reserved_cpu: float | None = None,
+    system_reserved_memory: int | None = None,
+    proxy_server_url: str | None = None,
+    engine: str | None = None,
+    **kwargs: Any,
+) -> RayContext:
+    """Start a session; the first remote call does it by itself when this was not called.
+
+    Args:
+        address: None or ``"local"``: a session of our own. Anything else names a cluster.
+        num_cpus: CPUs to share out; the machine's when None. `num_gpus` likewise.
+        resources: further resources, by name.
+        labels: labels of the node.
+        object_store_memory: bytes that objects may take in shared memory.
+        ignore_reinit_error: return instead of raising when a session runs already.
+        log_to_driver: whether what workers print shows here; True when None.
+        namespace: where actors' names live; a fresh one when None.
+        runtime_env: ``env_vars``, ``working_dir``, ``py_modules`` of all workers.
+        engine: ``"local"``, ``"inline"`` or ``"ray"``; the environment variable SKATE_ENGINE, then
+            ``"local"``, when None.
+
+    The remaining arguments are Ray's; they configure what an embedded engine does not have
+    (dashboard, daemons' logs, cgroups) and have no effect.
+
+    Raises:
+        RuntimeError: a session runs already; an unknown argument; ``local_mode=True``.
+        ConnectionError: there is no cluster at `address`.
+        TypeError, ValueError: an argument of the wrong type or out of its range.
+    """
+    unknown = sorted(kwargs.keys() - _PRIVATE)
+    if unknown:
+        raise RuntimeError(f"init has no argument called {', '.join(unknown)}.")
+    if local_mode:
+        raise RuntimeError(
+            "local_mode is gone, here as in Ray: use init(engine='inline'), which runs everything "
+            "in this process under the contract of the other engines."
+        )
+    settings = Settings(
+        num_cpus=_quantity("num_cpus", num_cpus),
+        num_gpus=_quantity("num_gpus", num_gpus),
+        resources=_resources(resources),
+        labels=_labels(labels),
+        object_store_memory=_store_size(object_store_memory),
+        namespace=_namespace(namespace, job_config),
+        environment=pack_environment(_job_environment(runtime_env, job_config), job=True),
+        log_to_driver=log_to_driver is None or bool(log_to_driver),
+        address=_address(address),
+    )
+    with _lock:
+        running = engines.running()
+        if running is None:
+            running = _start(engine, settings)
+        elif not ignore_reinit_error:
+            raise RuntimeError(
+                "A session runs already: init was called twice, or after a first remote call, "
+                "which starts one by itself. Pass ignore_reinit_error=True to go on with it, or "
+                "call shutdown() first."
+            )
+    return _describe(running)
+
+
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
+    """End the session: its processes, its objects, its names. Harmless when there is none."""
+    with _lock:
+        running = engines.running()
+        if running is None:
+            return
+        if not running.context().driver and not _exiting_interpreter:
+            raise RuntimeError("shutdown() belongs to the driver: a task or an actor cannot call it.")
+        engines.use(None)
+        running.close()
+
+
+def is_initialized() -> bool:
+    """Whether a session runs in this process."""
+    return engines.running() is not None
+
+
+def _start(name: str | None, settings: Settings) -> engines.Engine:
+    from skate.engines import DEFAULT, start
+
+    engine = start(name or os.environ.get("SKATE_ENGINE") or DEFAULT, settings)
+    engines.use(engine)
+    engines.start_with(_start_by_itself)
+    return engine
+
+
+def _start_by_itself() -> engines.Engine:
+    with _lock:
+        running = engines.running()
+        if running is None:
+            init()
+            running = engines.running()
+        assert running is not None
+        return running
+
+
+def _refuse_in_child() -> engines.Engine:
+    raise RuntimeError(
+        f"This process (pid {os.getpid()}) was forked from one that uses Skate, and has no "
+        "session: references and handles made before the fork belong to the parent. Call "
+        "skate.init() here to start a session of its own."
+    )
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()  # another thread of the parent may have held it
+    refs.released.clear()
+    refs.closed_streams.clear()
+    if engines.running() is not None:
+        engines.use(None)
+        engines.start_with(_refuse_in_child)
+
+
+def _at_exit() -> None:
+    shutdown(_exiting_interpreter=True)
+
+
+def _describe(running: engines.Engine) -> RayContext:
+    context = running.context()
+    return RayContext(
+        {
+            "node_ip_address": "127.0.0.1",
+            "node_id": context.node,
+            "namespace": context.namespace,
+            "address": "local",
+            "gcs_address": "",
+            "redis_address": None,
+            "object_store_address": None,
+            "raylet_socket_name": None,
+            "session_dir": None,
+            "webui_url": "",
+            "dashboard_url": "",
+        }
+    )
+
+
+def _quantity(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"init({name}=...) must be a number, not {type(value).__name__}: {value!r}")
+    if value < 0 or value != int(value):
+        raise ValueError(f"init({name}={value!r}): must be a whole number, zero or more")
+    return value
+
+
+def _resources(given: Any) -> dict[str, float]:
+    if given is None:
+        return {}
+    _is_mapping("resources", given)
+    for name, amount in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"init(resources=...): {name!r} is not a name")
+        if name in ("CPU", "GPU", "memory", "object_store_memory"):
+            argument = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
+            raise ValueError(f"init(resources=...): {name!r} has an argument of its own, {argument}")
+        if isinstance(amount, bool) or not isinstance(amount, int | float):
+            raise TypeError(f"init(resources=...): {name!r} must be a number, not {amount!r}")
+        if amount < 0:
+            raise ValueError(f"init(resources=...): {name!r} is negative: {amount!r}")
+    return dict(given)
+
+
+def _labels(given: Any) -> dict[str, str]:
+    if given is None:
+        return {}
+    _is_mapping("labels", given)
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"init(labels=...) must map strings to strings; {name!r}: {value!r}")
+    return dict(given)
+
+
+def _is_mapping(name: str, given: Any) -> None:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"init({name}=...) must be a dict, not {type(given).__name__}")
+
+
+def _store_size(given: Any) -> int | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"init(object_store_memory=...) is in bytes, not {type(given).__name__}")
+    if given < _SMALLEST_STORE:
+        raise ValueError(f"init(object_store_memory={given!r}): must be at least {_SMALLEST_STORE} (75 MB)")
+    return int(given)
+
+
+def check_namespace(given: Any) -> None:
+    """TypeError or ValueError unless `given` is None or can be a namespace."""
+    if given is not None and not isinstance(given, str):
+        raise TypeError(f"namespace must be a string or None, not {type(given).__name__}")
+    if given == "":
+        raise ValueError("namespace must not be empty: leave it out for the default one")
+
+
+def _namespace(given: Any, job_config: Any) -> str:
+    check_namespace(given)
+    return given or getattr(job_config, "ray_namespace", None) or os.urandom(16).hex()
+
+
+def _job_environment(given: Any, job_config: Any) -> Any:
+    return given if given is not None else getattr(job_config, "runtime_env", None)
+
+
+def _address(given: Any) -> str:
+    if given is not None and not isinstance(given, str):
+        raise TypeError(f"address must be a string or None, not {type(given).__name__}: {given!r}")
+    return "" if given in (None, "local") else given
+
+
+_register: Callable[..., None] = os.register_at_fork
+_register(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)
+engines.start_with(_start_by_itself)

@@ -1,0 +1,84 @@
+"""Helpers around the core: names, serializers, pools, queues."""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from skate.core import engine as engines
+
+if TYPE_CHECKING:
+    from skate.util.actor_pool import ActorPool
+    from skate.util.check_serialize import inspect_serializability
+
+__all__ = [
+    "ActorPool",
+    "deregister_serializer",
+    "get_node_ip_address",
+    "inspect_serializability",
+    "list_named_actors",
+    "register_serializer",
+]
+
+
+def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, str]]:
+    """Names of the living actors of this namespace.
+
+    With `all_namespaces`: of all, as dicts with ``name`` and ``namespace``.
+    """
+    engine = engines.current()
+    rows = engine.state("names")
+    if all_namespaces:
+        return [{"name": row["name"], "namespace": row["namespace"]} for row in rows]
+    here = engine.context().namespace
+    return [row["name"] for row in rows if row["namespace"] == here]
+
+
+def get_node_ip_address() -> str:
+    """The address of this machine: an embedded engine listens on none but the loopback."""
+    return "127.0.0.1"
+
+
+class _Rebuilt:
+    """Pickles an object as what a registered serializer made of it."""
+
+    def __init__(self, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]) -> None:
+        self._serializer = serializer
+        self._deserializer = deserializer
+
+    def __call__(self, value: Any) -> tuple[Any, ...]:
+        return _rebuild, (self._deserializer, self._serializer(value))
+
+
+def _rebuild(deserializer: Callable[[Any], Any], made: Any) -> Any:
+    return deserializer(made)
+
+
+def register_serializer(
+    cls: type[Any], *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]
+) -> None:
+    """Send instances of `cls` (of it alone, not of its subclasses) as ``serializer(instance)``.
+
+    They are rebuilt with `deserializer`, which travels with them. This holds in the calling process
+    until `deregister_serializer`.
+    """
+    copyreg.pickle(cls, _Rebuilt(serializer, deserializer))
+
+
+def deregister_serializer(cls: type[Any]) -> None:
+    """Undo `register_serializer`; harmless when there was none."""
+    if isinstance(copyreg.dispatch_table.get(cls), _Rebuilt):
+        del copyreg.dispatch_table[cls]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ActorPool":
+        from skate.util.actor_pool import ActorPool
+
+        return ActorPool
+    if name == "inspect_serializability":
+        from skate.util.check_serialize import inspect_serializability
+
+        return inspect_serializability
+    raise AttributeError(f"module 'skate.util' has no attribute {name!r}")
