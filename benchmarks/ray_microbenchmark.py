@@ -120,7 +120,7 @@ class Rows:
         self.seen.add(name)
         try:
             found = self.timeit(name, function, multiplier, warmup_time_sec=self.wait)
-        except Exception as error:  # one row must not end the run: the summary lists it
+        except Exception as error:  # noqa: BLE001  one row must not end the run
             self.failed.append((name, f"{type(error).__name__}: {error}"))
             sys.stdout.write(f"{name} FAILED: {type(error).__name__}: {error}\n")
             return [None]
@@ -177,7 +177,7 @@ def main() -> int:
     cloudpickle.register_pickle_by_value(benchmark)
     try:
         benchmark.main()
-    except Exception:  # print the rows measured so far; the summary shows what ended it
+    except Exception:  # noqa: BLE001  the rows measured so far are still printed
         crash = traceback.format_exc()
     names = row_names(Path(str(benchmark.__file__)).read_text())
     sys.stdout.write(summary(rows, version, names, crash))

@@ -47,9 +47,7 @@ def program() -> tuple[list[str], list[str], list[int], str, bool]:
     try:
         ray.get(fail.remote())
     except ValueError as error:
-        caught = (
-            type(error.cause).__name__ if isinstance(error, ray.exceptions.RayTaskError) else ""
-        )
+        caught = type(error.cause).__name__ if isinstance(error, ray.exceptions.RayTaskError) else ""
     here = ray.get(counter.process.remote()) == os.getpid()
     return mine, longer, calls, caught, here
 

@@ -36,10 +36,7 @@ class Band:
     def step(self, above: Row, below: Row) -> None:
         """Go on by one generation, given the rows just outside this band."""
         framed = [above, *self.rows, below]
-        self.rows = [
-            [alive(framed[at : at + 3], column) for column in range(SIZE)]
-            for at in range(len(self.rows))
-        ]
+        self.rows = [[alive(framed[at : at + 3], column) for column in range(SIZE)] for at in range(len(self.rows))]
 
     def board(self) -> list[Row]:
         return self.rows

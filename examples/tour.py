@@ -80,9 +80,7 @@ def parse_after_a_crash(batch: list[Source], marker: str, driver: int) -> list[M
 
 
 @ray.remote
-def nearest_in_shared(
-    boxed: list[Any], packages: Any, first: int, last: int
-) -> tuple[list[Match], int, bool, int]:
+def nearest_in_shared(boxed: list[Any], packages: Any, first: int, last: int) -> tuple[list[Match], int, bool, int]:
     """`nearest` on the shared matrix, and what reading it cost this process in private memory."""
     before = private_bytes()
     matrix: Matrix = ray.get(boxed[0])
@@ -151,9 +149,7 @@ def progress_bar(total: int) -> Any:
 def compare_all(matrix: Matrix, packages: Any) -> tuple[list[Match], str]:
     """Put the matrix in shared memory once, and let tasks read it there."""
     boxed = [ray.put(matrix)]  # in a list it travels as a reference, and the task gets it itself
-    reports = ray.get(
-        [nearest_in_shared.remote(boxed, packages, *rows) for rows in chunks(len(matrix))]
-    )
+    reports = ray.get([nearest_in_shared.remote(boxed, packages, *rows) for rows in chunks(len(matrix))])
     found = [pair for pairs, *_ in reports for pair in pairs]
     workers = len({pid for _, pid, _, _ in reports})
     grown = max(grown for *_, grown in reports) / 1e6
@@ -280,10 +276,7 @@ def top(counts: Counter[str]) -> list[tuple[str, str]]:
 
 
 def show_answers(answers: list[Answer]) -> None:
-    rows = [
-        [f"{a.progress:.0%}", a.identifier, str(a.modules), ", ".join(a.most), f"{a.ms:.1f} ms"]
-        for a in answers
-    ]
+    rows = [[f"{a.progress:.0%}", a.identifier, str(a.modules), ", ".join(a.most), f"{a.ms:.1f} ms"] for a in answers]
     table("Asked while parsing went on", ["parsed", "who uses", "modules", "most", "after"], rows)
 
 

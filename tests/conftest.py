@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -52,9 +53,7 @@ def session_directories() -> dict[str, str]:
     temporary = Path(tempfile.gettempdir())
     own = str(os.getpid())
     return {
-        str(path): "directory"
-        for path in temporary.glob("skate-*")
-        if own in path.name.replace("_", "-").split("-")
+        str(path): "directory" for path in temporary.glob("skate-*") if own in path.name.replace("_", "-").split("-")
     }
 
 
@@ -86,6 +85,7 @@ def leaked_since(before: dict[str, dict[str, str]]) -> list[str]:
 def leaks_after_patience(before: dict[str, dict[str, str]]) -> list[str]:
     deadline = time.monotonic() + PATIENCE
     while (leaks := leaked_since(before)) and time.monotonic() < deadline:
+        gc.collect()  # a circle of references may hold the last view of an object's memory
         time.sleep(0.02)
     return leaks
 

@@ -1,4 +1,4 @@
-"""`import skate` is cheap, and brings nothing heavy with it."""
+"""`import skate` is cheap, and brings nothing heavy with it; nor do the first names of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 LIMIT_MS = 60
+# names are loaded on first use: these bring in what every program uses
+IMPORT = "import skate; skate.init, skate.remote, skate.get, skate.put, skate.ObjectRef"
 HEAVY = ("numpy", "asyncio", "cloudpickle", "click", "psutil", "joblib", "ray")
 
 
@@ -17,16 +19,14 @@ def run(code: str) -> str:
 
 
 def test_import_skate_takes_less_than_60_ms() -> None:
-    code = (
-        "import time; start = time.perf_counter(); import skate; print(time.perf_counter() - start)"
-    )
+    code = f"import time; start = time.perf_counter(); {IMPORT}; print(time.perf_counter() - start)"
     run(code)  # writes the bytecode, which an installed package already has
     best_ms = min(float(run(code)) for _ in range(7)) * 1000
     assert best_ms < LIMIT_MS, f"import skate takes {best_ms:.0f} ms; see python -X importtime"
 
 
 def test_import_skate_leaves_heavy_modules_out() -> None:
-    loaded = run(f"import sys, skate; print(*[name for name in {HEAVY} if name in sys.modules])")
+    loaded = run(f"import sys; {IMPORT}; print(*[name for name in {HEAVY} if name in sys.modules])")
     assert loaded == "", f"import skate also imports {loaded}"
 
 

@@ -78,20 +78,14 @@ def is_for_types_only(node: ast.AST) -> bool:
     )
 
 
-def import_statements(
-    tree: ast.AST, *, inside_functions: bool
-) -> Iterator[ast.Import | ast.ImportFrom]:
+def import_statements(tree: ast.AST, *, inside_functions: bool) -> Iterator[ast.Import | ast.ImportFrom]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
         elif is_for_types_only(node):
             for branch in getattr(node, "orelse", []):
-                yield from import_statements(
-                    ast.Module([branch], []), inside_functions=inside_functions
-                )
-        elif inside_functions or not isinstance(
-            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-        ):
+                yield from import_statements(ast.Module([branch], []), inside_functions=inside_functions)
+        elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from import_statements(node, inside_functions=inside_functions)
 
 
@@ -179,9 +173,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_no_circle_of_imports() -> None:
-    graph = {
-        module: {name for name, _ in imported(module, inside_functions=False)} for module in MODULES
-    }
+    graph = {module: {name for name, _ in imported(module, inside_functions=False)} for module in MODULES}
     found = circle(graph)
     assert not found, " -> ".join(found)
 
@@ -200,10 +192,7 @@ def test_circle_is_found(graph: dict[str, set[str]], expected: list[str]) -> Non
 
 
 def test_imports_for_types_are_left_out_and_else_branches_are_not() -> None:
-    tree = ast.parse(
-        "if TYPE_CHECKING:\n    import skate.a\nelse:\n    import skate.b\n"
-        "def f():\n    import skate.c\n"
-    )
+    tree = ast.parse("if TYPE_CHECKING:\n    import skate.a\nelse:\n    import skate.b\ndef f():\n    import skate.c\n")
 
     def names(*, inside: bool) -> list[str]:
         found = import_statements(tree, inside_functions=inside)

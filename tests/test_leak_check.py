@@ -12,10 +12,7 @@ LEAKY = {
     "process": "import subprocess\nkept.append(subprocess.Popen(['sleep', '30']))",
     "zombie": "import os\nif os.fork() == 0: os._exit(0)",
     "file descriptor": "import os\nkept.append(os.open('/dev/null', os.O_RDONLY))",
-    "thread": (
-        "import threading, time\n"
-        "t = threading.Thread(target=time.sleep, args=[1], name='stray')\nt.start()"
-    ),
+    "thread": ("import threading, time\nt = threading.Thread(target=time.sleep, args=[1], name='stray')\nt.start()"),
     "session directory": "import os\nos.mkdir(f'skate-{os.getpid()}')",
 }
 

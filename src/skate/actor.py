@@ -183,10 +183,11 @@ def _method_infos(plain: type[Any]) -> list[MethodInfo]:
             continue
         # A class method has its first argument already; a static one has none of ours.
         bound = isinstance(value, MethodType) or _is_static(plain, name)
-        base = CallOptions(returns=STREAMING) if generates(value) else CallOptions()
-        options = call_options(base, getattr(value, _MARK, {}))
+        generator = generates(value)
+        base = CallOptions(returns=STREAMING) if generator else CallOptions()
+        options = call_options(base, getattr(value, _MARK, {}), generator)
         parameters = parameters_of(value, skip=0 if bound else 1)
-        found.append(MethodInfo(name, options, parameters))
+        found.append(MethodInfo(name, options, parameters, generator))
     return found
 
 

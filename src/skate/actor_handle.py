@@ -62,6 +62,15 @@ class _Held:
             return  # never finished being made, or the interpreter is going away
 
 
+class _Found(_Held):
+    """A reference to an actor found by name: as in Ray, it does not keep the actor alive."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        """Nothing was counted."""
+
+
 class ActorMethod:
     """A method of a remote actor: ``handle.method.remote(...)`` calls it."""
 
@@ -85,8 +94,8 @@ class ActorMethod:
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options: ``num_returns``, ``concurrency_group``, ``name``,
         ``max_task_retries``, ``retry_exceptions``."""
-        merged = call_options(self._options, options)
         shape = self._held.shape
+        merged = call_options(self._options, options, shape.methods[self._name].generates)
         if merged.group and merged.group not in shape.groups:
             known = ", ".join(sorted(shape.groups)) or "none"
             raise ValueError(f"{shape.class_name} has no concurrency group {merged.group!r}; it has: {known}.")
@@ -162,6 +171,12 @@ def make_handle(info: ActorInfo, shape: Shape | None = None) -> ActorHandle[Any]
         groups = (name for name, _ in info.options.groups)
         shape = Shape(info.options.class_name, groups, info.methods)
     return handle_of(_Held(info, shape))
+
+
+def found_handle(info: ActorInfo) -> ActorHandle[Any]:
+    """A handle of an actor found by name."""
+    groups = (name for name, _ in info.options.groups)
+    return handle_of(_Found(info, Shape(info.options.class_name, groups, info.methods)))
 
 
 def handle_of(held: _Held) -> ActorHandle[Any]:

@@ -7,7 +7,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from skate.actor import ActorHandle, exit_actor, make_actor_class, method
-from skate.actor_handle import make_handle
+from skate.actor_handle import found_handle
 from skate.core import engine as engines
 from skate.core.generator import ObjectRefGenerator
 from skate.core.refs import ObjectRef
@@ -106,7 +106,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
 
     Args:
         object_refs: one `ObjectRef`, or a list of them. A generator is returned as it is.
-        timeout: seconds to wait, 0 not at all; None: as long as it takes.
+        timeout: seconds to wait, 0 not at all; None or -1: as long as it takes.
 
     Raises:
         GetTimeoutError: not ready in time.
@@ -115,6 +115,8 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     """
     engine = engines._current or engines.current()
     if timeout is not None and timeout < 0:
+        if timeout != -1:
+            raise ValueError(f"get(timeout={timeout!r}): must not be negative (None waits without limit)")
         timeout = None  # as in Ray
     if isinstance(object_refs, ObjectRef):
         return engine.get([object_refs], timeout)[0]
@@ -150,6 +152,7 @@ def wait(
     Returns ``(ready, pending)``, both in the given order; `ready` holds at most `num_returns`. A
     generator is ready when its next item is. `fetch_local` has no effect on one machine.
     """
+    engine = engines._current or engines.current()
     refs: list[Any] = [
         waitable if isinstance(waitable, ObjectRef) else _awaited(waitable) for waitable in _checked_list(ray_waitables)
     ]
@@ -161,7 +164,6 @@ def wait(
         raise ValueError("wait takes each reference once: the list has duplicates")
     if num_returns <= 0 or num_returns > len(refs):
         raise ValueError(f"wait(num_returns={num_returns!r}): not in 1..{len(refs)}, the list's length")
-    engine = engines._current or engines.current()
     ready, pending = engine.wait(refs, int(num_returns), timeout)
     given: dict[ObjectRef[Any], Any] = {
         ref: waitable for ref, waitable in zip(refs, ray_waitables, strict=True) if ref is not waitable
@@ -224,7 +226,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     if not isinstance(name, str):
         raise TypeError(f"get_actor needs a name, not {name!r} ({_kind(name)})")
     check_namespace(namespace)
-    return make_handle(engines.current().find(name, namespace or ""))
+    return found_handle(engines.current().find(name, namespace or ""))
 
 
 def nodes() -> list[dict[str, Any]]:

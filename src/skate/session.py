@@ -166,7 +166,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         running = engines.running()
         if running is None:
             return
-        if not running.context().driver and not _exiting_interpreter:
+        if not running.context().driver:
             raise RuntimeError("shutdown() belongs to the driver: a task or an actor cannot call it.")
         engines.use(None)
         running.close()
@@ -215,7 +215,9 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
-    shutdown(_exiting_interpreter=True)
+    running = engines.running()
+    if running is not None and running.context().driver:  # a worker's end is its engine's affair
+        shutdown()
 
 
 def _describe(running: engines.Engine) -> RayContext:

@@ -26,17 +26,11 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def execute(
-    *words: str, cwd: Path, flags: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *flags, *words], cwd=cwd, capture_output=True, text=True, timeout=30
-    )
+def execute(*words: str, cwd: Path, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *flags, *words], cwd=cwd, capture_output=True, text=True, timeout=30)
 
 
-def as_python_does(
-    *words: str, cwd: Path, flags: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
+def as_python_does(*words: str, cwd: Path, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Run the words with `skate run`, check that plain Python gives the same."""
     expected = execute(*words, cwd=cwd, flags=flags)
     given = execute("-m", "skate", "run", *words, cwd=cwd, flags=flags)

@@ -31,13 +31,8 @@ LAST_LINES = {
     "typed.py": "what the checker found is what came back",
     "word_count.py": "as counted alone",
 }
-needs_numpy = pytest.mark.skipif(
-    importlib.util.find_spec("numpy") is None, reason="needs the extra skate-ray[numpy]"
-)
-PROGRAMS = [
-    pytest.param(name, marks=needs_numpy if name == "parameter_server.py" else ())
-    for name in LAST_LINES
-]
+needs_numpy = pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="needs the extra skate-ray[numpy]")
+PROGRAMS = [pytest.param(name, marks=needs_numpy if name == "parameter_server.py" else ()) for name in LAST_LINES]
 both_engines = pytest.mark.parametrize("engine", ["local", "inline"])
 
 
@@ -45,9 +40,7 @@ def environment(mark: str, engine: str, **more: str) -> dict[str, str]:
     return {**os.environ, MARK: mark, "SKATE_ENGINE": engine, "PYTHONUNBUFFERED": "1", **more}
 
 
-def run(
-    engine: str, *command: str, timeout: float = 50, **more: str
-) -> subprocess.CompletedProcess[str]:
+def run(engine: str, *command: str, timeout: float = 50, **more: str) -> subprocess.CompletedProcess[str]:
     """Run one example to its end; fail if a process of it outlives it by two seconds."""
     mark = uuid.uuid4().hex
     done = subprocess.run(
@@ -136,9 +129,7 @@ def test_tour_runs_without_tqdm(tmp_path: Path) -> None:
 def test_tour_without_numpy_names_the_extra(tmp_path: Path) -> None:
     done = run("local", "examples/tour.py", PYTHONPATH=without(tmp_path, "numpy"))
     assert done.returncode == 1
-    assert done.stderr.strip() == (
-        "The tour needs NumPy. Install it with: pip install 'skate-ray[demo]'"
-    )
+    assert done.stderr.strip() == ("The tour needs NumPy. Install it with: pip install 'skate-ray[demo]'")
 
 
 def without(folder: Path, module: str) -> str:

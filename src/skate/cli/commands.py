@@ -67,9 +67,7 @@ class ProgramCommand(click.Command):
     short_help="Run a Python program.",
 )
 @click.option("-m", "module", metavar="MODULE", help="Run a module by name instead of a file.")
-@click.argument(
-    "script_and_arguments", metavar="SCRIPT [ARGUMENTS]...", nargs=-1, type=click.UNPROCESSED
-)
+@click.argument("script_and_arguments", metavar="SCRIPT [ARGUMENTS]...", nargs=-1, type=click.UNPROCESSED)
 def run(module: str | None, script_and_arguments: tuple[str, ...]) -> Program:
     """Run SCRIPT as `python SCRIPT` would, in this interpreter.
 
@@ -88,9 +86,7 @@ def run(module: str | None, script_and_arguments: tuple[str, ...]) -> Program:
     if module is not None:
         return module_program(module, script_and_arguments)
     if not script_and_arguments:
-        raise click.UsageError(
-            "name the program to run, as in `skate run script.py` or `skate run -m module`"
-        )
+        raise click.UsageError("name the program to run, as in `skate run script.py` or `skate run -m module`")
     script, *arguments = script_and_arguments
     return script_program(script, arguments)
 

@@ -102,9 +102,7 @@ def judge_memory(total: int, available: int, limit: int | None) -> Finding:
         advice = "too little to work with: end other programs, or raise the container's limit"
         return Finding("Memory", "fail", found, advice)
     if usable < GB:
-        advice = (
-            "keep objects small, or set skate.init(object_store_memory=...) to what can be spared"
-        )
+        advice = "keep objects small, or set skate.init(object_store_memory=...) to what can be spared"
         return Finding("Memory", "warn", found, advice)
     return Finding("Memory", "ok", found)
 
@@ -112,10 +110,7 @@ def judge_memory(total: int, available: int, limit: int | None) -> Finding:
 def judge_shared_memory(error: str | None, dev_shm: int | None) -> Finding:
     size = "no /dev/shm" if dev_shm is None else f"/dev/shm has {dev_shm / MB:,.0f} MB"
     if error is not None:
-        advice = (
-            "the kernel or a sandbox forbids memfd_create; allow it (seccomp profile), "
-            "or use SKATE_ENGINE=inline"
-        )
+        advice = "the kernel or a sandbox forbids memfd_create; allow it (seccomp profile), or use SKATE_ENGINE=inline"
         return Finding("Shared memory", "fail", f"memfd_create: {error}", advice)
     # Skate takes memory from memfd, whose only limit is the machine's memory.
     return Finding("Shared memory", "ok", f"memfd works; {size} (Skate does not need it)")
@@ -168,10 +163,7 @@ def judge_temporary(path: str, writable: bool, free: int | None) -> Finding:
 
 
 def judge_engine(import_seconds: float, first_task_seconds: float) -> Finding:
-    found = (
-        f"first task after {first_task_seconds * 1000:.0f} ms "
-        f"(and {import_seconds * 1000:.0f} ms for the import)"
-    )
+    found = f"first task after {first_task_seconds * 1000:.0f} ms (and {import_seconds * 1000:.0f} ms for the import)"
     if first_task_seconds > 0.5:
         advice = "slow; the machine may be busy: look again later, or see `skate bench`"
         return Finding("Engine", "warn", found, advice)

@@ -12,8 +12,7 @@ def table(head: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> str:
         return ""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     printed = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     ]
     if head:
         printed.insert(1, "  ".join("-" * width for width in widths))

@@ -66,11 +66,11 @@ def strategy_of(options: Mapping[str, Any]) -> str:
     return strategy or "DEFAULT"
 
 
-def call_options(base: CallOptions, options: dict[str, Any]) -> CallOptions:
-    """`base` with the options that were given over it."""
+def call_options(base: CallOptions, options: dict[str, Any], generator: bool | None) -> CallOptions:
+    """`base` with the options that were given over it, for a method that is a generator or is not."""
     if not options:
         return base
-    check_method_options(options, again=True)
+    check_method_options(options, again=True, generator=generator)
     changes: dict[str, Any] = {}
     if options.get("num_returns") is not None:
         changes["returns"] = number_of_returns(options["num_returns"], base.returns)

@@ -58,7 +58,7 @@ class Engine(Protocol):
         """Call an actor's method, in order of submission per caller; returns as `submit` does."""
 
     def find(self, name: str, namespace: str) -> ActorInfo:
-        """A named actor that lives, counted as one reference; ValueError when there is none."""
+        """A named actor that lives; being found does not keep it alive. ValueError when there is none."""
 
     def kill(self, actor: int, no_restart: bool) -> None:
         """End an actor's process at once."""

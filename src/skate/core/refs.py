@@ -11,11 +11,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from skate.core import engine as engines
 from skate.core import ids
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -53,8 +55,20 @@ class ObjectRef(Generic[R_co]):
         self._key, self._index = ids.parse_object(binary)
         engines.current().borrow(self._key)
 
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """The reference that names nothing."""
+        return make_ref(0)
+
+    @classmethod
+    def from_hex(cls, text: str) -> ObjectRef[Any]:
+        """Rebuild a reference from what `hex` gave."""
+        return cls(bytes.fromhex(text))
+
     def binary(self) -> bytes:
         """The 28 bytes of the id."""
+        if self._key == 0:
+            return b"\xff" * 28
         return ids.object_binary(self._key, self._index)
 
     def hex(self) -> str:
@@ -62,8 +76,8 @@ class ObjectRef(Generic[R_co]):
         return self.binary().hex()
 
     def is_nil(self) -> bool:
-        """False: every reference names an object."""
-        return False
+        """Whether this is the reference that names nothing."""
+        return self._key == 0
 
     def size(self) -> int:
         """Length of the binary id in bytes."""
@@ -79,6 +93,8 @@ class ObjectRef(Generic[R_co]):
 
     def future(self) -> Future[R_co]:
         """A `concurrent.futures.Future` that gets the value or the error."""
+        from concurrent.futures import Future
+
         future: Future[R_co] = Future()
         future.set_running_or_notify_cancel()
 

@@ -6,7 +6,6 @@ Resources are integers in 1/10000 units (`skate.core.resources`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +77,8 @@ class MethodInfo(msgspec.Struct, frozen=True, array_like=True):
     options: CallOptions = CallOptions()
     parameters: tuple[tuple[str, int, bool], ...] = ()
     """Name, `inspect` kind and whether it has a default, of each parameter but ``self``."""
+    generates: bool | None = None
+    """Whether it is a generator function; None: not known."""
 
 
 class ActorInfo(msgspec.Struct, frozen=True, array_like=True):
@@ -102,6 +103,8 @@ class Definition:
     def pickled(self, dump: Callable[[Any], bytes]) -> tuple[bytes, bytes]:
         """``(id, blob)``; `dump` pickles the target when it has not been pickled before."""
         if self._blob is None:
+            import hashlib
+
             blob = dump(self.target)
             self._id = hashlib.blake2b(blob, digest_size=16).digest()
             self._blob = blob

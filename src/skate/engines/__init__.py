@@ -24,6 +24,9 @@ def start(name: str, settings: Settings) -> Engine:
         from skate.engines.inline import InlineEngine
 
         return InlineEngine(settings)
+    from skate.engines.local.boot import launch
+
+    boot = launch(settings.object_store_memory)
     from skate.engines.local.engine import start as start_local
 
-    return start_local(settings)
+    return start_local(settings, boot)

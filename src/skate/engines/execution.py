@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import pickle
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -41,7 +41,8 @@ def is_stream(value: Any) -> bool:
 
 def task_error(error: BaseException, name: str, *, actor: str | None = None, actor_id: str | None = None) -> RayError:
     """What the caller's `get` raises for `error`, raised by the call `name` in this process."""
-    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+    asyncio = sys.modules.get("asyncio")  # costly to import, and without it there is nothing of it to catch
+    if isinstance(error, KeyboardInterrupt) or (asyncio is not None and isinstance(error, asyncio.CancelledError)):
         return TaskCancelledError(error_message=f"Task {name} was cancelled while it ran.")
     text = "".join(traceback.format_exception(error.with_traceback(_user_frames(error))))
     return RayTaskError(

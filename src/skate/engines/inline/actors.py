@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,7 @@ class Actor:
         self.gpus: tuple[int, ...] = ()
         self._held = packed.dependencies + packed.packed.refs
         self._to_construct = False
+        self._placed = False
         if has_coroutines(cls):
             self.lane = Loop(session, options)
         elif options.max_concurrency > 1 or options.groups:
@@ -58,7 +60,6 @@ class Actor:
         with session.lock:
             session.actors[self.key] = self
             session.hold(self._held)
-            self.gpus = session.machine.take(options.resources)
         self.creation = self._new_creation()
 
     @property
@@ -80,15 +81,25 @@ class Actor:
         call.actor = self
         call.environment = self.environment
         call.resources = self.info.options.resources
-        call.gpus = self.gpus
 
     def start(self) -> None:
         """Have the constructor run: here, or on the actor's lane."""
+        with self.session.lock:
+            if not self._placed:
+                self._placed = True
+                self.gpus = self.session.machine.take(self.info.options.resources)
+            self.creation.gpus = self.gpus
         if self.lane is not None:
             self.lane.construct(self._construct)
             return
         self._to_construct = True
         self.pump()
+
+    def give_up(self) -> None:
+        """The constructor can never run: it keeps the actor no longer."""
+        with self.session.lock:
+            self.creation.held = ()
+        self.session.drop_all(self.packed.dependencies + self.packed.packed.refs + (self.key,))
 
     def _construct(self) -> None:
         session, call = self.session, self.creation
@@ -98,7 +109,7 @@ class Actor:
                 found = arguments(session, call)
                 if found is not None:
                     instance = self.cls(*found[0], **found[1])
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  whatever user code raises is its callers'
             self._construction_failed(call, error)
             return
         if found is None:
@@ -184,6 +195,7 @@ class Actor:
     def _take(self, call: Call) -> None:
         self.mailbox.remove(call)
         self.running.add(call)
+        call.gpus = self.gpus
 
     def _next_call(self) -> Call | None:
         """The first call that may run: an argument that is not ready holds up its caller's later calls."""
@@ -219,7 +231,8 @@ class Actor:
             call = self._next_call()
             self.streams = [stream for stream in self.streams if not stream.ended]
             first = self.streams[0] if self.streams else None
-            if first is not None and (call is not None and call.stream is None or self._wanted()):
+            overtaken = call is not None and call.stream is None
+            if first is not None and (overtaken or self._wanted()):
                 # A later call or stream has to see what an earlier stream does: that one runs to its end first.
                 first.to_end = first.to_end or not first.wants()
                 return first.pull
@@ -236,8 +249,9 @@ class Actor:
     def call_ended(self, call: Call) -> None:
         """A call has ended, well or not."""
         with self.session.lock:
-            self.running.discard(call)
-            if call in self.mailbox:
+            if call in self.running:
+                self.running.remove(call)
+            elif call in self.mailbox:
                 self.mailbox.remove(call)
 
     # --------------------------------------------------------------------- ends
@@ -298,12 +312,12 @@ class Actor:
             name = (options.namespace, options.name)
             if session.names.get(name) is self:
                 del session.names[name]
-            session.machine.give(options.resources, self.gpus)
+            if self._placed:
+                session.machine.give(options.resources, self.gpus)
             self.count -= options.detached
             session.hold([self.key])  # until the end of this
         if graceful and hasattr(instance, "__ray_shutdown__"):
-            with session.machine.inside(self.creation):
-                instance.__ray_shutdown__()
+            self._shut_down(instance)
         instance = None
         for call in calls:
             self._interrupt(call)
@@ -311,10 +325,15 @@ class Actor:
         session.settle(self.creation, [])
         if self.lane is not None:
             session.threads.extend(self.lane.stop())
-        with session.lock:
-            for key in (*self._held, self.key):
-                session.drop(key)
-        session.tidy()
+        session.drop_all((*self._held, self.key))
+
+    def _shut_down(self, instance: Any) -> None:
+        """Let the instance say goodbye, as Ray does."""
+        try:
+            with self.session.machine.inside(self.creation):
+                instance.__ray_shutdown__()
+        except Exception:  # nobody waits for it any more: the log is where it can be seen
+            logging.getLogger("skate").warning("%s.__ray_shutdown__ failed", self.title, exc_info=True)
 
     def _interrupt(self, call: Call) -> None:
         call.cancelled = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,13 +24,15 @@ from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, Me
 from skate.engines.inline.actors import Actor
 from skate.engines.inline.lanes import JOIN
 from skate.engines.inline.records import END, FAILED, PENDING, Call, Row, current, success
-from skate.engines.inline.running import ActorExit, cancelled, is_streaming, run, stored
+from skate.engines.inline.running import ActorExit, cancelled, run, stored
 from skate.engines.inline.session import Session
 from skate.engines.inline.state import rows_of
 from skate.engines.inline.streams import Stream
 from skate.engines.inline.unpacking import read
 from skate.engines.inline.waiting import until
 from skate.exceptions import (
+    ActorAlreadyExistsError,
+    ActorDiedError,
     ActorHandleNotFoundError,
     GetTimeoutError,
     PendingCallsLimitExceeded,
@@ -120,7 +123,7 @@ class InlineEngine:
             taken = session.names.get(name) if options.name else None
             if taken is not None:
                 if not options.get_if_exists:
-                    raise ValueError(
+                    raise ActorAlreadyExistsError(
                         f"The actor name {options.name!r} is taken in namespace {name[0]!r}. Choose another one, use "
                         "get_actor, or pass get_if_exists=True."
                     )
@@ -136,6 +139,7 @@ class InlineEngine:
         creation.impossible = impossible
         if impossible:
             self._warn(impossible, options.placement)
+            actor.give_up()
         elif session.await_arguments(creation, actor.arrived):
             actor.start()
         return info
@@ -146,15 +150,12 @@ class InlineEngine:
         session.enter()
         target = session.actors.get(actor)
         if target is None:
-            raise ActorHandleNotFoundError(
-                f"The handle of actor {ids.actor_binary(actor).hex()} is of a session that has ended, or of an actor "
-                "that was forgotten: make the actor anew."
-            )
+            return self._call_of_the_gone(actor, pack_call(args, kwargs), method, options)
         limit = target.info.options.max_pending_calls
         if 0 <= limit <= target.pending and limit:
             raise PendingCallsLimitExceeded(
-                f"The actor {target.title} has {target.pending} calls waiting, as many as its max_pending_calls allows: "
-                "wait for some before making more."
+                f"The actor {target.title} has {target.pending} calls waiting, as many as its max_pending_calls "
+                "allows: wait for some before making more."
             )
         call = self._call(pack_call(args, kwargs), options, options.returns, method)
         call.name = options.name
@@ -168,8 +169,20 @@ class InlineEngine:
         target.post(call)
         return made
 
+    def _call_of_the_gone(self, actor: int, packed: PackedCall, method: str, options: CallOptions) -> Any:
+        """A call by a handle that did not keep its actor, or that is older than the session."""
+        actor_id = ids.actor_binary(actor).hex()
+        if actor >> ids.CLIENT_SHIFT != self.session.client:
+            raise ActorHandleNotFoundError(f"Actor {actor_id} belongs to a session that has ended: make it anew.")
+        call = self._call(packed, options, options.returns, method)
+        self.session.begin(call)
+        made = self._results(call, options.returns, pulled=True)
+        why = f"The actor {actor_id} ended: its last handle was dropped. (A handle that get_actor gave keeps none.)"
+        self.session.fail(call, ActorDiedError(why, actor_id=actor_id))
+        return made
+
     def find(self, name: str, namespace: str) -> ActorInfo:
-        """A named actor that lives."""
+        """A named actor that lives; being found does not keep it alive."""
         session = self.session
         session.enter()
         namespace = namespace or session.settings.namespace
@@ -179,7 +192,6 @@ class InlineEngine:
                 raise ValueError(
                     f"Failed to look up actor with name {name!r}: there is none in namespace {namespace!r}."
                 )
-            actor.count += 1
             return actor.info
 
     def kill(self, actor: int, no_restart: bool) -> None:
@@ -259,7 +271,7 @@ class InlineEngine:
                 return
             try:
                 (value,) = self.get([ref], 0)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, it belongs to the future
                 future.set_exception(error)
             else:
                 future.set_result(value)
@@ -268,16 +280,10 @@ class InlineEngine:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(settle)
 
-        session = self.session
-        session.enter()
-        row = session.row(ref)
-        until(session, [row], 1, 0, stop_at_failure=False)
-        with session.lock:
-            pending = row.state == PENDING
-            if pending:
-                row.watchers.append(ready)
-        if not pending:
+        if self.wait([ref], 1, 0)[0]:
             settle()
+        else:
+            self.on_ready(ref, ready)
         return future
 
     def next_item(self, stream: int) -> ObjectRef[Any]:
@@ -307,12 +313,12 @@ class InlineEngine:
         self.session.enter()
         with self.session.lock:
             row: Row | None = self.session.rows.get(ref._key)
-            call = row.maker if row is not None else None
-        if call is None:
+        if row is None:
             return
-        if force and call.actor is not None:
+        if force and row.of_actor:
             raise ValueError("cancel(force=True) works on tasks only: end an actor with kill.")
-        self._cancel(call, recursive)
+        if row.maker is not None:
+            self._cancel(row.maker, recursive)
 
     def _cancel(self, call: Call, recursive: bool) -> None:
         session = self.session
@@ -335,8 +341,8 @@ class InlineEngine:
     def context(self) -> Context:
         """Where the calling code runs."""
         session, call = self.session, current.get()
-        worker = ids.worker_hex(session.client)
         namespace, node = session.settings.namespace, session.machine.node
+        worker = ids.worker_hex(session.client)
         if call is None:
             return Context(namespace, node, worker, environment=session.settings.environment)
         actor = call.actor
@@ -386,9 +392,10 @@ class InlineEngine:
             stream.unreferenced()
         session.closed = True
         session.machine.close()
+        deadline = time.monotonic() + JOIN
         for thread in session.threads:
             if thread is not threading.current_thread():
-                thread.join(JOIN)
+                thread.join(max(0.0, deadline - time.monotonic()))
         session.rows.clear()
         if engines.running() is self:
             engines.use(None)

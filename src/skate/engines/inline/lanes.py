@@ -14,13 +14,13 @@ from skate.core.serialization import pack
 from skate.core.spec import ActorOptions
 from skate.engines.inline.machine import applied
 from skate.engines.inline.records import Call, current, success
-from skate.engines.inline.running import arguments, failed, finish, function_of, results, run, source_of
+from skate.engines.inline.running import arguments, cancelled, failed, finish, function_of, results, run, source_of
 
 if TYPE_CHECKING:
     from skate.engines.inline.session import Session
 
-JOIN = 2.0
-"""Seconds that the end of a session waits for each thread."""
+JOIN = 0.5
+"""Seconds that the end of a session waits for its threads."""
 
 
 def has_coroutines(cls: type) -> bool:
@@ -128,7 +128,7 @@ class Loop:
             for task in tasks:
                 task.cancel()
             if tasks:
-                self.loop.run_until_complete(asyncio.wait(tasks, timeout=JOIN / 2))
+                self.loop.run_until_complete(asyncio.wait(tasks, timeout=JOIN))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 
@@ -149,14 +149,17 @@ class Loop:
             call.task = self.loop.create_task(self._run(call))
 
     async def _run(self, call: Call) -> None:
-        async with self.limits[getattr(call.options, "group", "")]:
-            if call.ended:
-                return
-            current.set(call)
-            call.thread = threading.get_ident()
-            while not call.ended and await self._attempt(call):
-                call.attempt += 1
+        try:
+            async with self.limits[getattr(call.options, "group", "")]:
+                current.set(call)
+                call.thread = threading.get_ident()
+                while not call.ended and await self._attempt(call):
+                    call.attempt += 1
+        except asyncio.CancelledError:  # while it waited for its turn
+            self.session.fail(call, cancelled(call, "before it began"))
+        finally:
             call.task = None
+            call.thread = 0
 
     async def _attempt(self, call: Call) -> bool:
         session = self.session
@@ -173,7 +176,7 @@ class Loop:
                 return await self._stream(call, value)
             outcomes = results(session, call, value)
             value = None
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
             return failed(session, call, error)
         finish(session, call, outcomes)
         return False
@@ -195,7 +198,7 @@ class Loop:
                         await room.wait()
                 if stream.ended:
                     return False
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
             again = failed(self.session, call, error)
             if again:
                 stream.start_again()
@@ -245,7 +248,7 @@ class _Stepped:
             try:
                 answer = yield waiting
                 resume = inner.send
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  it is the coroutine's, which gets it
                 answer, resume = error, inner.throw
 
 

@@ -41,7 +41,7 @@ class Machine:
         }
         self.total = {name: to_units(amount, name) for name, amount in amounts.items() if amount}
         self.free = dict(self.total)
-        self.gpus = {number: UNIT for number in _gpu_numbers(int(settings.num_gpus or 0))}
+        self.gpus = dict.fromkeys(_gpu_numbers(int(settings.num_gpus or 0)), UNIT)
         self.signals = Signals()
         self._path = _job_path(settings.environment)
         sys.path[:0] = self._path
@@ -155,12 +155,22 @@ class Signals:
         self._handlers.clear()
         self.raised = None
 
-    def _handle(self, number: int, frame: Any) -> Any:
+    def _handle(self, number: int, frame: Any) -> None:
+        handler = self._handlers[number]
         try:
-            return self._handlers[number](number, frame)
+            handler(number, frame)
+            if _is_of_asyncio(handler):
+                # It only cancels the main coroutine, which cannot notice before the task that it runs here has ended.
+                raise KeyboardInterrupt
         except BaseException as error:
             self.raised = error
             raise
+
+
+def _is_of_asyncio(handler: Any) -> bool:
+    """Whether `asyncio.run` has set the handler."""
+    method = getattr(handler, "func", None)
+    return isinstance(getattr(method, "__self__", None), asyncio.Runner)
 
 
 @contextlib.contextmanager

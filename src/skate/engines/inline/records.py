@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 class Row:
     """An object. It is counted: references, values that hold it and calls that take it count one each."""
 
-    __slots__ = ("count", "data", "maker", "refs", "state", "watchers")
+    __slots__ = ("count", "data", "maker", "of_actor", "refs", "state", "watchers")
 
     def __init__(self, maker: Call | None) -> None:
         self.count = 1
@@ -43,6 +43,7 @@ class Row:
         self.refs: tuple[int, ...] = ()
         self.maker = maker
         """The call that will fill it; None once it is filled."""
+        self.of_actor = maker is not None and maker.actor is not None
         self.watchers: list[Callable[[], None]] = []
 
 
@@ -155,7 +156,7 @@ def failure(error: BaseException) -> Outcome:
     try:
         packed = pack(error)
         load(packed.pickled, buffers=packed.buffers)
-    except Exception:  # any class may fail to pickle or to be rebuilt in any way
+    except Exception:  # noqa: BLE001  any class may fail to pickle or to be rebuilt in any way
         packed = pack_error(error)  # keeps its text
     return Outcome(FAILED, lay_down(packed), packed.refs)
 

@@ -10,7 +10,7 @@ from typing import Any
 from skate.core import ids
 from skate.core.calls import NO_ARGUMENTS, fill_call
 from skate.core.generator import DynamicObjectRefGenerator
-from skate.core.options import DYNAMIC, STREAMING
+from skate.core.options import DYNAMIC
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import pack
 from skate.core.spec import ActorOptions
@@ -37,6 +37,9 @@ def run(session: Session, call: Call) -> None:
         with session.machine.inside(call):
             while not call.ended and _attempt(session, call):
                 call.attempt += 1
+    except BaseException:  # a signal's exception, maybe between two steps: nothing may stay pending
+        session.fail(call, cancelled(call, "by a signal"))
+        raise
     finally:
         if call.stream is None:
             give_back(session, call)
@@ -63,7 +66,7 @@ def _attempt(session: Session, call: Call) -> bool:
             return False
         outcomes = results(session, call, value)
         value = None
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
         return failed(session, call, error)
     finish(session, call, outcomes)
     return False
@@ -78,7 +81,7 @@ def arguments(session: Session, call: Call) -> tuple[tuple[Any, ...], dict[str, 
         return fill_call(read(lay_down(packed)), [])
     with session.lock:
         outcome = session.failed_argument(call)
-        rows = [session.rows[key] for key in dependencies]
+        rows = [session.rows[key] for key in dependencies] if outcome is None else []
     if outcome is not None:
         session.fail(call, outcome)
         return None
@@ -98,6 +101,8 @@ def results(session: Session, call: Call, value: Any) -> list[Outcome]:
     returns = getattr(call.options, "returns", 1)
     if returns == DYNAMIC:
         value, returns = _dynamic(session, call, value), 1
+    elif returns == 1 and inspect.isgenerator(value):
+        value = next(value)
     outcomes = []
     for part in split_returns(value, returns, call.label):
         packed = pack(part)
@@ -204,9 +209,8 @@ def source_of(value: Any, label: str) -> Iterator[Any]:
     """The items of a streaming call's result; TypeError when it has none."""
     if not is_stream(value):
         raise TypeError(f"{label} has num_returns='streaming', but returned a {type(value).__name__}, not a generator.")
-    if inspect.isasyncgen(value):
-        return _iterate(value)
-    return iter(value)
+    items: Any = value
+    return _iterate(items) if inspect.isasyncgen(value) else iter(items)
 
 
 def _iterate(items: AsyncGenerator[Any, None]) -> Iterator[Any]:
@@ -222,8 +226,3 @@ def _iterate(items: AsyncGenerator[Any, None]) -> Iterator[Any]:
     finally:
         loop.run_until_complete(items.aclose())
         loop.close()
-
-
-def is_streaming(call: Call) -> bool:
-    """Whether the caller reads the results one by one."""
-    return getattr(call.options, "returns", 1) == STREAMING

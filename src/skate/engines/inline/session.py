@@ -44,8 +44,8 @@ class Session:
         self.streams: dict[int, Stream] = {}
         self.live: dict[int, Call] = {}
         """Calls that have not ended, by key."""
-        self.blocked: dict[int, list[Row]] = {}
-        """What each thread waits for, of those that wait without a timeout."""
+        self.blocked: dict[int, tuple[list[Row], int]] = {}
+        """What each thread waits for, and how many of them, of those that wait without a timeout."""
         self.used = 0
         self.closed = False
         self.threads: list[threading.Thread] = []
@@ -102,14 +102,13 @@ class Session:
         """The object of a reference; ObjectLostError when it is not known."""
         row = self.rows.get(ref._key)
         if row is None:
-            here = ref._key >> ids.CLIENT_SHIFT == self.client
-            why = (
-                "It was freed: its last counted reference was dropped before this one was made from its id."
-                if here
-                else "It belongs to a session that has ended."
-            )
-            raise ObjectLostError(ref.hex(), message=why)
+            raise self._lost(ref._key, ref.hex())
         return row
+
+    def _lost(self, key: int, name: str) -> ObjectLostError:
+        here = key >> ids.CLIENT_SHIFT == self.client
+        freed = "It was freed: its last counted reference was dropped before this one was made from its id."
+        return ObjectLostError(name, message=freed if here else "It belongs to a session that has ended.")
 
     def hold(self, keys: Iterable[int]) -> None:
         """Count one more reference to each object or actor."""
@@ -136,6 +135,13 @@ class Session:
             stream = self.streams.get(key)
             if stream is not None:
                 self._leaving.append(stream)
+
+    def drop_all(self, keys: Iterable[int]) -> None:
+        """Drop keys, and free what follows from it."""
+        with self.lock:
+            for key in keys:
+                self.drop(key)
+        self.tidy()
 
     def _drop_handle(self, key: int) -> None:
         actor = self.actors.get(key)
@@ -232,7 +238,9 @@ class Session:
     def failed_argument(self, call: Call) -> Outcome | None:
         """The error of a dependency, if one failed."""
         for key in call.packed.dependencies:
-            row = self.rows[key]
+            row = self.rows.get(key)
+            if row is None:
+                return failure(self._lost(key, ids.object_binary(key, 0).hex()))
             if row.state == FAILED:
                 return Outcome(FAILED, row.data, row.refs)
         return None

@@ -121,7 +121,7 @@ class Stream:
             self.session.check_room(packed)
         except StopIteration:
             self.finish()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
             self.source = None
             if failed(self.session, self.call, error):
                 self.start_again()
@@ -208,5 +208,5 @@ class Stream:
         try:
             with self.session.machine.inside(self.call):
                 close()
-        except Exception:
+        except Exception:  # nobody waits for it any more: the log is where it can be seen
             logging.getLogger("skate").warning("Closing the generator of %s failed", self.call.label, exc_info=True)

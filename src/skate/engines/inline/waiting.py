@@ -30,7 +30,7 @@ def until(session: Session, rows: Sequence[Row], count: int, timeout: float | No
             return True
         if timeout is None:
             check(session, pending, count - (len(rows) - len(pending)))
-            session.blocked[me] = pending
+            session.blocked[me] = pending, count - (len(rows) - len(pending))
         waiter.watch(pending)
     try:
         return waiter.event.wait(timeout)
@@ -90,9 +90,12 @@ def drive(session: Session, row: Row) -> None:
     if call is None or row.state != PENDING:
         return
     stream = call.stream
-    if stream is not None and stream.pulled:
-        stream.to_end = stream.to_end or session.rows.get(call.key) is row
-        if call.actor is None:
+    if stream is not None:
+        if session.rows.get(call.key) is row:
+            stream.to_end = True
+            with session.lock:
+                stream.notice()
+        if stream.pulled and call.actor is None:
             stream.pull()
     if call.actor is not None:
         call.actor.dispatch()
@@ -119,6 +122,8 @@ class _Search:
         self.session = session
         self.me = threading.get_ident()
         self.seen: set[int] = set()
+        self.wanted = ""
+        """What is waited for here."""
 
     def row(self, row: Row) -> Exception | None:
         """Why a row can never become ready."""
@@ -129,15 +134,18 @@ class _Search:
 
     def call(self, call: Call) -> Exception | None:
         """Why a call can never end."""
+        self.wanted = self.wanted or call.label
+        if call.ended:
+            return RuntimeError(f"The result of {call.label} was lost: a signal interrupted the engine at that moment.")
         if call.impossible:
             error = ActorUnschedulableError if call.actor is not None else TaskUnschedulableError
             return error(call.impossible)
         if call.missing:
             return self._any(call)
         if call.stream is not None and call.stream.thread:
-            return self.threads([call.stream.thread], call)
+            return self.threads([call.stream.thread])
         if call.thread:
-            return self.threads([call.thread], call)
+            return self.threads([call.thread])
         return self._queued(call)
 
     def _any(self, call: Call) -> Exception | None:
@@ -161,26 +169,25 @@ class _Search:
             if earlier.missing and earlier.parent is call.parent:
                 return self._any(earlier)
         if actor.lane is not None:
-            return self.threads(actor.lane.hosts(call), call)
-        return self.threads([actor.thread] if actor.thread else [], call)
+            return self.threads(actor.lane.hosts(call))
+        return self.threads([actor.thread] if actor.thread else [])
 
-    def threads(self, threads: list[int], call: Call) -> Exception | None:
-        """Why none of the threads, one of which has to go on for `call`, ever will."""
+    def threads(self, threads: list[int]) -> Exception | None:
+        """Why none of the threads, one of which has to go on, ever will."""
         why = None
         for thread in threads:
-            why = self._thread(thread, call)
+            why = self._thread(thread)
             if why is None:
                 return None
         return why
 
-    def _thread(self, thread: int, call: Call) -> Exception | None:
+    def _thread(self, thread: int) -> Exception | None:
         if thread == self.me:
             return RuntimeError(
-                f"Deadlock: {call.label} can only run when the code that waits for it here has ended. In an async "
+                f"Deadlock: {self.wanted} can only run when the code that waits for it here has ended. In an async "
                 "method, await the reference instead of calling get; otherwise wait for it in the caller."
             )
-        for row in self.session.blocked.get(thread, ()):
-            why = self.row(row)
-            if why is not None:
-                return why
-        return None
+        pending, needed = self.session.blocked.get(thread, ((), 0))
+        reasons = [self.row(row) for row in pending]
+        possible = reasons.count(None)
+        return next(why for why in reasons if why is not None) if possible < needed else None

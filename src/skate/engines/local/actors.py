@@ -11,6 +11,7 @@ from skate.engines.local import errors
 from skate.engines.local.messages import Calling, Failed, Feed, Host, Leave, TaskSpec
 from skate.engines.local.rows import FAILED, PENDING, READY, Actor, Row, Worker
 from skate.engines.local.table import Table
+from skate.exceptions import ActorAlreadyExistsError
 
 if TYPE_CHECKING:
     from skate.engines.local.arena import Arena
@@ -43,7 +44,7 @@ class Actors(Table):
         name = (options.namespace or namespace, options.name)
         if options.name and name in self.names:
             if not options.get_if_exists:
-                raise ValueError(
+                raise ActorAlreadyExistsError(
                     f"The actor name {options.name!r} is taken in namespace {name[0]!r}. Choose another one, use "
                     f"get_actor, or pass get_if_exists=True."
                 )
@@ -69,12 +70,12 @@ class Actors(Table):
             self.hold(actor.key)
         return actor.info
 
-    def find(self, name: str, namespace: str, owner: Worker | None) -> ActorInfo:
-        """A named actor that lives; its handle counts."""
+    def find(self, name: str, namespace: str) -> ActorInfo:
+        """A named actor that lives; being found does not keep it alive."""
         actor = self.names.get((namespace, name))
         if actor is None:
             raise ValueError(f"Failed to look up actor with name {name!r}: there is none in namespace {namespace!r}.")
-        return self._one_more_handle(actor, owner)
+        return actor.info
 
     def _constructor_ready(self, row: Row) -> None:
         actor, spec = row.actor, row.spec
@@ -111,17 +112,19 @@ class Actors(Table):
     # -------------------------------------------------------------------- calls
 
     def call(self, spec: TaskSpec, options: CallOptions, owner: Worker | None, parent: int = 0) -> None:
-        """A new call of a method."""
-        row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent)
+        """A new call of a method; PendingCallsLimitExceeded when the actor has as many waiting as it allows."""
+        actor = self.actors.get(spec.actor)
+        if actor is not None and not actor.dead and 0 <= actor.info.options.max_pending_calls <= actor.pending:
+            raise errors.too_many_calls(actor)
+        row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent, maker=-1)
         if spec.returns != 1:
             self._more_returns(spec, row, owner)
         elif owner is not None:
             owner.held.add(spec.task)
         if spec.deps or spec.refs or type(spec.args) is not bytes:
             self.pin(row, spec, self._call_ready)
-        actor = self.actors.get(spec.actor)
         if actor is None or actor.dead:
-            self.finish(row, FAILED, actor.cause if actor is not None else errors.unknown_object(spec.actor))
+            self.finish(row, FAILED, actor.cause if actor is not None else errors.unknown_actor(spec.actor))
             return
         actor.pending += 1
         worker = actor.worker

@@ -16,7 +16,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-PAGE = 4096
+from skate.engines.local.boot import PAGE
+
 GROWTH = 16 << 20
 """The file grows by doubling, by this much at most at a time."""
 _types: dict[int, Any] = {}
@@ -61,10 +62,9 @@ class Mapping:
 class Arena:
     """The allocator, in the hub's process. Sizes are bytes."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = max(PAGE, capacity // PAGE * PAGE)
-        self.fd = os.memfd_create("skate-arena", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, self.capacity)
+    def __init__(self, fd: int, capacity: int) -> None:
+        self.fd = fd
+        self.capacity = capacity
         self.mapping: Mapping | None = None
         self.grown = 0
         self.used = 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextvars import Context, copy_context
+from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from skate.core.calls import NO_ARGUMENTS, fill_call
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 Job = tuple[TaskSpec, list[Value], Calling | None]
 USUAL = CallOptions()
+TURN = 100
+"""Calls begun in a row before the loop looks at anything else."""
 
 
 class AsyncHost:
@@ -31,7 +35,13 @@ class AsyncHost:
         asyncio.set_event_loop(self.loop)
         self.free = {"": options.max_concurrency or 1000, **dict(options.groups)}
         self.waiting: dict[str, deque[Job]] = {group: deque() for group in self.free}
+        self.jobs: deque[Job] = deque()
+        """Calls to begin."""
+        self.runner: asyncio.Task[None] | None = None
+        """The task that begins them."""
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        """The tasks of calls that wait for something."""
+        self.resumed: dict[int, asyncio.Event] = {}
         self.flush_due = False
         self.leaving: BaseException | None = None
 
@@ -48,6 +58,7 @@ class AsyncHost:
         client, loop = self.client, self.loop
         client.on_inbox = self._take_soon
         client.on_cancel = self._cancel
+        client.on_resume = self._resume
         loop.add_reader(client.link.read_fd, self._readable)
         loop.call_soon(self._take)
         loop.run_forever()
@@ -87,14 +98,43 @@ class AsyncHost:
             self.waiting[group].append((spec, feed, calling))
             return
         self.free[group] -= 1
-        self.tasks[spec.task] = self.loop.create_task(self._run(spec, feed, calling))
+        self.jobs.append((spec, feed, calling))
+        if self.runner is None:
+            self.runner = asyncio.Task(self._run_jobs(), loop=self.loop, name="skate-calls")
+
+    async def _run_jobs(self) -> None:
+        """Begin calls one after another; the first that has to wait keeps this task, and another takes over.
+
+        Most calls never wait, and need no task of their own. Each has its own context, as in a task.
+        """
+        jobs, begun = self.jobs, 0
+        while jobs and self.leaving is None:
+            job = jobs.popleft()
+            call = self._run(*job)
+            context = copy_context()
+            try:
+                waits_for = context.run(call.send, None)
+            except StopIteration:
+                begun += 1
+                if begun % TURN == 0:
+                    self._flush()
+                    await asyncio.sleep(0)
+                continue
+            me = self.runner
+            assert me is not None
+            self.tasks[job[0].task] = me
+            self.runner = None
+            if jobs:
+                self.runner = asyncio.Task(self._run_jobs(), loop=self.loop, name="skate-calls")
+            await _finish(call, context, waits_for)
+            return
+        self.runner = None
 
     async def _run(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> None:
         worker, client = self.worker, self.client
         options = calling.options if calling is not None else USUAL
-        name = f"{worker.actor_name}.{spec.method}"
         attempt = calling.attempt if calling is not None else 0
-        running.set(Running(spec.task, options.name or name, name, attempt, options, worker.gpus()))
+        running.set(Running(spec.task, spec.method, options, attempt, worker.gpus))
         try:
             method = worker.method(spec)
             if spec.args == NO_ARGUMENTS:
@@ -103,12 +143,12 @@ class AsyncHost:
                 args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
                 value = method(*args, **kwargs)
                 args, kwargs = (), {}
-            if inspect.isawaitable(value):
+            if type(value) is CoroutineType or inspect.isawaitable(value):
                 value = await value
             if spec.returns == -1 and inspect.isasyncgen(value):
                 value = await self._stream(spec, value, options.backpressure)
             elif spec.returns != 1:
-                value = worker.expand(spec, value, name, options.backpressure)
+                value = worker.expand(spec, value, worker.label(spec), options.backpressure)
             worker.deliver(spec, value, 0)
             value = None
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
@@ -116,7 +156,7 @@ class AsyncHost:
                 self.leaving = error
                 self.loop.stop()
             else:
-                worker.report(spec, error, name, options)
+                worker.report(spec, error, options.name or worker.label(spec), options)
         finally:
             self._ended(spec)
 
@@ -126,7 +166,8 @@ class AsyncHost:
             client.allowed.setdefault(spec.task, ahead)
         async for item in items:
             while ahead > 0 and sent >= client.allowed[spec.task]:
-                await asyncio.sleep(0.001)
+                await self.resumed.setdefault(spec.task, asyncio.Event()).wait()
+                self.resumed.pop(spec.task, None)
             value, inner = self.worker.lay(item, 0)
             client.finished(Item(spec.task, value, inner))
             self._flush_soon()
@@ -153,15 +194,22 @@ class AsyncHost:
         self.flush_due = False
         self.client.flush()
 
+    def _resume(self, task: int) -> None:
+        event = self.resumed.get(task)
+        if event is not None:
+            self.loop.call_soon_threadsafe(event.set)
+
     def _cancel(self, task: int) -> None:
         running_task = self.tasks.get(task)
         if running_task is not None:
             self.loop.call_soon_threadsafe(running_task.cancel)
             return
-        for group, waiting in self.waiting.items():
-            for job in waiting:
+        for line in (self.jobs, *self.waiting.values()):
+            for job in line:
                 if job[0].task == task:
-                    self.waiting[group].remove(job)
+                    line.remove(job)
+                    if line is self.jobs:
+                        self.free[job[0].group] += 1
                     self.worker.refuse(job[0])
                     self._flush_soon()
                     return
@@ -170,13 +218,29 @@ class AsyncHost:
         """Stop once the calls that run have ended; False: the loop leaves by itself."""
 
         async def finish() -> None:
-            while self.tasks:
-                await asyncio.wait(list(self.tasks.values()))
+            while self.tasks or self.jobs:
+                await asyncio.wait([task for task in (*self.tasks.values(), self.runner) if task is not None])
             self.leaving = ActorExit()
             self.loop.stop()
 
         self._draining = self.loop.create_task(finish())
         return False
+
+
+@coroutine
+def _finish(call: Coroutine[Any, Any, None], context: Context, waits_for: Any) -> Generator[Any, Any, None]:
+    """Drive a begun call to its end inside the current task."""
+    step: Callable[[Any], Any]
+    while True:
+        try:
+            sent: Any = yield waits_for
+            step = call.send
+        except BaseException as error:  # noqa: BLE001  a cancel, which is the call's to handle
+            sent, step = error, call.throw
+        try:
+            waits_for = context.run(step, sent)
+        except StopIteration:
+            return
 
 
 def _nothing() -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from skate.core.settings import Settings
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
 from skate.engines.local import errors, state
 from skate.engines.local.arena import Arena
+from skate.engines.local.boot import Boot, memory
 from skate.engines.local.client import Client
 from skate.engines.local.link import BrokenFrame, Link
 from skate.engines.local.logs import LogPipe
@@ -42,13 +44,16 @@ REAP_AFTER = 10.0
 LOOK_EVERY = 64
 """Submissions after which the submitting thread looks what has come back."""
 
+PRELOADED = ("numpy",)
+"""Modules that workers get from the zygote: costly to import, and without threads when OMP_NUM_THREADS is 1."""
+
 _clients = itertools.count(1)
 """Client numbers: never used twice in this process, so that references of an old session mean nothing in a new one."""
 
 
-def start(settings: Settings) -> LocalEngine:
-    """Start a session of the embedded engine."""
-    return LocalEngine(settings)
+def start(settings: Settings, boot: Boot) -> LocalEngine:
+    """Start a session of the embedded engine around a zygote that was launched."""
+    return LocalEngine(settings, boot)
 
 
 class LocalEngine(Client):
@@ -56,12 +61,12 @@ class LocalEngine(Client):
 
     name = "local"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, boot: Boot) -> None:
         super().__init__(next(_clients))
         self.settings = settings
-        total = _resources(settings)
-        self.arena = Arena(total["object_store_memory"])
-        self.pool = Pool(self.arena.fd, self.arena.capacity, dict(os.environ))
+        total = _resources(settings, boot.capacity)
+        self.arena = Arena(boot.arena_fd, boot.capacity)
+        self.pool = Pool(boot)
         self.pump = Pump(self.lock, self._before, self._after)
         self.hub = Requests(settings, total, self.arena, self)
         self.rows = self.hub.rows
@@ -69,6 +74,8 @@ class LocalEngine(Client):
         self.logs: dict[Worker, tuple[LogPipe, LogPipe]] = {}
         self.path = [os.path.abspath(entry) for entry in sys.path]
         self.submitted = 0
+        self.preloaded: set[str] = set()
+        self.signals: list[tuple[Worker, int]] = []
         self.loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         """Event loops that pump."""
         self.flush_due = False
@@ -107,9 +114,20 @@ class LocalEngine(Client):
         return worker
 
     def signal(self, worker: Worker, number: int) -> None:
-        """Send a signal to a worker's process."""
-        if worker.pid:
-            self.pool.signal(worker.pid, number)
+        """Send a signal to a worker's process, after the messages that are there for it."""
+        self.signals.append((worker, number))
+
+    def _send_signals(self) -> None:
+        signals, self.signals = self.signals, []
+        for worker, number in signals:
+            if worker.client not in self.hub.workers:
+                continue
+            if worker.link.unsent and number == signal.SIGINT:
+                self.signals.append((worker, number))  # it could not know yet what to stop
+            elif worker.pid:
+                self.pool.signal(worker.pid, number)
+            else:
+                self.signals.append((worker, number))
 
     def warn(self, text: str) -> None:
         """Tell the user something."""
@@ -131,6 +149,8 @@ class LocalEngine(Client):
         self.hub.urgent.clear()
         if self.pump.dirty:
             self.pump.flush()
+        if self.signals:
+            self._send_signals()
         timers = self.hub.timers
         return max(0.0, timers[0][0] - time.monotonic()) if timers else None
 
@@ -140,6 +160,8 @@ class LocalEngine(Client):
             self.hub.tick(time.monotonic())
         self.hub.urgent.clear()
         self.pump.flush()
+        if self.signals:
+            self._send_signals()
 
     def _flush_urgent(self) -> None:
         """Write to workers that had nothing to do; what goes to busy ones may wait for company."""
@@ -150,6 +172,8 @@ class LocalEngine(Client):
                 self.pump.resume_later(link)
         urgent.clear()
         self.pump.dirty[:] = [link for link in self.pump.dirty if link.out]
+        if self.signals:
+            self._send_signals()
 
     def _readable(self, worker: Worker) -> None:
         try:
@@ -157,7 +181,7 @@ class LocalEngine(Client):
         except BrokenFrame as problem:
             self.warn(f"worker {worker.pid} sent what is no message, and is ended: {problem}")
             messages = None
-            self.signal(worker, 9)
+            self.signal(worker, signal.SIGKILL)
         if messages is None:
             self.pump.unwatch(worker.link.read_fd)  # its death is reported by the zygote
         elif messages:
@@ -185,8 +209,16 @@ class LocalEngine(Client):
             return
         if kind == "forked":
             worker.pid = number
+            self._preload()
         else:
             self._bury(worker, errors.how_it_ended(number))
+
+    def _preload(self) -> None:
+        """What this program has imported and workers will need, if it is safe to fork with."""
+        modules = [name for name in PRELOADED if name in sys.modules and name not in self.preloaded]
+        if modules:
+            self.preloaded.update(modules)
+            self.pool.preload(modules)
 
     def _bury(self, worker: Worker, how: str) -> None:
         """Take in the last messages and lines of a dead worker, then tell the hub."""
@@ -229,7 +261,7 @@ class LocalEngine(Client):
         self._posted()
 
     def _posted(self) -> None:
-        if self.hub.urgent:
+        if self.hub.urgent or self.signals:
             self._flush_urgent()
         if self.pump.asleep:
             self.pump.nudge()
@@ -438,7 +470,7 @@ class LocalEngine(Client):
         """A named actor that lives."""
         with self.lock:
             self.collect()
-            return self.hub.find(name, namespace or self.settings.namespace, None)
+            return self.hub.find(name, namespace or self.settings.namespace)
 
     def kill(self, actor: int, no_restart: bool) -> None:
         """End an actor's process."""
@@ -519,26 +551,15 @@ class LocalEngine(Client):
             self.arena.close()
 
 
-def _memory() -> int:
-    """Bytes of memory that this process may use."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit:
-            text = limit.read().strip()
-    except OSError:
-        return total
-    return min(total, int(text)) if text.isdigit() else total
-
-
-def _resources(settings: Settings) -> dict[str, int]:
+def _resources(settings: Settings, store: int) -> dict[str, int]:
     """What the node has, in units."""
-    memory = _memory()
+    total = memory()
     cpus = settings.num_cpus if settings.num_cpus is not None else len(os.sched_getaffinity(0))
     amounts = {
         "CPU": cpus,
         "GPU": settings.num_gpus or 0,
-        "memory": int(memory * 0.7),
-        "object_store_memory": settings.object_store_memory or int(memory * 0.3),
+        "memory": int(total * 0.7),
+        "object_store_memory": store,
         "node:127.0.0.1": 1,
         **settings.resources,
     }

@@ -59,9 +59,26 @@ def crashed(label: str, worker: Worker, how: str, attempts: int) -> bytes:
     )
 
 
+def too_many_calls(actor: Actor) -> exceptions.PendingCallsLimitExceeded:
+    """An actor whose queue is as long as it may be."""
+    limit = actor.info.options.max_pending_calls
+    return exceptions.PendingCallsLimitExceeded(
+        f"The actor {name_of(actor)} has {actor.pending} calls waiting and max_pending_calls={limit}: get some results "
+        f"before making more calls."
+    )
+
+
 def actor_died(actor: Actor, reason: str) -> bytes:
     """An actor that will not come back."""
     return packed(_with_actor(exceptions.ActorDiedError(reason), actor))
+
+
+def unknown_actor(key: int) -> bytes:
+    """A handle of an actor that has ended and been forgotten."""
+    actor_id = ids.actor_binary(key).hex()
+    error: Any = exceptions.ActorDiedError(f"The actor {actor_id} has ended, or belongs to a session that has.")
+    error.actor_id = actor_id
+    return packed(error)
 
 
 def actor_unavailable(actor: Actor, reason: str) -> bytes:
@@ -92,9 +109,12 @@ def _with_actor(error: Any, actor: Actor) -> Any:
 
 
 def name_of(actor: Actor) -> str:
-    """``Class`` or ``Class "name"``."""
+    """``Class(id)`` or ``Class "name" (id)``."""
     options = actor.info.options
-    return f'{options.class_name} "{options.name}"' if options.name else options.class_name
+    actor_id = ids.actor_binary(actor.key).hex()
+    return (
+        f'{options.class_name} "{options.name}" ({actor_id})' if options.name else f"{options.class_name}({actor_id})"
+    )
 
 
 def fits_node(need: Resources, total: Mapping[str, int]) -> bool:

@@ -12,6 +12,7 @@ import itertools
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from skate.core.resources import as_floats
@@ -41,6 +42,8 @@ from skate.engines.local.rows import FAILED, READY, Family, Row, Stream, Worker
 from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
 
 LARGEST_GRANT = 4 << 20
+INSIST_AFTER = 0.02
+"""Seconds after which a cancel that had no effect is repeated."""
 STUCK_AFTER = 0.02
 """Seconds without a result after which a worker must give back the calls queued in it."""
 
@@ -197,7 +200,7 @@ class Hub(Actors):
                 continue
             if worker.progress == worker.progress_seen:
                 row = next(iter(worker.running.values()))
-                if row.spec is not None:
+                if row.spec is not None:  # its function is no longer taken for short
                     self.scheduler.speed[row.spec.function] = 2 * SHORT
                 worker.link.send(Yield())
                 self.ports.signal(worker, signal.SIGINT)
@@ -228,6 +231,8 @@ class Hub(Actors):
         """A call with one return ended well."""
         row = worker.running.pop(message.task, None)
         worker.progress += 1
+        if type(message.value) is Stored:
+            self.own_block(worker, message.value)
         if row is None:
             self.discard(message.value)
             return
@@ -331,6 +336,11 @@ class Hub(Actors):
             self.scheduler.dry(worker, time.monotonic())
             self.decide()
 
+    def own_block(self, worker: Worker, value: Any) -> None:
+        """A block that the worker was granted has become a value's."""
+        if type(value) is Stored:
+            worker.granted = [grant for grant in worker.granted if grant[0] != value.offset]
+
     def _grant(self, worker: Worker, size: int) -> None:
         """A worker that made a large result will likely make another: give it the block ahead."""
         if any(length == size for _, length in worker.granted):
@@ -366,8 +376,10 @@ class Hub(Actors):
     def cancel(self, key: int, force: bool, recursive: bool) -> None:
         """Cancel the task that makes an object; harmless when it has ended."""
         row = self.rows.get(key)
-        if row is not None and row.maker:
+        if row is not None and row.maker > 0:
             row = self.rows.get(row.maker)
+        if row is not None and row.maker < 0 and force:
+            raise ValueError("force=True is not supported for actor tasks: use ray.kill to end the actor itself.")
         if row is None or row.spec is None or row.actor is not None:
             return
         self._cancel(row, row.spec, force, recursive)
@@ -386,6 +398,8 @@ class Hub(Actors):
             worker.link.send(Cancel(spec.task))
             self.urgent.append(worker)
             self.ports.signal(worker, signal.SIGINT)
+            if not spec.actor:
+                self.at(time.monotonic() + INSIST_AFTER, partial(self._insist, row, worker, INSIST_AFTER))
             if not spec.actor or worker.is_async:
                 return  # the worker says how it ended
         # Not begun, or a sync method, which cannot be stopped half way: whoever waits for it need not wait on.
@@ -393,6 +407,12 @@ class Hub(Actors):
         actor = self.actors.get(spec.actor)
         if actor is not None:
             self.call_ended(actor)
+
+    def _insist(self, row: Row, worker: Worker, delay: float) -> None:
+        """Signal again: one that comes just before a system call begins does not interrupt it."""
+        if row.spec is not None and row.worker is worker and delay < 5:
+            self.ports.signal(worker, signal.SIGINT)
+            self.at(time.monotonic() + 2 * delay, partial(self._insist, row, worker, 2 * delay))
 
     # ------------------------------------------------------------------ workers
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
-_BOOT = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from skate.engines.local.zygote import main; "
-_RUN = "main(int(sys.argv[1]), int(sys.argv[2]))"
+from skate.engines.local.boot import Boot
 
 
 class Pipes(NamedTuple):
@@ -27,33 +24,10 @@ class Pipes(NamedTuple):
 class Pool:
     """One zygote and its workers."""
 
-    def __init__(self, arena_fd: int, capacity: int, environment: dict[str, str]) -> None:
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        with theirs:
-            self.pid = self._launch(theirs.fileno(), arena_fd, capacity, environment)
+    def __init__(self, boot: Boot) -> None:
+        self.pid = boot.pid
+        self.control = boot.control
         self.closed = False
-
-    def _launch(self, control_fd: int, arena_fd: int, capacity: int, environment: dict[str, str]) -> int:
-        path = "\n".join(os.path.abspath(entry) for entry in sys.path)
-        # Through copies above both targets, so that placing one cannot overwrite the other.
-        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (control_fd, arena_fd)]
-        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-c", _BOOT + _RUN, str(os.getpid()), str(capacity), path],
-                environment,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, null, 0),
-                    (os.POSIX_SPAWN_DUP2, copies[0], 3),
-                    (os.POSIX_SPAWN_DUP2, copies[1], 4),
-                ],
-                setsid=True,
-            )
-        finally:
-            for fd in (*copies, null):
-                os.close(fd)
 
     def fork(self, client: int) -> Pipes:
         """Ask for a worker; a "forked" report follows."""
@@ -68,6 +42,10 @@ class Pool:
         for fd in kept:
             os.set_blocking(fd, False)
         return kept
+
+    def preload(self, modules: list[str]) -> None:
+        """Have later workers find these modules imported."""
+        self.control.send(msgspec.msgpack.encode(["preload", modules]))
 
     def signal(self, pid: int, number: int) -> None:
         """Have the zygote signal a worker, if it still lives."""

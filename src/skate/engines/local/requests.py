@@ -27,7 +27,6 @@ from skate.engines.local.messages import (
     Outcome,
     Put,
     Release,
-    Stored,
     Submit,
     Values,
     decode_any,
@@ -36,6 +35,7 @@ from skate.engines.local.messages import (
     encoder,
 )
 from skate.engines.local.rows import FAILED, PENDING, Row, Worker
+from skate.exceptions import PendingCallsLimitExceeded
 
 
 class Question:
@@ -78,18 +78,25 @@ class Requests(Hub):
         self.arrived(worker, message.pid)
 
     def _submit(self, worker: Worker, message: Submit) -> None:
-        self._own_block(worker, message.spec.args)
+        self.own_block(worker, message.spec.args)
         self.submit(message.spec, message.options, worker, message.parent)
 
     def _call(self, worker: Worker, message: Call) -> None:
-        self._own_block(worker, message.spec.args)
-        self.call(message.spec, message.options, worker, message.parent)
+        self.own_block(worker, message.spec.args)
+        try:
+            self.call(message.spec, message.options, worker, message.parent)
+        except PendingCallsLimitExceeded as error:
+            # The worker has gone on: the error waits where the result would be.
+            spec = message.spec
+            for key in range(spec.task, spec.task + max(1, spec.returns)):
+                self.rows[key] = Row(FAILED, 1, errors.packed(error))
+                worker.held.add(key)
 
     def _export(self, worker: Worker, message: Export) -> None:
         self.definitions.setdefault(message.function, message)
 
     def _put(self, worker: Worker, message: Put) -> None:
-        self._own_block(worker, message.value)
+        self.own_block(worker, message.value)
         self.put(message.key, message.value, message.refs, worker)
 
     def _done(self, worker: Worker, message: Done) -> None:
@@ -97,17 +104,12 @@ class Requests(Hub):
 
     def _done_many(self, worker: Worker, message: DoneMany) -> None:
         for value in message.values:
-            self._own_block(worker, value)
+            self.own_block(worker, value)
         self.done_many(worker, message)
 
     def _item(self, worker: Worker, message: Item) -> None:
-        self._own_block(worker, message.value)
+        self.own_block(worker, message.value)
         self.made(worker, message)
-
-    def _own_block(self, worker: Worker, value: Any) -> None:
-        """A block that the worker was granted has become a value's."""
-        if type(value) is Stored:
-            worker.granted = [grant for grant in worker.granted if grant[0] != value.offset]
 
     def _hold(self, worker: Worker, message: Hold) -> None:
         for key in message.keys:
@@ -212,12 +214,12 @@ class Requests(Hub):
 
     def _ask_spawn(self, worker: Worker, data: bytes) -> bytes:
         request = decode_spawn(data)
-        self._own_block(worker, request.spec.args)
+        self.own_block(worker, request.spec.args)
         return encoder.encode(self.spawn(request.spec, request.info, self.settings.namespace, worker))
 
     def _ask_find(self, worker: Worker, data: bytes) -> bytes:
         name, namespace = decode_any(data)
-        return encoder.encode(self.find(name, namespace or self.settings.namespace, worker))
+        return encoder.encode(self.find(name, namespace or self.settings.namespace))
 
     def _ask_allocate(self, worker: Worker, data: bytes) -> bytes:
         (size,) = decode_any(data)

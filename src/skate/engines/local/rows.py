@@ -45,7 +45,7 @@ class Row(msgspec.Struct, gc=False):
     parent: int = 0
     """The task inside which the call was made."""
     maker: int = 0
-    """Of a further return, or an item of a stream: the task that makes it."""
+    """Of a further return, or an item of a stream: the task that makes it; -1: an actor call makes it."""
     cancelled: bool = False
     actor: Actor | None = None
     """Of the row of an actor itself."""

@@ -78,7 +78,8 @@ class Table:
             self.failures += 1
         if row.waiters is not None:
             self._wake(row)
-        if row.count <= 0 and row.spec is None and row.actor is None:
+        # Those it woke may have dropped it already.
+        if row.count <= 0 and row.spec is None and row.actor is None and self.rows.get(key) is row:
             self._drop(key, row)
 
     def _wake(self, row: Row) -> None:

@@ -58,9 +58,9 @@ class ThreadedHost:
     def _run(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> None:
         worker, client = self.worker, self.worker.client
         options = calling.options if calling is not None else CallOptions()
-        name = f"{worker.actor_name}.{spec.method}"
+        name = worker.label(spec)
         attempt = calling.attempt if calling is not None else 0
-        running.set(Running(spec.task, options.name or name, name, attempt, options, worker.gpus()))
+        running.set(Running(spec.task, spec.method, options, attempt, worker.gpus))
         if spec.task in client.cancelled:
             worker.refuse(spec)
             client.flush()
@@ -72,6 +72,6 @@ class ThreadedHost:
                 value = worker.expand(spec, value, name, options.backpressure)
             worker.deliver(spec, value, 0)
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
-            worker.report(spec, error, name, options)
+            worker.report(spec, error, options.name or name, options)
         args, kwargs, value = (), {}, None
         client.flush()

@@ -23,15 +23,17 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from types import GeneratorType
 from typing import Any, NoReturn
 
 from skate.core import engine as engines
 from skate.core import ids, refs
 from skate.core.calls import NO_ARGUMENTS, fill_call
 from skate.core.serialization import LARGE, pack, unpack
-from skate.core.spec import CallOptions, TaskOptions
+from skate.core.spec import CallOptions, Resources, TaskOptions
 from skate.engines.execution import is_stream, pack_error, split_returns, task_error
 from skate.engines.local.arena import Mapping
+from skate.engines.local.boot import OWN_THREADS
 from skate.engines.local.link import BlockingLink
 from skate.engines.local.messages import (
     Calling,
@@ -57,6 +59,7 @@ from skate.exceptions import RayError, TaskCancelledError
 FLUSH_AFTER = 0.001
 """Seconds that a result may wait for the next to travel with it."""
 NONE = pack(None).to_bytes()
+USUAL = CallOptions()
 
 
 class Retire(BaseException):
@@ -75,8 +78,12 @@ class Worker:
         self.feed: list[Value] = []
         self.calling: Calling | None = None
         self.hosting: Host | None = None
+        self.gpus: tuple[int, ...] = ()
+        """Those that the actor holds."""
         self.instance: Any = None
         self.actor_name = ""
+        self.methods: dict[str, Callable[..., Any]] = {}
+        """Bound methods of the instance, looked up once."""
         self.runs: dict[bytes, int] = {}
         self.flushed = time.perf_counter()
         self.host: Any = None
@@ -111,6 +118,7 @@ class Worker:
         elif kind is Using:
             self.using = message
             self._set_gpus(message.gpus)
+            self._set_threads(message.options.resources)
         elif kind is Feed:
             self.feed = message.values
         elif kind is Calling:
@@ -120,12 +128,19 @@ class Worker:
         elif kind is Host:
             self.hosting = message
             self._set_gpus(message.gpus)
+            self._set_threads(message.info.options.resources)
         elif kind is Leave and (self.host is None or self.host.drain()):
             self.leave("retired", final=True)
 
     def _set_gpus(self, gpus: tuple[int, ...]) -> None:
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+
+    def _set_threads(self, resources: Resources) -> None:
+        """As Ray does: numeric libraries loaded from now on use as many threads as the call has CPUs."""
+        if OWN_THREADS in os.environ:
+            cpus = dict(resources).get("CPU", 0) // 10_000
+            os.environ["OMP_NUM_THREADS"] = str(max(1, cpus))
 
     def definition(self, function: bytes) -> Any:
         """The function or class of that hash, unpickled once."""
@@ -144,9 +159,8 @@ class Worker:
             return
         options = self.using.options
         using = self.using
-        function_name = self.blobs[spec.function][1]
-        name = options.name or function_name
-        client.current = Running(spec.task, name, function_name, using.attempt, options, using.gpus)
+        name = self.blobs[spec.function][1]
+        client.current = Running(spec.task, name, options, using.attempt, using.gpus)
         if client.inbox and self.link.out:
             self._arm_flusher()
         started = time.perf_counter()
@@ -159,8 +173,10 @@ class Worker:
                 args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
             try:
                 client.interruptible = True
+                if client.cancelled:
+                    client.heed_cancel()  # it came while the arguments were unpacked
                 value = function(*args, **kwargs)
-                if spec.returns != 1:
+                if spec.returns != 1 or type(value) is GeneratorType:
                     value = self.expand(spec, value, name, options.backpressure)
                 client.interruptible = False
             finally:
@@ -170,7 +186,8 @@ class Worker:
             self.deliver(spec, value, int(took * 1e6))
             del value
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
-            self.report(spec, error, name, options, int((time.perf_counter() - started) * 1e6))
+            took = int((time.perf_counter() - started) * 1e6)
+            self.report(spec, error, options.name or name, options, took)
         client.current = IDLE
         if options.max_calls:
             self._count_run(spec.function, options.max_calls)
@@ -205,8 +222,13 @@ class Worker:
 
     # ------------------------------------------------------------------- results
 
-    def expand(self, spec: TaskSpec, value: Any, name: str, ahead: int) -> list[Any]:
-        """The values of a call with another number of returns than one; a stream's items go out here."""
+    def expand(self, spec: TaskSpec, value: Any, name: str, ahead: int) -> Any:
+        """The values of a call with another number of returns than one; a stream's items go out here.
+
+        With one return, the first item of a generator.
+        """
+        if spec.returns == 1:
+            return next(value)
         if spec.returns >= 0:
             return split_returns(value, spec.returns, name)
         if spec.returns == -2:
@@ -237,11 +259,8 @@ class Worker:
         """One item of a stream."""
         value, inner = self.lay(item, 0)
         self.client.finished(Item(task, value, inner))
-        interruptible, self.client.interruptible = self.client.interruptible, False
-        try:
-            self.client.flush()
-        finally:
-            self.client.interruptible = interruptible
+        self.client.flush()
+        self.client.heed_cancel()
 
     def lay(self, value: Any, key: int) -> tuple[Value, tuple[int, ...]]:
         """Pack a result where it can be fetched, and list the references inside."""
@@ -322,10 +341,11 @@ class Worker:
         assert hosting is not None
         options = hosting.info.options
         client.actor = hosting.info
+        self.gpus = hosting.gpus
         client.reconstructed = hosting.reconstructed
         self.actor_name = options.class_name
         name = f"{options.class_name}.__init__"
-        client.current = Running(spec.task, name, name, 0, TaskOptions(resources=options.resources), hosting.gpus)
+        client.current = Running(spec.task, "", None, 0, hosting.gpus)
         try:
             cls = self.definition(spec.function)
             args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
@@ -355,6 +375,9 @@ class Worker:
     def method(self, spec: TaskSpec) -> Callable[..., Any]:
         """What a method call runs."""
         name = spec.method
+        known = self.methods.get(name)
+        if known is not None:
+            return known
         if name == "__ray_ready__":
             return lambda: True
         if name == "__ray_terminate__":
@@ -362,6 +385,8 @@ class Worker:
         if name == "__ray_call__":
             return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
         found: Callable[..., Any] = getattr(self.instance, name)
+        if inspect.ismethod(found) and found.__self__ is self.instance:
+            self.methods[name] = found
         return found
 
     def _terminate(self) -> NoReturn:
@@ -373,10 +398,9 @@ class Worker:
         if spec.task in client.cancelled:
             self.refuse(spec)
             return
-        options = calling.options if calling is not None else CallOptions()
-        name = f"{self.actor_name}.{spec.method}"
+        options = calling.options if calling is not None else USUAL
         attempt = calling.attempt if calling is not None else 0
-        client.current = Running(spec.task, options.name or name, name, attempt, options, self.gpus())
+        client.current = Running(spec.task, spec.method, options, attempt, self.gpus)
         if client.inbox and self.link.out:
             self._arm_flusher()
         try:
@@ -386,40 +410,37 @@ class Worker:
                 args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
                 value = self.method(spec)(*args, **kwargs)
                 args, kwargs = (), {}
-            if spec.returns != 1:
-                value = self.expand(spec, value, name, options.backpressure)
+            if spec.returns != 1 or type(value) is GeneratorType:
+                value = self.expand(spec, value, self.label(spec), options.backpressure)
             self.deliver(spec, value, 0)
             del value
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
-            self.report(spec, error, name, options)
+            self.report(spec, error, options.name or self.label(spec), options)
         client.current = IDLE
         now = time.perf_counter()
         if not client.inbox or now - self.flushed > FLUSH_AFTER or len(self.link.out) > 64:
             client.flush()
             self.flushed = now
 
-    def gpus(self) -> tuple[int, ...]:
-        """The GPUs that the actor holds."""
-        return self.hosting.gpus if self.hosting is not None else ()
+    def label(self, spec: TaskSpec) -> str:
+        """``Class.method`` of a call."""
+        return f"{self.actor_name}.{spec.method}"
 
     # ------------------------------------------------------------------- signals
 
     def on_interrupt(self, *_: Any) -> None:
         """SIGINT: somebody may have cancelled the task that runs."""
-        client = self.client
-        if client.busy_io:
-            return  # whoever is reading will see the message; a task that waits looks for it
-        turns = client.turns
-        if turns.lead.acquire(False):
+        client, turns = self.client, self.client.turns
+        readable = select.poll()
+        readable.register(self.link.read_fd, select.POLLIN)
+        if readable.poll(0):
+            # Not in the middle of a message, or while another thread reads: again in a moment.
+            if client.reading or client.writing or client.lock.locked() or not turns.lead.acquire(False):
+                threading.Timer(0.002, signal.pthread_kill, (client.main, signal.SIGINT)).start()
+                return
             try:
-                readable = select.poll()
-                readable.register(self.link.read_fd, select.POLLIN)
                 while readable.poll(0):
-                    client.busy_io += 1
-                    try:
-                        client.dispatch(self.link.read())
-                    finally:
-                        client.busy_io -= 1
+                    client.dispatch(self.link.read())
             finally:
                 turns.lead.release()
         if self.link.out and client.lock.acquire(False):  # held: the thread that has it is about to flush anyway
@@ -427,9 +448,7 @@ class Worker:
                 self.link.flush()
             finally:
                 client.lock.release()
-        if client.interruptible and client.current.task in client.cancelled:
-            client.interruptible = False
-            raise KeyboardInterrupt
+        client.heed_cancel()
 
 
 def has_coroutines(cls: type) -> bool:

@@ -13,7 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from skate import exceptions
 from skate.core import refs
@@ -22,7 +24,8 @@ from skate.core.ids import worker_hex
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import unpack
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
-from skate.engines.local.arena import PAGE, Mapping
+from skate.engines.local.arena import Mapping
+from skate.engines.local.boot import PAGE
 from skate.engines.local.client import Client
 from skate.engines.local.link import BlockingLink
 from skate.engines.local.messages import (
@@ -63,18 +66,18 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class Running(NamedTuple):
+class Running(msgspec.Struct, frozen=True, gc=False):
     """The call that the current code belongs to."""
 
-    task: int
-    name: str
-    function: str
-    attempt: int
-    options: Any
+    task: int = 0
+    function: str = ""
+    """Of a method call, the method."""
+    options: Any = None
+    attempt: int = 0
     gpus: tuple[int, ...] = ()
 
 
-IDLE = Running(0, "", "", 0, TaskOptions())
+IDLE = Running()
 running: ContextVar[Running | None] = ContextVar("skate_running", default=None)
 
 
@@ -103,6 +106,7 @@ class WorkerClient(Client):
         """Item references past the end of their stream."""
         self.cancelled: set[int] = set()
         self.on_cancel: Callable[[int], None] | None = None
+        self.on_resume: Callable[[int], None] | None = None
         self.allowed: dict[int, int] = {}
         """How far a stream may run ahead, by task."""
         self.grants: list[tuple[int, int]] = []
@@ -111,7 +115,9 @@ class WorkerClient(Client):
         """The main thread is inside a task's own code, where a cancel may raise."""
         self.current: Running = IDLE
         """The call of the main thread, for threads that the user starts."""
-        self.busy_io = 0
+        self.reading = False
+        """The main thread or another is reading the link: a signal has nothing to add."""
+        self.writing = 0
         self.may_block = True
         """The main thread is all there is: when it waits, the worker does nothing else."""
         self.actor: ActorInfo | None = None
@@ -125,12 +131,12 @@ class WorkerClient(Client):
         if refs.released or self.fresh or refs.closed_streams:
             self.settle()
         if self.link.out:
-            self.busy_io += 1
+            self.writing += 1
             try:
                 with self.lock:
                     self.link.flush()
             finally:
-                self.busy_io -= 1
+                self.writing -= 1
 
     def settle(self) -> None:
         """Tell the hub which references came to stay, and which went."""
@@ -179,11 +185,11 @@ class WorkerClient(Client):
     def _read(self, timeout: float | None) -> None:
         """Wait for messages and handle them; the hub keeps the time, so `timeout` does not matter."""
         self.flush()
-        self.busy_io += 1
+        self.reading = True
         try:
             messages = self.link.read()
         finally:
-            self.busy_io -= 1
+            self.reading = False
         self.dispatch(messages)
 
     def dispatch(self, messages: list[Any]) -> None:
@@ -211,12 +217,17 @@ class WorkerClient(Client):
             elif kind is Grant:
                 self.grants.append((message.offset, message.size))
             elif kind is Resume:
-                self.allowed[message.task] = message.upto
+                self._resume(message)
             else:
                 self.inbox.append(message)
                 calls = True
         if calls and self.on_inbox is not None:
             self.on_inbox()
+
+    def _resume(self, message: Resume) -> None:
+        self.allowed[message.task] = message.upto
+        if self.on_resume is not None:
+            self.on_resume(message.task)
 
     def _give_back(self) -> None:
         """Return the calls not begun; what only sets the stage for calls stays in order."""
@@ -232,12 +243,17 @@ class WorkerClient(Client):
         if self.interruptible and threading.get_ident() == self.main:
             task = self.current.task
             self.turns.until(lambda: arrived() or task in self.cancelled)
-            if not arrived() and self.interruptible:
-                self.interruptible = False
-                raise KeyboardInterrupt
+            if not arrived():
+                self.heed_cancel()
         else:
             self.flush()
             self.turns.until(arrived)
+
+    def heed_cancel(self) -> None:
+        """Interrupt the main thread's task if it was cancelled."""
+        if self.interruptible and self.current.task in self.cancelled and threading.get_ident() == self.main:
+            self.interruptible = False
+            raise KeyboardInterrupt
 
     def ask(self, verb: str, *args: Any) -> Any:
         """A question to the hub; its error is raised here."""
@@ -252,6 +268,7 @@ class WorkerClient(Client):
         self.turns.until(lambda: request in replies)
         answer = replies.pop(request)
         assert isinstance(answer, Answer)
+        self.heed_cancel()
         if answer.failed:
             raise unpack(answer.data)
         return answer.data
@@ -298,15 +315,13 @@ class WorkerClient(Client):
 
     def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
         data = self._ask("spawn", encoder.encode(SpawnRequest(spec, info)))
-        return self._counted(decode_info(data))
-
-    def _counted(self, info: ActorInfo) -> ActorInfo:
-        self.counts[info.actor] = self.counts.get(info.actor, 0) + 1
-        return info
+        made = decode_info(data)
+        self.counts[made.actor] = self.counts.get(made.actor, 0) + 1
+        return made
 
     def find(self, name: str, namespace: str) -> ActorInfo:
         """A named actor that lives."""
-        return self._counted(decode_info(self._ask("find", encode_any((name, namespace)))))
+        return decode_info(self._ask("find", encode_any((name, namespace))))
 
     # ------------------------------------------------------------- shared memory
 
@@ -491,17 +506,21 @@ class WorkerClient(Client):
         from skate.core.resources import as_floats
 
         here = running.get() or self.current
-        options = here.options
-        holder = self.actor.options if self.actor is not None else options
+        options = here.options or TaskOptions()
+        actor = self.actor
+        holder = actor.options if actor is not None else options
+        function = here.function
+        if actor is not None and here.task:
+            function = f"{actor.options.class_name}.{function or '__init__'}"
         return Context(
             namespace=self.welcome.namespace,
             node=self.welcome.node,
             worker=worker_hex(self.welcome.client),
             task=here.task,
-            task_name=here.name,
-            function_name=here.function,
+            task_name=options.name or function,
+            function_name=function,
             attempt=here.attempt,
-            actor=self.actor,
+            actor=actor,
             reconstructed=self.reconstructed,
             resources=as_floats(holder.resources),
             gpus=here.gpus,

@@ -6,6 +6,7 @@ hang on any lock that another thread held. It imports what every worker needs on
 Requests and reports are msgpack arrays over a socket that keeps message boundaries:
 
 * ``["fork", client]`` with four descriptors (the worker's reading and writing pipe, its stdout, its stderr);
+* ``["preload", [module, ...]]``: import these when there is nothing else to do; later workers are spared it;
 * ``["signal", pid, number]``: only the parent can be sure that a pid is still its child's;
 * ``["forked", client, pid]`` and ``["ended", client, status]`` back; a negative status is a signal.
 
@@ -17,16 +18,19 @@ from __future__ import annotations
 
 import array
 import gc
+import importlib
 import os
 import select
 import signal
 import socket
+import sys
 from typing import Any
 
 import msgspec
 
 CONTROL_FD = 3
 ARENA_FD = 4
+QUIET_MS = 50
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 
@@ -72,6 +76,7 @@ class Zygote:
         signal.set_wakeup_fd(self.waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self.children: dict[int, int] = {}
+        self.preload: list[str] = []
 
     def serve(self) -> None:
         """Fork, signal and reap until the driver is gone."""
@@ -79,7 +84,9 @@ class Zygote:
         for fd in (self.control.fileno(), self.gone, self.wake):
             watch.register(fd, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in watch.poll()}
+            ready = {fd for fd, _ in watch.poll(QUIET_MS if self.preload else None)}
+            if not ready:
+                self._preload(self.preload.pop(0))
             if self.gone in ready:
                 return
             if self.wake in ready:
@@ -92,8 +99,19 @@ class Zygote:
                 kind, *rest = _decode(message)
                 if kind == "fork":
                     self._fork(rest[0], fds)
+                elif kind == "preload":
+                    self.preload += rest[0]
                 elif rest[0] in self.children:
                     os.kill(rest[0], rest[1])
+
+    def _preload(self, module: str) -> None:
+        """Import a module for all later workers, unless it starts threads: they would not survive a fork."""
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001  a worker that needs it will say the same to its caller
+            print(f"skate: could not preload {module}: {error}", file=sys.stderr)
+        gc.collect()
+        gc.freeze()
 
     def _fork(self, client: int, fds: list[int]) -> None:
         pid = os.fork()
@@ -105,7 +123,13 @@ class Zygote:
         self.children[pid] = client
         for fd in fds:
             os.close(fd)
-        self.control.send(_encode(["forked", client, pid]))
+        self._report("forked", client, pid)
+
+    def _report(self, *what: object) -> None:
+        try:
+            self.control.send(_encode(what))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the driver has closed: the next look at the socket ends us
 
     def _become_worker(self, fds: list[int]) -> None:
         signal.set_wakeup_fd(-1)
@@ -130,7 +154,7 @@ class Zygote:
                 return
             client = self.children.pop(pid, None)
             if client is not None:
-                self.control.send(_encode(["ended", client, os.waitstatus_to_exitcode(status)]))
+                self._report("ended", client, os.waitstatus_to_exitcode(status))
 
     def end(self) -> None:
         """Leave no child behind, not even dying."""
@@ -142,7 +166,10 @@ class Zygote:
 
 def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
     fds = array.array("i")
-    message, ancillary, _, _ = control.recvmsg(4096, socket.CMSG_SPACE(4 * fds.itemsize))
+    try:
+        message, ancillary, _, _ = control.recvmsg(4096, socket.CMSG_SPACE(4 * fds.itemsize))
+    except ConnectionResetError:
+        return b"", []  # the driver closed with reports unread
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])

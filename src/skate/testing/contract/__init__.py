@@ -12,6 +12,12 @@ A case takes the fixture `ray`: the package under test, with a session running. 
 cannot do yet is marked on the case by `not_yet`, strictly: the mark has to go when the gap does.
 """
 
-from skate.testing.contract.marks import differs_on_ray, not_yet
+from skate.testing.contract.marks import (
+    differs_on_ray,
+    ends_a_process,
+    needs_background,
+    needs_processes,
+    not_yet,
+)
 
-__all__ = ["differs_on_ray", "not_yet"]
+__all__ = ["differs_on_ray", "ends_a_process", "needs_background", "needs_processes", "not_yet"]

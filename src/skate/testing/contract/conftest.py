@@ -74,9 +74,7 @@ def tally(tmp_path: Path) -> Tally:
 def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a driver script in an interpreter of its own, with the package imported as `ray`."""
 
-    def run(
-        body: str, *arguments: str, timeout: float = 50, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(body: str, *arguments: str, timeout: float = 50, **environment: str) -> subprocess.CompletedProcess[str]:
         path = tmp_path / "driver_script.py"
         path.write_text(f"import {target.PACKAGE} as ray\n" + textwrap.dedent(body))
         return subprocess.run(
@@ -96,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = os.path.dirname(__file__)
-    if not config.pluginmanager.hasplugin("timeout"):
+    if not config.pluginmanager.hasplugin("timeout") or config.getoption("timeout") is not None:
         return
     for item in items:
         if str(item.path).startswith(here) and item.get_closest_marker("timeout") is None:
@@ -104,9 +102,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, None, None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, None, None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.failed and call.excinfo is not None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from skate.testing.contract import differs_on_ray
+from skate.testing.contract import differs_on_ray, needs_processes, not_yet
 
 
 def test_async_calls_overlap(ray):
@@ -307,11 +307,13 @@ def test_unknown_group_is_refused(ray):
         ray.get(a.f.options(concurrency_group="nope").remote(), timeout=20)
 
 
+@not_yet("inline", reason="calls do not pile up where each runs at once", raises=pytest.fail.Exception)
+@pytest.mark.slow
 def test_limit_of_pending_calls(ray):
     @ray.remote(max_pending_calls=2)
     class A:
         def nap(self):
-            time.sleep(0.5)
+            time.sleep(0.3)
 
         def ready(self):
             return True
@@ -327,6 +329,7 @@ def test_limit_of_pending_calls(ray):
     assert ray.get(a.ready.remote()) is True
 
 
+@needs_processes
 def test_async_actor_is_a_process_like_any_other(ray):
     @ray.remote
     class A:

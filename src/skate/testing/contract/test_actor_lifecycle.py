@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from skate.testing.contract import ends_a_process, needs_background
 from skate.testing.contract.tools import eventually, raised, until_no_error
 
 
@@ -45,9 +46,7 @@ def mortal(ray):
 
 
 def _is_dead(ray, actor):
-    return isinstance(
-        raised(lambda: ray.get(actor.inc.remote(), timeout=20)), ray.exceptions.RayActorError
-    )
+    return isinstance(raised(lambda: ray.get(actor.inc.remote(), timeout=20)), ray.exceptions.RayActorError)
 
 
 def _process_is_gone(pid):
@@ -58,7 +57,15 @@ def _process_is_gone(pid):
         return True
 
 
-@pytest.mark.parametrize("how", ["exit_actor", "os._exit", "sys.exit", "SIGKILL"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "exit_actor",
+        "sys.exit",
+        pytest.param("os._exit", marks=ends_a_process),
+        pytest.param("SIGKILL", marks=ends_a_process),
+    ],
+)
 def test_every_end_is_an_actor_died_error_for_the_call_and_later_ones(ray, mortal, how):
     a = mortal.remote()
     with pytest.raises(ray.exceptions.ActorDiedError):
@@ -67,6 +74,7 @@ def test_every_end_is_an_actor_died_error_for_the_call_and_later_ones(ray, morta
         ray.get(a.inc.remote())
 
 
+@needs_background
 def test_kill_fails_running_and_queued_calls(ray, mortal):
     a = mortal.remote()
     ray.get(a.inc.remote())
@@ -78,6 +86,7 @@ def test_kill_fails_running_and_queued_calls(ray, mortal):
             ray.get(ref, timeout=15)
 
 
+@ends_a_process
 def test_kill_ends_the_process(ray, mortal):
     a = mortal.remote()
     pid = ray.get(a.pid.remote())
@@ -93,6 +102,7 @@ def test_kill_twice_is_harmless(ray, mortal):
     assert eventually(lambda: _is_dead(ray, a))
 
 
+@needs_background
 def test_kill_of_an_actor_that_has_not_started_yet(ray):
     @ray.remote
     class Slow:
@@ -131,15 +141,14 @@ def test_kill_overrides_restarts_by_default(ray, mortal):
 
 def test_kill_that_allows_a_restart(ray, mortal):
     a = mortal.options(max_restarts=1).remote()
-    pid = ray.get(a.pid.remote())
+    assert ray.get([a.inc.remote() for _ in range(3)]) == [1, 2, 3]
     ray.kill(a, no_restart=False)
 
     def restarted():
         unavailable = ray.exceptions.RayActorError
-        return until_no_error(lambda: ray.get(a.pid.remote()), unavailable) != pid
+        return until_no_error(lambda: ray.get(a.inc.remote()), unavailable) < 3
 
     assert eventually(restarted)
-    assert ray.get(a.inc.remote()) == 1
 
 
 def test_failing_constructor_fails_every_call_with_its_text(ray):
@@ -191,6 +200,7 @@ def test_constructor_failure_is_not_restarted(ray, tally):
     assert tally.count() == 1
 
 
+@ends_a_process
 def test_constructor_that_crashes_the_process(ray):
     @ray.remote
     class A:
@@ -221,6 +231,7 @@ def test_constructor_waits_for_its_arguments(ray):
     assert ray.get(A.remote(late.remote()).get.remote()) == "late"
 
 
+@ends_a_process
 def test_dropped_handle_ends_the_process(ray, mortal):
     a = mortal.remote()
     pid = ray.get(a.pid.remote())
@@ -280,6 +291,7 @@ def test_exit_actor_outside_an_actor_raises_type_error(ray):
         ray.actor.exit_actor()
 
 
+@ends_a_process
 def test_exit_handler_runs_when_the_actor_exits(ray, tally):
     @ray.remote
     class A:
@@ -296,6 +308,7 @@ def test_exit_handler_runs_when_the_actor_exits(ray, tally):
     assert eventually(lambda: tally.count() == 1)
 
 
+@ends_a_process
 def test_error_of_a_dead_actor_tells_class_and_id(ray, mortal):
     a = mortal.remote()
     actor_id = a._actor_id.hex()

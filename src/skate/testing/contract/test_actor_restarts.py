@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from skate.testing.contract import ends_a_process
 from skate.testing.contract.tools import eventually, raised, until_no_error
 
 
@@ -27,6 +28,7 @@ def mortal(ray):
     return Mortal
 
 
+@ends_a_process
 def test_restart_runs_the_constructor_again_with_its_arguments(ray, tally):
     @ray.remote(max_restarts=1)
     class A:
@@ -50,6 +52,7 @@ def test_restart_runs_the_constructor_again_with_its_arguments(ray, tally):
     assert tally.count() == 2
 
 
+@ends_a_process
 def test_restarts_are_counted(ray, mortal):
     a = mortal.options(max_restarts=1).remote()
     ray.get(a.inc.remote())
@@ -58,11 +61,10 @@ def test_restarts_are_counted(ray, mortal):
     until_no_error(lambda: ray.get(a.inc.remote()), ray.exceptions.RayActorError)
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(a.die.remote())
-    assert eventually(
-        lambda: isinstance(raised(lambda: ray.get(a.inc.remote())), ray.exceptions.ActorDiedError)
-    )
+    assert eventually(lambda: isinstance(raised(lambda: ray.get(a.inc.remote())), ray.exceptions.ActorDiedError))
 
 
+@ends_a_process
 def test_call_is_tried_again_after_a_restart_with_max_task_retries(ray, tally):
     @ray.remote(max_restarts=2, max_task_retries=2)
     class A:
@@ -76,6 +78,7 @@ def test_call_is_tried_again_after_a_restart_with_max_task_retries(ray, tally):
     assert tally.count() == 3
 
 
+@ends_a_process
 def test_task_retries_are_counted(ray, tally):
     @ray.remote(max_restarts=-1, max_task_retries=1)
     class A:
@@ -114,6 +117,7 @@ def test_exceptions_of_methods_are_not_retried_by_default(ray, tally):
     assert tally.count() == 1
 
 
+@ends_a_process
 def test_method_can_set_its_own_retries(ray, tally):
     @ray.remote(max_restarts=-1)
     class A:

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from skate.testing.contract import needs_processes
+
 
 @pytest.fixture
 def counter(ray):
@@ -43,9 +45,7 @@ def test_constructor_ref_by_keyword(ray, counter):
     assert ray.get(counter.remote(start=ray.put(3)).get.remote()) == 3
 
 
-@pytest.mark.parametrize(
-    ("args", "kwargs"), [((1, 2, 3), {}), ((), {"nope": 1}), ((1,), {"start": 1})]
-)
+@pytest.mark.parametrize(("args", "kwargs"), [((1, 2, 3), {}), ((), {"nope": 1}), ((1,), {"start": 1})])
 def test_wrong_constructor_arguments_raise_at_once(ray, counter, args, kwargs):
     with pytest.raises(TypeError):
         counter.remote(*args, **kwargs)
@@ -256,6 +256,7 @@ def test_one_call_at_a_time(ray):
     assert max(ray.get([a.work.remote() for _ in range(10)])) == 1
 
 
+@needs_processes
 def test_actor_is_one_process_of_its_own(ray):
     @ray.remote
     class A:

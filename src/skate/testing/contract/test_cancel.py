@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from skate.testing.contract import differs_on_ray
+from skate.testing.contract import differs_on_ray, needs_background
 from skate.testing.contract.tools import Tally, eventually
 
 
@@ -45,6 +45,7 @@ def test_object_of_put_is_left_alone(ray):
     assert ray.get(ref) == 1
 
 
+@needs_background
 def test_gives_nothing_back(ray, busy, tally):
     ref = busy.remote(tally)
     assert eventually(lambda: tally.count() == 1)
@@ -53,6 +54,7 @@ def test_gives_nothing_back(ray, busy, tally):
         ray.get(ref, timeout=20)
 
 
+@needs_background
 def test_running_task_stops_and_its_cpu_is_free(ray, busy, tally):
     refs = [busy.options(num_cpus=2).remote(tally)]
     assert eventually(lambda: tally.count() == 1)
@@ -67,6 +69,7 @@ def test_running_task_stops_and_its_cpu_is_free(ray, busy, tally):
         ray.get(refs[0], timeout=20)
 
 
+@needs_background
 def test_task_that_waits_for_a_cpu_never_runs(ray, busy, tally, tmp_path):
     first = busy.options(num_cpus=2).remote(tally)
     assert eventually(lambda: tally.count() == 1)
@@ -88,6 +91,7 @@ def test_task_that_waits_for_a_cpu_never_runs(ray, busy, tally, tmp_path):
     assert not mark.exists()
 
 
+@needs_background
 def test_task_that_waits_for_an_argument(ray, busy, tally):
     @ray.remote
     def use(x):
@@ -105,6 +109,7 @@ def test_task_that_waits_for_an_argument(ray, busy, tally):
         ray.get(first, timeout=20)
 
 
+@needs_background
 def test_dependant_of_a_cancelled_task_fails_too(ray, busy, tally):
     @ray.remote
     def use(x):
@@ -132,6 +137,7 @@ def test_infeasible_task(ray):
         ray.get(ref, timeout=20)
 
 
+@needs_background
 def test_force_ends_a_task_that_ignores_interrupts(ray, tally):
     @ray.remote(max_retries=3)
     def stubborn(tally):
@@ -150,6 +156,7 @@ def test_force_ends_a_task_that_ignores_interrupts(ray, tally):
     assert tally.count() == 1
 
 
+@needs_background
 def test_children_are_cancelled_with_their_parent(ray, busy, tally):
     @ray.remote
     def parent(tally):
@@ -168,6 +175,7 @@ def test_children_are_cancelled_with_their_parent(ray, busy, tally):
     assert ray.get(after.remote(), timeout=20) == "after"
 
 
+@needs_background
 def test_children_may_be_spared(ray, tally):
     @ray.remote(num_cpus=0)
     def child(start, done):
@@ -188,6 +196,7 @@ def test_children_may_be_spared(ray, tally):
     assert eventually(lambda: tally.count() == 1, timeout=10)
 
 
+@needs_background
 def test_cancel_twice(ray, busy, tally):
     ref = busy.remote(tally)
     assert eventually(lambda: tally.count() == 1)
@@ -197,6 +206,7 @@ def test_cancel_twice(ray, busy, tally):
         ray.get(ref, timeout=20)
 
 
+@needs_background
 def test_cancelled_task_counts_as_ready(ray, busy, tally):
     ref = busy.remote(tally)
     assert eventually(lambda: tally.count() == 1)
@@ -204,6 +214,7 @@ def test_cancelled_task_counts_as_ready(ray, busy, tally):
     assert ray.wait([ref], timeout=20)[0] == [ref]
 
 
+@needs_background
 def test_finally_runs_in_a_cancelled_task(ray, tally):
     @ray.remote
     def f():
@@ -222,6 +233,7 @@ def test_finally_runs_in_a_cancelled_task(ray, tally):
     assert eventually(lambda: tally.count() == 2)
 
 
+@needs_background
 def test_error_tells_the_task(ray, busy, tally):
     ref = busy.remote(tally)
     assert eventually(lambda: tally.count() == 1)
@@ -232,6 +244,7 @@ def test_error_tells_the_task(ray, busy, tally):
 
 
 @differs_on_ray("one long sleep is not interrupted")
+@needs_background
 def test_one_long_sleep_is_interrupted(ray, tally):
     @ray.remote
     def f(tally):
@@ -316,6 +329,7 @@ def test_finished_actor_call_keeps_its_value(ray):
 
 
 @differs_on_ray("the call fails at the caller but runs nevertheless")
+@needs_background
 def test_queued_call_of_a_sync_actor_does_not_run(ray, tally):
     @ray.remote
     class A:

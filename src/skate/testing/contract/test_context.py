@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from skate.testing.contract import needs_processes
+
 INIT = {"namespace": "contract-context", "num_gpus": 2}
 
 
@@ -62,6 +64,7 @@ def test_current_actor_outside_an_actor_raises_runtime_error(ray):
         ray.get_runtime_context().current_actor  # noqa: B018
 
 
+@needs_processes
 def test_worker_id_stays_for_an_actor_and_differs_from_the_driver(ray):
     @ray.remote
     class A:

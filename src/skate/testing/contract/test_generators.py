@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from skate.testing.contract import differs_on_ray
+from skate.testing.contract import differs_on_ray, needs_background
 from skate.testing.contract.tools import eventually
 
 
@@ -34,6 +34,7 @@ def test_items_keep_their_order(ray):
     assert [ray.get(r) for r in g.remote()] == list(range(20))
 
 
+@pytest.mark.slow
 def test_first_item_is_there_before_the_last(ray):
     @ray.remote
     def g():
@@ -191,6 +192,7 @@ def test_wait_takes_generators_among_refs(ray):
     assert ray.get(next(gen)) == 1
 
 
+@needs_background
 def test_wait_on_a_slow_generator_times_out(ray):
     @ray.remote
     def g():
@@ -379,6 +381,7 @@ def test_finally_of_a_generator_runs(ray, tally):
     assert eventually(lambda: tally.count() == 1)
 
 
+@pytest.mark.slow
 def test_backpressure_holds_the_producer_back(ray, tally):
     @ray.remote(_generator_backpressure_num_objects=2)
     def g():
@@ -394,6 +397,7 @@ def test_backpressure_holds_the_producer_back(ray, tally):
     assert tally.count() == 10
 
 
+@needs_background
 def test_without_backpressure_the_producer_runs_ahead(ray, tally):
     @ray.remote
     def g():

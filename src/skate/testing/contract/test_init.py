@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from skate.testing.contract import differs_on_ray
+from skate.testing.contract import differs_on_ray, needs_background
 from skate.testing.contract.target import SESSION
 from skate.testing.contract.tools import eventually, raised
 
@@ -166,6 +166,7 @@ def test_handle_of_a_closed_session_is_dead(ray):
     assert isinstance(raised(lambda: ray.get(a.f.remote(), timeout=5)), Exception)
 
 
+@needs_background
 def test_shutdown_with_running_work_is_quick(ray):
     import time
 

@@ -161,10 +161,11 @@ def test_task_starts_only_when_its_arguments_are_ready(ray):
     assert ray.get(after.remote(late.remote())) >= 0
 
 
+@pytest.mark.slow
 def test_waiting_dependency_does_not_block_other_tasks(ray):
     @ray.remote(num_cpus=0)
     def slow():
-        time.sleep(2)
+        time.sleep(1)
         return 1
 
     @ray.remote

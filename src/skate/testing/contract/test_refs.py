@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from skate.testing.contract import needs_background
 from skate.testing.contract.tools import eventually
 
 
@@ -135,6 +136,7 @@ def test_asyncio_wait_over_wrapped_futures(ray):
     assert asyncio.run(main()) == ([0, 1, 2], set())
 
 
+@needs_background
 def test_event_loop_runs_on_while_a_ref_is_awaited(ray):
     @ray.remote
     def slow():

@@ -2,6 +2,8 @@
 
 import pytest
 
+from skate.testing.contract import not_yet
+
 INIT = None
 
 QUIET = "ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)"
@@ -22,9 +24,7 @@ def test_first_call_starts_a_session(script):
     assert "started by itself True" in out.stdout
 
 
-@pytest.mark.parametrize(
-    "first", ["ray.put(1)", "A.remote()", "ray.get_runtime_context()", "ray.wait([])"]
-)
+@pytest.mark.parametrize("first", ["ray.put(1)", "A.remote()", "ray.get_runtime_context()", "ray.wait([])"])
 def test_other_first_calls_start_a_session_too(script, first):
     out = script(
         f"""
@@ -121,6 +121,8 @@ def test_path_added_by_the_driver_holds_in_workers(script, tmp_path):
     assert (out.returncode, out.stdout.strip()) == (0, "2"), out.stderr
 
 
+@not_yet("inline", reason="prints go straight to the terminal", raises=AssertionError)
+@pytest.mark.slow
 def test_prints_of_workers_reach_the_driver_with_their_origin(script):
     out = script(
         """
@@ -153,6 +155,7 @@ def test_prints_of_workers_reach_the_driver_with_their_origin(script):
     assert "Speaker" in actor_line and "pid=" in actor_line
 
 
+@not_yet("inline", reason="prints go straight to the terminal", raises=AssertionError)
 def test_prints_of_workers_can_be_silenced(script):
     out = script(
         f"""

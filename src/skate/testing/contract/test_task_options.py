@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from skate.testing.contract import differs_on_ray
+from skate.testing.contract import differs_on_ray, needs_processes
 
 
 def test_zero_results_give_none(ray):
@@ -182,6 +182,7 @@ def test_unknown_option_error_names_the_option(ray):
         f.options(num_cpu=1)
 
 
+@needs_processes
 def test_max_calls_two_serves_two_calls_per_process(ray):
     @ray.remote(max_calls=2)
     def pid():

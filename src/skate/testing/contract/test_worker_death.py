@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from skate.testing.contract import ends_a_process
 from skate.testing.contract.tools import raised
 
 WAYS_TO_DIE = {
@@ -19,7 +20,9 @@ WAYS_TO_DIE = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS_TO_DIE)
+@pytest.mark.parametrize(
+    "way", [w if w == "sys.exit()" else pytest.param(w, marks=ends_a_process) for w in WAYS_TO_DIE]
+)
 def test_death_of_the_worker_is_one_clear_error(ray, way):
     die = WAYS_TO_DIE[way]
 
@@ -31,6 +34,7 @@ def test_death_of_the_worker_is_one_clear_error(ray, way):
         ray.get(f.remote(), timeout=40)
 
 
+@ends_a_process
 def test_other_tasks_go_on_after_a_death(ray):
     @ray.remote(max_retries=0)
     def die():
@@ -46,6 +50,7 @@ def test_other_tasks_go_on_after_a_death(ray):
     assert ray.get([refs[0], refs[2], ok.remote(3)]) == [1, 2, 3]
 
 
+@ends_a_process
 def test_task_that_dies_once_is_tried_again_by_default(ray, tally):
     @ray.remote
     def f():
@@ -58,6 +63,7 @@ def test_task_that_dies_once_is_tried_again_by_default(ray, tally):
     assert tally.count() == 2
 
 
+@ends_a_process
 def test_three_retries_by_default(ray, tally):
     @ray.remote
     def f():
@@ -69,6 +75,7 @@ def test_three_retries_by_default(ray, tally):
     assert tally.count() == 4
 
 
+@ends_a_process
 def test_retries_without_limit(ray, tally):
     @ray.remote(max_retries=-1)
     def f():
@@ -80,6 +87,7 @@ def test_retries_without_limit(ray, tally):
     assert ray.get(f.remote()) == "sixth time"
 
 
+@ends_a_process
 def test_number_of_retries_can_be_set_per_call(ray, tally):
     @ray.remote
     def f():
@@ -158,6 +166,7 @@ def test_default_limit_holds_for_exceptions_too(ray, tally):
     assert tally.count() == 4
 
 
+@ends_a_process
 def test_dependant_task_runs_after_a_retried_one(ray, tally):
     @ray.remote
     def once_dying():
@@ -173,6 +182,7 @@ def test_dependant_task_runs_after_a_retried_one(ray, tally):
     assert ray.get(plus_one.remote(once_dying.remote())) == 21
 
 
+@ends_a_process
 def test_crash_of_a_dependency_is_the_error_of_the_dependant(ray):
     @ray.remote(max_retries=0)
     def die():
@@ -186,6 +196,7 @@ def test_crash_of_a_dependency_is_the_error_of_the_dependant(ray):
         ray.get(use.remote(die.remote()))
 
 
+@ends_a_process
 def test_crash_of_a_child_can_be_handled_by_its_parent(ray):
     @ray.remote(max_retries=0)
     def die():
@@ -201,6 +212,7 @@ def test_crash_of_a_child_can_be_handled_by_its_parent(ray):
     assert ray.get(parent.remote()) == "handled"
 
 
+@ends_a_process
 def test_error_of_a_crash_is_no_task_error(ray):
     @ray.remote(max_retries=0)
     def die():
@@ -210,6 +222,7 @@ def test_error_of_a_crash_is_no_task_error(ray):
     assert not isinstance(error, ray.exceptions.RayTaskError)
 
 
+@ends_a_process
 def test_object_put_by_a_worker_that_died_later_is_lost_or_there_but_never_hangs(ray):
     @ray.remote(max_retries=0)
     def make():

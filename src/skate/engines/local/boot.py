@@ -1,0 +1,76 @@
+"""The first thing a session does: start the zygote, which makes itself ready while the driver imports the rest.
+
+Imports as little as it can, for nothing overlaps with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+from typing import NamedTuple
+
+PAGE = 4096
+OWN_THREADS = "SKATE_SETS_OMP_NUM_THREADS"
+"""Set in workers when the user has not chosen OMP_NUM_THREADS."""
+_BOOT = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from skate.engines.local.zygote import main; "
+_RUN = "main(int(sys.argv[1]), int(sys.argv[2]))"
+
+
+class Boot(NamedTuple):
+    """A zygote on its way up, and the memory that all its workers share."""
+
+    pid: int
+    control: socket.socket
+    arena_fd: int
+    capacity: int
+    """Bytes that the arena may take."""
+
+
+def launch(store: int | None) -> Boot:
+    """Start a zygote for a store of `store` bytes (None: 30% of memory)."""
+    capacity = max(PAGE, (store or int(memory() * 0.3)) // PAGE * PAGE)
+    arena_fd = os.memfd_create("skate-arena", os.MFD_CLOEXEC)
+    os.ftruncate(arena_fd, capacity)
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    with theirs:
+        pid = _spawn(theirs.fileno(), arena_fd, capacity)
+    return Boot(pid, control, arena_fd, capacity)
+
+
+def memory() -> int:
+    """Bytes of memory that this process may use."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit:
+            text = limit.read().strip()
+    except OSError:
+        return total
+    return min(total, int(text)) if text.isdigit() else total
+
+
+def _spawn(control_fd: int, arena_fd: int, capacity: int) -> int:
+    path = "\n".join(os.path.abspath(entry) for entry in sys.path)
+    # Through copies above both targets, so that placing one cannot overwrite the other.
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (control_fd, arena_fd)]
+    environment = dict(os.environ)
+    if "OMP_NUM_THREADS" not in environment:
+        environment["OMP_NUM_THREADS"] = environment[OWN_THREADS] = "1"
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-c", _BOOT + _RUN, str(os.getpid()), str(capacity), path],
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, null, 0),
+                (os.POSIX_SPAWN_DUP2, copies[0], 3),
+                (os.POSIX_SPAWN_DUP2, copies[1], 4),
+            ],
+            setsid=True,
+        )
+    finally:
+        for fd in (*copies, null):
+            os.close(fd)
