@@ -15,8 +15,8 @@ from skate.exceptions import ActorAlreadyExistsError
 
 if TYPE_CHECKING:
     from skate.engines.local.arena import Arena
-    from skate.engines.local.hub import Ports
     from skate.engines.local.scheduler import Scheduler
+    from skate.engines.local.tasks import Ports
 
 USUAL = CallOptions()
 

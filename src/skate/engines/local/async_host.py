@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from skate.core.calls import NO_ARGUMENTS, fill_call
 from skate.core.spec import ActorOptions, CallOptions
+from skate.engines.local.mailbox import Running, running
 from skate.engines.local.messages import Calling, Item, TaskSpec, Value
-from skate.engines.local.worker_client import ActorExit, Running, running
+from skate.engines.local.worker_client import ActorExit
 
 if TYPE_CHECKING:
     from skate.engines.local.worker import Worker

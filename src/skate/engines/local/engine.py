@@ -1,13 +1,7 @@
-"""The driver's engine: the hub in this process, its pump, and the worker pool."""
+"""The driver's engine: the engine protocol, by direct calls of the hub."""
 
 from __future__ import annotations
 
-import itertools
-import math
-import os
-import select
-import signal
-import sys
 import threading
 import time
 import weakref
@@ -19,36 +13,22 @@ from skate import exceptions
 from skate.core import ids, refs
 from skate.core.engine import Context, Ready
 from skate.core.refs import ObjectRef, make_ref
-from skate.core.resources import to_units
 from skate.core.serialization import unpack
 from skate.core.settings import Settings
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
 from skate.engines.local import errors, state
-from skate.engines.local.arena import Arena
-from skate.engines.local.boot import Boot, memory
+from skate.engines.local.boot import Boot
 from skate.engines.local.client import Client
-from skate.engines.local.link import BrokenFrame, Link
-from skate.engines.local.logs import LogPipe
-from skate.engines.local.messages import Export, TaskSpec, Value, Welcome, to_hub
+from skate.engines.local.host import Host, clients
+from skate.engines.local.messages import Export, TaskSpec, Value
 from skate.engines.local.outcomes import raise_outcome
-from skate.engines.local.pool import Pool
-from skate.engines.local.pump import Pump
-from skate.engines.local.requests import Requests
-from skate.engines.local.rows import END, FAILED, Row, Worker
+from skate.engines.local.rows import END, FAILED, Row
 
 if TYPE_CHECKING:
     import asyncio
 
-REAP_EVERY = 2.0
-REAP_AFTER = 10.0
 LOOK_EVERY = 64
 """Submissions after which the submitting thread looks what has come back."""
-
-PRELOADED = ("numpy",)
-"""Modules that workers get from the zygote: costly to import, and without threads when OMP_NUM_THREADS is 1."""
-
-_clients = itertools.count(1)
-"""Client numbers: never used twice in this process, so that references of an old session mean nothing in a new one."""
 
 
 def start(settings: Settings, boot: Boot) -> LocalEngine:
@@ -57,214 +37,34 @@ def start(settings: Settings, boot: Boot) -> LocalEngine:
 
 
 class LocalEngine(Client):
-    """The engine protocol, by direct calls of the hub."""
+    """The embedded engine, as a driver has it."""
 
     name = "local"
 
     def __init__(self, settings: Settings, boot: Boot) -> None:
-        super().__init__(next(_clients))
+        super().__init__(next(clients))
         self.settings = settings
-        total = _resources(settings, boot.capacity)
-        self.arena = Arena(boot.arena_fd, boot.capacity)
-        self.pool = Pool(boot)
-        self.pump = Pump(self.lock, self._before, self._after)
-        self.hub = Requests(settings, total, self.arena, self)
+        node, worker_id = ids.node_hex(state.NODE), ids.worker_hex(self.ids.following >> ids.CLIENT_SHIFT)
+        self.driver = Context(settings.namespace, node, worker_id, environment=settings.environment)
+        self.host = Host(settings, boot, self.lock)
+        self.hub, self.pump, self.arena = self.host.hub, self.host.pump, self.host.arena
         self.rows = self.hub.rows
-        self.pump.watch(self.pool.control.fileno(), self._reports)
-        self.logs: dict[Worker, tuple[LogPipe, LogPipe]] = {}
-        self.path = [os.path.abspath(entry) for entry in sys.path]
         self.submitted = 0
-        self.preloaded: set[str] = set()
-        self.signals: list[tuple[Worker, int]] = []
         self.loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         """Event loops that pump."""
         self.flush_due = False
         self.closed = False
-        worker_id = ids.worker_hex(self.ids.following >> ids.CLIENT_SHIFT)
-        self.context_of_driver = Context(settings.namespace, ids.node_hex(state.NODE), worker_id)
-        self.hub.at(time.monotonic() + REAP_EVERY, self._reap)
-        self.pump.thread.start()
-
-    # ------------------------------------------------------------ the hub's ports
-
-    def start(self, environment: str) -> Worker:
-        """Start a worker process."""
-        client = next(_clients)
-        pipes = self.pool.fork(client)
-        link = Link(pipes.read_fd, pipes.write_fd, to_hub.decode, self.pump.dirty)
-        worker = Worker(client, environment, link)
-        out = LogPipe(pipes.stdout_fd, worker.tail, False, not self.settings.log_to_driver)
-        err = LogPipe(pipes.stderr_fd, worker.tail, True, not self.settings.log_to_driver)
-        self.logs[worker] = (out, err)
-        self.pump.watch(pipes.read_fd, lambda _: self._readable(worker))
-        for pipe in (out, err):
-            self.pump.watch(pipe.fd, partial(self._log, worker, pipe))
-        link.send(
-            Welcome(
-                client,
-                ids.salt(),
-                self.settings.namespace,
-                self.context_of_driver.node,
-                self.path,
-                os.getcwd(),
-                self.settings.environment,
-                environment,
-            )
-        )
-        return worker
-
-    def signal(self, worker: Worker, number: int) -> None:
-        """Send a signal to a worker's process, after the messages that are there for it."""
-        self.signals.append((worker, number))
-
-    def _send_signals(self) -> None:
-        signals, self.signals = self.signals, []
-        for worker, number in signals:
-            if worker.client not in self.hub.workers:
-                continue
-            if worker.link.unsent and number == signal.SIGINT:
-                self.signals.append((worker, number))  # it could not know yet what to stop
-            elif worker.pid:
-                self.pool.signal(worker.pid, number)
-            else:
-                self.signals.append((worker, number))
-
-    def warn(self, text: str) -> None:
-        """Tell the user something."""
-        print(f"skate: {text}", file=sys.stderr, flush=True)
-
-    def collect(self) -> None:
-        """Count the references that this process has dropped; `lock` is held."""
-        released, release = refs.released, self.hub.release
-        while released:
-            release(released.popleft())
-        while refs.closed_streams:
-            self.hub.abandon_stream(refs.closed_streams.popleft())
-
-    # ----------------------------------------------------------------------- I/O
-
-    def _before(self) -> float | None:
-        if refs.released or refs.closed_streams:
-            self.collect()
-        self.hub.urgent.clear()
-        if self.pump.dirty:
-            self.pump.flush()
-        if self.signals:
-            self._send_signals()
-        timers = self.hub.timers
-        return max(0.0, timers[0][0] - time.monotonic()) if timers else None
-
-    def _after(self) -> None:
-        timers = self.hub.timers
-        if timers and timers[0][0] <= time.monotonic():
-            self.hub.tick(time.monotonic())
-        self.hub.urgent.clear()
-        self.pump.flush()
-        if self.signals:
-            self._send_signals()
-
-    def _flush_urgent(self) -> None:
-        """Write to workers that had nothing to do; what goes to busy ones may wait for company."""
-        urgent = self.hub.urgent
-        for worker in urgent:
-            link = worker.link
-            if link.out and not link.unsent and not link.flush():
-                self.pump.resume_later(link)
-        urgent.clear()
-        self.pump.dirty[:] = [link for link in self.pump.dirty if link.out]
-        if self.signals:
-            self._send_signals()
-
-    def _readable(self, worker: Worker) -> None:
-        try:
-            messages = worker.link.read()
-        except BrokenFrame as problem:
-            self.warn(f"worker {worker.pid} sent what is no message, and is ended: {problem}")
-            messages = None
-            self.signal(worker, signal.SIGKILL)
-        if messages is None:
-            self.pump.unwatch(worker.link.read_fd)  # its death is reported by the zygote
-        elif messages:
-            self.hub.receive(worker, messages)
-
-    def _log(self, worker: Worker, pipe: LogPipe, _: int) -> None:
-        if not pipe.read(self._origin(worker)):
-            self.pump.unwatch(pipe.fd)
-
-    def _origin(self, worker: Worker) -> str:
-        if worker.actor is not None:
-            return f"{worker.actor.info.options.class_name} pid={worker.pid}"
-        export = self.hub.definitions.get(worker.last)
-        return f"{export.name if export is not None else 'worker'} pid={worker.pid}"
-
-    def _reports(self, _: int) -> None:
-        if not self.pool.reports(self._report):
-            self.pump.unwatch(self.pool.control.fileno())
-            for worker in list(self.hub.workers.values()):
-                self._bury(worker, "lost, for the process that forks workers is gone")
-
-    def _report(self, kind: str, client: int, number: int) -> None:
-        worker = self.hub.workers.get(client)
-        if worker is None:
-            return
-        if kind == "forked":
-            worker.pid = number
-            self._preload()
-        else:
-            self._bury(worker, errors.how_it_ended(number))
-
-    def _preload(self) -> None:
-        """What this program has imported and workers will need, if it is safe to fork with."""
-        modules = [name for name in PRELOADED if name in sys.modules and name not in self.preloaded]
-        if modules:
-            self.preloaded.update(modules)
-            self.pool.preload(modules)
-
-    def _bury(self, worker: Worker, how: str) -> None:
-        """Take in the last messages and lines of a dead worker, then tell the hub."""
-        link = worker.link
-        readable = select.poll()
-        readable.register(link.read_fd, select.POLLIN)
-        while readable.poll(0):
-            try:
-                messages = link.read()
-            except BrokenFrame:
-                break
-            if messages is None:
-                break
-            self.hub.receive(worker, messages)
-        for pipe in self.logs.pop(worker):
-            pipe.drain(self._origin(worker))
-            self.pump.unwatch(pipe.fd)
-            os.close(pipe.fd)
-        self.pump.unwatch(link.read_fd)
-        self.pump.unwatch(link.write_fd)
-        if link in self.pump.dirty:
-            self.pump.dirty.remove(link)
-        link.close()
-        self.hub.died(worker, how)
-
-    def _reap(self) -> None:
-        now = time.monotonic()
-        keep = math.ceil(self.hub.scheduler.total.get("CPU", 0) / 10_000)
-        self.hub.reap(now, keep, REAP_AFTER)
-        self.hub.at(now + REAP_EVERY, self._reap)
+        self.host.open()
 
     # ------------------------------------------------------------------- posting
 
     def _post_task(self, spec: TaskSpec, options: TaskOptions) -> None:
         self.hub.submit(spec, options, None)
-        self._posted()
+        self.host.posted()
 
     def _post_call(self, spec: TaskSpec, options: CallOptions) -> None:
         self.hub.call(spec, options, None)
-        self._posted()
-
-    def _posted(self) -> None:
-        if self.hub.urgent or self.signals:
-            self._flush_urgent()
-        if self.pump.asleep:
-            self.pump.nudge()
+        self.host.posted()
 
     def _look(self) -> None:
         """Called without the lock after each call that was posted."""
@@ -278,13 +78,13 @@ class LocalEngine(Client):
     def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
         with self.lock:
             made = self.hub.spawn(spec, info, self.settings.namespace, None)
-            self._posted()
+            self.host.posted()
         return made
 
     def _allocate(self, size: int) -> int:
         with self.lock:
             if refs.released:
-                self.collect()  # what was dropped last is the warmest memory there is
+                self.host.collect()  # what was dropped last is the warmest memory there is
             return self.hub.allocate(size)
 
     def _block(self, offset: int, size: int) -> memoryview:
@@ -442,7 +242,7 @@ class LocalEngine(Client):
     def _flush_all(self) -> None:
         self.flush_due = False
         with self.lock:
-            self._before()
+            self.host.before()
 
     def borrow(self, key: int) -> None:
         """One more reference lives in this process."""
@@ -457,7 +257,7 @@ class LocalEngine(Client):
             key = self.ids.take()
             self.hub.promise(stream, key, None)
             self.hub.read_on(stream)
-            self._posted()
+            self.host.posted()
         return make_ref(key)
 
     def is_end(self, item: ObjectRef[Any]) -> bool:
@@ -469,25 +269,25 @@ class LocalEngine(Client):
     def find(self, name: str, namespace: str) -> ActorInfo:
         """A named actor that lives."""
         with self.lock:
-            self.collect()
+            self.host.collect()
             return self.hub.find(name, namespace or self.settings.namespace)
 
     def kill(self, actor: int, no_restart: bool) -> None:
         """End an actor's process."""
         with self.lock:
             self.hub.kill(actor, no_restart)
-            self._posted()
+            self.host.posted()
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """Cancel the task that makes `ref`."""
         self.pump.poll()
         with self.lock:
             self.hub.cancel(ref._key, force, recursive)
-            self._posted()
+            self.host.posted()
 
     def context(self) -> Context:
         """The driver's own."""
-        return self.context_of_driver._replace(environment=self.settings.environment)
+        return self.driver
 
     def is_cancelled(self) -> bool:
         """A driver is never cancelled."""
@@ -501,14 +301,14 @@ class LocalEngine(Client):
         """Rows of the session's state."""
         self.pump.poll()
         with self.lock:
-            self.collect()
+            self.host.collect()
             return self.hub.state(kind)
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """Total and free resources."""
         self.pump.poll()
         with self.lock:
-            self.collect()
+            self.host.collect()
             return self.hub.resources()
 
     def _check_open(self) -> None:
@@ -539,28 +339,4 @@ class LocalEngine(Client):
             return
         self.closed = True
         self._detach()
-        self.pump.close()
-        self.pool.close()
-        with self.lock:
-            for worker in list(self.hub.workers.values()):
-                for pipe in self.logs.pop(worker, ()):
-                    pipe.drain(self._origin(worker))
-                    os.close(pipe.fd)
-                worker.link.close()
-            self.hub.workers.clear()
-            self.arena.close()
-
-
-def _resources(settings: Settings, store: int) -> dict[str, int]:
-    """What the node has, in units."""
-    total = memory()
-    cpus = settings.num_cpus if settings.num_cpus is not None else len(os.sched_getaffinity(0))
-    amounts = {
-        "CPU": cpus,
-        "GPU": settings.num_gpus or 0,
-        "memory": int(total * 0.7),
-        "object_store_memory": store,
-        "node:127.0.0.1": 1,
-        **settings.resources,
-    }
-    return {name: to_units(amount, name) for name, amount in amounts.items() if amount}
+        self.host.close()

@@ -180,7 +180,7 @@ class Requests(Hub):
         for row in waiting:
             self.when_ready(row, question.one_ready)
         if message.timeout is not None:
-            self.at(time.monotonic() + message.timeout, question.answer)
+            self.timers.at(time.monotonic() + message.timeout, question.answer)
         if message.blocks:
             self.block(worker)
 

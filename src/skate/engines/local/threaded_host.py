@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from skate.core.calls import fill_call
 from skate.core.spec import ActorOptions, CallOptions
+from skate.engines.local.mailbox import Running, running
 from skate.engines.local.messages import Calling, TaskSpec, Value
-from skate.engines.local.worker_client import Running, running
 
 if TYPE_CHECKING:
     from skate.engines.local.worker import Worker

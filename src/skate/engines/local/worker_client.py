@@ -1,21 +1,11 @@
-"""The engine inside a worker: every verb becomes a message to the hub.
-
-References are counted here by key. The hub learns of a key that came inside a value only when the worker still has it
-at the end of the call that brought it (`Hold`), and of its loss (`Release`); a reference or an array that came and went
-within one call costs no message. `Hold` goes ahead of the call's result, `Release` after it.
-"""
+"""The engine inside a worker: every verb becomes a message to the hub."""
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from skate import exceptions
 from skate.core import refs
@@ -26,25 +16,17 @@ from skate.core.serialization import unpack
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
 from skate.engines.local.arena import Mapping
 from skate.engines.local.boot import PAGE
-from skate.engines.local.client import Client
 from skate.engines.local.link import BlockingLink
+from skate.engines.local.mailbox import Mailbox, running
 from skate.engines.local.messages import (
-    Answer,
-    Ask,
-    Back,
     Call,
-    Cancel,
-    CloseStream,
     Export,
-    Feed,
     Get,
-    Grant,
     Hold,
     Next,
     Outcome,
     Put,
     Release,
-    Resume,
     SpawnRequest,
     Stored,
     Submit,
@@ -52,226 +34,31 @@ from skate.engines.local.messages import (
     Value,
     Values,
     Welcome,
-    Yield,
-    decode_any,
     decode_info,
     encode_any,
     encoder,
 )
 from skate.engines.local.outcomes import raise_outcome
 from skate.engines.local.rows import END, FAILED, PENDING
-from skate.engines.local.turns import Turns
 
 if TYPE_CHECKING:
     import asyncio
 
 
-class Running(msgspec.Struct, frozen=True, gc=False):
-    """The call that the current code belongs to."""
-
-    task: int = 0
-    function: str = ""
-    """Of a method call, the method."""
-    options: Any = None
-    attempt: int = 0
-    gpus: tuple[int, ...] = ()
-
-
-IDLE = Running()
-running: ContextVar[Running | None] = ContextVar("skate_running", default=None)
-
-
-class WorkerClient(Client):
+class WorkerClient(Mailbox):
     """The engine protocol over a link to the hub."""
 
     name = "local"
 
     def __init__(self, link: BlockingLink, welcome: Welcome, open_arena: Callable[[], Mapping]) -> None:
-        super().__init__(welcome.client)
-        self.link = link
-        self.welcome = welcome
+        super().__init__(link, welcome)
         self.open_arena = open_arena
         self._mapping: Mapping | None = None
-        self.turns = Turns(self._read, lambda: None)
-        self.inbox: deque[Any] = deque()
-        self.on_inbox: Callable[[], None] | None = None
-        """Called by a reading thread when calls have arrived (async actors)."""
-        self.requests = itertools.count(1)
-        self.replies: dict[int, Values | Answer] = {}
-        self.callbacks: dict[int, Callable[[Values], None]] = {}
-        self.counts: dict[int, int] = {}
-        self.fresh: set[int] = set()
-        """Keys with references here that the hub does not know of."""
         self.ended: set[int] = set()
         """Item references past the end of their stream."""
-        self.cancelled: set[int] = set()
-        self.on_cancel: Callable[[int], None] | None = None
-        self.on_resume: Callable[[int], None] | None = None
-        self.allowed: dict[int, int] = {}
-        """How far a stream may run ahead, by task."""
-        self.grants: list[tuple[int, int]] = []
-        self.main = threading.get_ident()
-        self.interruptible = False
-        """The main thread is inside a task's own code, where a cancel may raise."""
-        self.current: Running = IDLE
-        """The call of the main thread, for threads that the user starts."""
-        self.reading = False
-        """The main thread or another is reading the link: a signal has nothing to add."""
-        self.writing = 0
-        self.may_block = True
-        """The main thread is all there is: when it waits, the worker does nothing else."""
         self.actor: ActorInfo | None = None
         self.reconstructed = False
         self._helper: threading.Thread | None = None
-
-    # --------------------------------------------------------------------- link
-
-    def flush(self) -> None:
-        """Send what is to be sent."""
-        if refs.released or self.fresh or refs.closed_streams:
-            self.settle()
-        if self.link.out:
-            self.writing += 1
-            try:
-                with self.lock:
-                    self.link.flush()
-            finally:
-                self.writing -= 1
-
-    def settle(self) -> None:
-        """Tell the hub which references came to stay, and which went."""
-        with self.lock:
-            holds, releases = self.changes()
-            if holds:
-                self.link.out.append(Hold(holds))
-            if releases:
-                self.link.out.append(Release(releases))
-            while refs.closed_streams:
-                self.link.out.append(CloseStream(refs.closed_streams.popleft()))
-
-    def changes(self) -> tuple[list[int], list[int]]:
-        """Keys to hold and keys to release, with `lock` held."""
-        counts, fresh, releases = self.counts, self.fresh, []
-        released = refs.released
-        while released:
-            key = released.popleft()
-            left = counts.get(key, 1) - 1
-            if left > 0:
-                counts[key] = left
-                continue
-            counts.pop(key, None)
-            if key in fresh:
-                fresh.discard(key)
-            else:
-                releases.append(key)
-        holds = list(fresh)
-        fresh.clear()
-        return holds, releases
-
-    def finished(self, message: Any) -> None:
-        """Queue a call's result, between the references it leaves and those it dropped."""
-        if not refs.released and not self.fresh:
-            self.link.out.append(message)
-            return
-        with self.lock:
-            holds, releases = self.changes()
-            out = self.link.out
-            if holds:
-                out.append(Hold(holds))
-            out.append(message)
-            if releases:
-                out.append(Release(releases))
-
-    def _read(self, timeout: float | None) -> None:
-        """Wait for messages and handle them; the hub keeps the time, so `timeout` does not matter."""
-        self.flush()
-        self.reading = True
-        try:
-            messages = self.link.read()
-        finally:
-            self.reading = False
-        self.dispatch(messages)
-
-    def dispatch(self, messages: list[Any]) -> None:
-        """Act on what cannot wait; leave calls in the inbox."""
-        calls = False
-        for message in messages:
-            kind = type(message)
-            if kind is TaskSpec:
-                self.inbox.append(message)
-                calls = True
-            elif kind is Values:
-                callback = self.callbacks.pop(message.request, None)
-                if callback is not None:
-                    callback(message)
-                else:
-                    self.replies[message.request] = message
-            elif kind is Answer:
-                self.replies[message.request] = message
-            elif kind is Cancel:
-                self.cancelled.add(message.task)
-                if self.on_cancel is not None:
-                    self.on_cancel(message.task)
-            elif kind is Yield:
-                self._give_back()
-            elif kind is Grant:
-                self.grants.append((message.offset, message.size))
-            elif kind is Resume:
-                self._resume(message)
-            else:
-                self.inbox.append(message)
-                calls = True
-        if calls and self.on_inbox is not None:
-            self.on_inbox()
-
-    def _resume(self, message: Resume) -> None:
-        self.allowed[message.task] = message.upto
-        if self.on_resume is not None:
-            self.on_resume(message.task)
-
-    def _give_back(self) -> None:
-        """Return the calls not begun; what only sets the stage for calls stays in order."""
-        back = [message.task for message in self.inbox if type(message) is TaskSpec]
-        kept = [message for message in self.inbox if type(message) not in (TaskSpec, Feed)]
-        self.inbox.clear()
-        self.inbox.extend(kept)
-        if back:
-            self.link.out.append(Back(back))
-
-    def until(self, arrived: Callable[[], object]) -> None:
-        """Wait for something to arrive; a cancel of the waiting task interrupts it."""
-        if self.interruptible and threading.get_ident() == self.main:
-            task = self.current.task
-            self.turns.until(lambda: arrived() or task in self.cancelled)
-            if not arrived():
-                self.heed_cancel()
-        else:
-            self.flush()
-            self.turns.until(arrived)
-
-    def heed_cancel(self) -> None:
-        """Interrupt the main thread's task if it was cancelled."""
-        if self.interruptible and self.current.task in self.cancelled and threading.get_ident() == self.main:
-            self.interruptible = False
-            raise KeyboardInterrupt
-
-    def ask(self, verb: str, *args: Any) -> Any:
-        """A question to the hub; its error is raised here."""
-        return decode_any(self._ask(verb, encode_any(args)))
-
-    def _ask(self, verb: str, data: bytes) -> bytes:
-        request = next(self.requests)
-        with self.lock:
-            self.link.out.append(Ask(request, verb, data))
-        replies = self.replies
-        # Not cancellable: the answer is quick, and what it hands over must not be lost.
-        self.turns.until(lambda: request in replies)
-        answer = replies.pop(request)
-        assert isinstance(answer, Answer)
-        self.heed_cancel()
-        if answer.failed:
-            raise unpack(answer.data)
-        return answer.data
 
     # ------------------------------------------------------------------- posting
 

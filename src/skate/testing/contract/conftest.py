@@ -29,9 +29,7 @@ class _Session:
 
 
 def _stop() -> None:
-    ray = target.package()
-    if ray.is_initialized():
-        ray.shutdown()
+    target.package().shutdown()  # also where init failed half way
     _Session.owner = None
     _Session.suspect = False
 

@@ -1,0 +1,263 @@
+"""The driver's end of the processes: the hub and its ports, the pump, the pool, the workers' pipes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from skate.core import ids, refs
+from skate.core.resources import to_units
+from skate.core.settings import Settings
+from skate.engines.local import errors, state
+from skate.engines.local.arena import Arena
+from skate.engines.local.boot import Boot, memory
+from skate.engines.local.link import BrokenFrame, Link
+from skate.engines.local.logs import LogPipe
+from skate.engines.local.messages import Welcome, to_hub
+from skate.engines.local.pool import Pool
+from skate.engines.local.pump import Pump
+from skate.engines.local.requests import Requests
+from skate.engines.local.rows import Worker
+
+if TYPE_CHECKING:
+    pass
+
+REAP_EVERY = 2.0
+REAP_AFTER = 10.0
+PRELOADED = ("numpy",)
+"""Modules that workers get from the zygote: costly to import, and without threads when OMP_NUM_THREADS is 1."""
+
+clients = itertools.count(1)
+"""Client numbers: never used twice in this process, so that references of an old session mean nothing in a new one."""
+
+
+class Host:
+    """The hub with hands. `lock` guards it; every method but `open` and `close` is called with it held."""
+
+    def __init__(self, settings: Settings, boot: Boot, lock: threading.Lock) -> None:
+        self.settings = settings
+        self.lock = lock
+        self.arena = Arena(boot.arena_fd, boot.capacity)
+        self.pool = Pool(boot)
+        self.pump = Pump(lock, self.before, self.after)
+        self.hub = Requests(settings, _resources(settings, boot.capacity), self.arena, self)
+        self.pump.watch(self.pool.control.fileno(), self._reports)
+        self.logs: dict[Worker, tuple[LogPipe, LogPipe]] = {}
+        self.path = [os.path.abspath(entry) for entry in sys.path]
+        self.preloaded: set[str] = set()
+        self.signals: list[tuple[Worker, int]] = []
+        self.hub.timers.at(time.monotonic() + REAP_EVERY, self._reap)
+
+    # ------------------------------------------------------------ the hub's ports
+
+    def start(self, environment: str) -> Worker:
+        """Start a worker process."""
+        client = next(clients)
+        pipes = self.pool.fork(client)
+        link = Link(pipes.read_fd, pipes.write_fd, to_hub.decode, self.pump.dirty)
+        worker = Worker(client, environment, link)
+        out = LogPipe(pipes.stdout_fd, worker.tail, False, not self.settings.log_to_driver)
+        err = LogPipe(pipes.stderr_fd, worker.tail, True, not self.settings.log_to_driver)
+        self.logs[worker] = (out, err)
+        self.pump.watch(pipes.read_fd, lambda _: self._readable(worker))
+        for pipe in (out, err):
+            self.pump.watch(pipe.fd, partial(self._log, worker, pipe))
+        link.send(
+            Welcome(
+                client,
+                ids.salt(),
+                self.settings.namespace,
+                ids.node_hex(state.NODE),
+                self.path,
+                os.getcwd(),
+                self.settings.environment,
+                environment,
+            )
+        )
+        return worker
+
+    def signal(self, worker: Worker, number: int) -> None:
+        """Send a signal to a worker's process, after the messages that are there for it."""
+        self.signals.append((worker, number))
+
+    def _send_signals(self) -> None:
+        signals, self.signals = self.signals, []
+        for worker, number in signals:
+            if worker.client not in self.hub.workers:
+                continue
+            if worker.link.unsent and number == signal.SIGINT:
+                self.signals.append((worker, number))  # it could not know yet what to stop
+            elif worker.pid:
+                self.pool.signal(worker.pid, number)
+            else:
+                self.signals.append((worker, number))
+
+    def warn(self, text: str) -> None:
+        """Tell the user something."""
+        print(f"skate: {text}", file=sys.stderr, flush=True)
+
+    def collect(self) -> None:
+        """Count the references that this process has dropped; `lock` is held."""
+        released, release = refs.released, self.hub.release
+        while released:
+            release(released.popleft())
+        while refs.closed_streams:
+            self.hub.abandon_stream(refs.closed_streams.popleft())
+
+    # ----------------------------------------------------------------------- I/O
+
+    def before(self) -> float | None:
+        """Ahead of a sleep: send all there is; the longest allowed sleep in seconds."""
+        if refs.released or refs.closed_streams:
+            self.collect()
+        self.hub.urgent.clear()
+        if self.pump.dirty:
+            self.pump.flush()
+        if self.signals:
+            self._send_signals()
+        deadline = self.hub.timers.next()
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def after(self) -> None:
+        """When events were handled: do what is due, and send what that gave."""
+        timers = self.hub.timers
+        if timers:
+            timers.tick(time.monotonic())
+        self.hub.urgent.clear()
+        self.pump.flush()
+        if self.signals:
+            self._send_signals()
+
+    def flush_urgent(self) -> None:
+        """Write to workers that had nothing to do; what goes to busy ones may wait for company."""
+        urgent = self.hub.urgent
+        for worker in urgent:
+            link = worker.link
+            if link.out and not link.unsent and not link.flush():
+                self.pump.resume_later(link)
+        urgent.clear()
+        self.pump.dirty[:] = [link for link in self.pump.dirty if link.out]
+        if self.signals:
+            self._send_signals()
+
+    def _readable(self, worker: Worker) -> None:
+        try:
+            messages = worker.link.read()
+        except BrokenFrame as problem:
+            self.warn(f"worker {worker.pid} sent what is no message, and is ended: {problem}")
+            messages = None
+            self.signal(worker, signal.SIGKILL)
+        if messages is None:
+            self.pump.unwatch(worker.link.read_fd)  # its death is reported by the zygote
+        elif messages:
+            self.hub.receive(worker, messages)
+
+    def _log(self, worker: Worker, pipe: LogPipe, _: int) -> None:
+        if not pipe.read(self._origin(worker)):
+            self.pump.unwatch(pipe.fd)
+
+    def _origin(self, worker: Worker) -> str:
+        if worker.actor is not None:
+            return f"{worker.actor.info.options.class_name} pid={worker.pid}"
+        export = self.hub.definitions.get(worker.last)
+        return f"{export.name if export is not None else 'worker'} pid={worker.pid}"
+
+    def _reports(self, _: int) -> None:
+        if not self.pool.reports(self._report):
+            self.pump.unwatch(self.pool.control.fileno())
+            for worker in list(self.hub.workers.values()):
+                self._bury(worker, "lost, for the process that forks workers is gone")
+
+    def _report(self, kind: str, client: int, number: int) -> None:
+        worker = self.hub.workers.get(client)
+        if worker is None:
+            return
+        if kind == "forked":
+            worker.pid = number
+            self._preload()
+        else:
+            self._bury(worker, errors.how_it_ended(number))
+
+    def _preload(self) -> None:
+        """What this program has imported and workers will need, if it is safe to fork with."""
+        modules = [name for name in PRELOADED if name in sys.modules and name not in self.preloaded]
+        if modules:
+            self.preloaded.update(modules)
+            self.pool.preload(modules)
+
+    def _bury(self, worker: Worker, how: str) -> None:
+        """Take in the last messages and lines of a dead worker, then tell the hub."""
+        link = worker.link
+        readable = select.poll()
+        readable.register(link.read_fd, select.POLLIN)
+        while readable.poll(0):
+            try:
+                messages = link.read()
+            except BrokenFrame:
+                break
+            if messages is None:
+                break
+            self.hub.receive(worker, messages)
+        for pipe in self.logs.pop(worker):
+            pipe.drain(self._origin(worker))
+            self.pump.unwatch(pipe.fd)
+            os.close(pipe.fd)
+        self.pump.unwatch(link.read_fd)
+        self.pump.unwatch(link.write_fd)
+        if link in self.pump.dirty:
+            self.pump.dirty.remove(link)
+        link.close()
+        self.hub.died(worker, how)
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        keep = math.ceil(self.hub.scheduler.total.get("CPU", 0) / 10_000)
+        self.hub.reap(now, keep, REAP_AFTER)
+        self.hub.timers.at(now + REAP_EVERY, self._reap)
+
+    def posted(self) -> None:
+        """Something was posted, `lock` held: see that it goes out."""
+        if self.hub.urgent or self.signals:
+            self.flush_urgent()
+        if self.pump.asleep:
+            self.pump.nudge()
+
+    def open(self) -> None:
+        """Begin to pump."""
+        self.pump.thread.start()
+
+    def close(self) -> None:
+        """End every process and free every byte of the session. Called without the lock."""
+        self.pump.close()
+        self.pool.close()
+        with self.lock:
+            for worker in list(self.hub.workers.values()):
+                for pipe in self.logs.pop(worker, ()):
+                    pipe.drain(self._origin(worker))
+                    os.close(pipe.fd)
+                worker.link.close()
+            self.hub.workers.clear()
+            self.arena.close()
+
+
+def _resources(settings: Settings, store: int) -> dict[str, int]:
+    """What the node has, in units."""
+    total = memory()
+    cpus = settings.num_cpus if settings.num_cpus is not None else len(os.sched_getaffinity(0))
+    amounts = {
+        "CPU": cpus,
+        "GPU": settings.num_gpus or 0,
+        "memory": int(total * 0.7),
+        "object_store_memory": store,
+        "node:127.0.0.1": 1,
+        **settings.resources,
+    }
+    return {name: to_units(amount, name) for name, amount in amounts.items() if amount}

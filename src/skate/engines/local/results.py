@@ -1,0 +1,159 @@
+"""What a call gives back: its values, its items, or its error, as messages to the hub."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import os
+import sys
+from functools import partial
+from typing import Any, NoReturn
+
+from skate.core import ids
+from skate.core.serialization import LARGE, pack, unpack
+from skate.engines.execution import is_stream, pack_error, split_returns, task_error
+from skate.engines.local.messages import (
+    Done,
+    DoneMany,
+    Failed,
+    Host,
+    Item,
+    Leaving,
+    TaskSpec,
+    Value,
+)
+from skate.engines.local.worker_client import ActorExit, WorkerClient
+from skate.exceptions import RayError, TaskCancelledError
+
+NONE = pack(None).to_bytes()
+
+
+class Results:
+    """Sends the outcome of calls. A worker is one of these that also runs them."""
+
+    client: WorkerClient
+    instance: Any
+    """The actor that the worker hosts."""
+    hosting: Host | None
+    actor_name: str
+
+    def label(self, spec: TaskSpec) -> str:
+        """``Class.method`` of a call."""
+        return f"{self.actor_name}.{spec.method}"
+
+    def refuse(self, spec: TaskSpec) -> None:
+        """A call that was cancelled before it began."""
+        error = pack(TaskCancelledError(error_message="The task was cancelled before it began.")).to_bytes()
+        self.client.cancelled.discard(spec.task)
+        self.client.finished(Failed(spec.task, error, False, True))
+
+    def expand(self, spec: TaskSpec, value: Any, name: str, ahead: int) -> Any:
+        """The values of a call with another number of returns than one; a stream's items go out here.
+
+        With one return, the first item of a generator.
+        """
+        if spec.returns == 1:
+            return next(value)
+        if spec.returns >= 0:
+            return split_returns(value, spec.returns, name)
+        if spec.returns == -2:
+            from skate.core.generator import DynamicObjectRefGenerator
+
+            return [DynamicObjectRefGenerator([self.client.put(item) for item in value])]
+        if not is_stream(value):
+            kind = type(value).__name__
+            raise TypeError(f"{name} has num_returns='streaming', but returned a {kind}, not a generator.")
+        if inspect.isasyncgen(value):
+            from skate.engines.local.async_host import iterate
+
+            value = iterate(value)
+        client, task = self.client, spec.task
+        if ahead > 0:
+            client.allowed.setdefault(task, ahead)
+        for number, item in enumerate(value):
+            if ahead > 0 and number >= client.allowed[task]:
+                client.until(partial(self._may_send, task, number))
+            self.send_item(task, item)
+        client.allowed.pop(task, None)
+        return [None]
+
+    def _may_send(self, task: int, number: int) -> bool:
+        return self.client.allowed[task] > number or task in self.client.cancelled
+
+    def send_item(self, task: int, item: Any) -> None:
+        """One item of a stream."""
+        value, inner = self.lay(item, 0)
+        self.client.finished(Item(task, value, inner))
+        self.client.flush()
+        self.client.heed_cancel()
+
+    def lay(self, value: Any, key: int) -> tuple[Value, tuple[int, ...]]:
+        """Pack a result where it can be fetched, and list the references inside."""
+        packed = pack(value)
+        if packed.size < LARGE:
+            return packed.to_bytes(), packed.refs
+        return self.client._lay_down(packed, key), packed.refs
+
+    def deliver(self, spec: TaskSpec, value: Any, took: int) -> None:
+        """Send a call's result."""
+        if spec.returns == 1:
+            if value is None:
+                self.client.finished(Done(spec.task, NONE, (), took))
+                return
+            packed = pack(value)
+            data: Value
+            if packed.size < LARGE:
+                data = packed.to_bytes() if packed.buffers else packed.pickled
+            else:
+                data = self.client._lay_down(packed, spec.task)
+            self.client.finished(Done(spec.task, data, packed.refs, took))
+            return
+        values, inner = [], []
+        for i, item in enumerate(value):
+            data, keys = self.lay(item, spec.task + i)
+            values.append(data)
+            inner.append(keys)
+        self.client.finished(DoneMany(spec.task, values, inner, took))
+
+    def report(self, spec: TaskSpec, error: BaseException, name: str, options: Any, took: int = 0) -> None:
+        """Send a call's error; leave when it says so."""
+        client = self.client
+        if isinstance(error, SystemExit) and not isinstance(error, ActorExit):
+            self._exit_for(error)
+        if isinstance(error, ActorExit):
+            self.leave("it called exit_actor", final=True)
+        retry = bool(options.retry_exceptions) and isinstance(error, Exception)
+        if retry and options.retry_on:
+            retry = isinstance(error, unpack(options.retry_on))
+        actor_id = ids.actor_binary(spec.actor).hex() if spec.actor else None
+        failure: RayError = task_error(error, name, actor=self.actor_name or None, actor_id=actor_id)
+        cancelled = isinstance(failure, TaskCancelledError) and not isinstance(error, Exception)
+        data = pack_error(failure).to_bytes()
+        if spec.returns == -1 and not retry:
+            client.finished(Item(spec.task, data, (), True))
+        client.cancelled.discard(spec.task)
+        client.finished(Failed(spec.task, data, retry, cancelled, took))
+
+    def _exit_for(self, error: SystemExit) -> NoReturn:
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        if self.hosting is not None:
+            self.leave(f"it called sys.exit({code})", final=code == 0)
+        self.client.flush()
+        self.end(code)
+
+    def leave(self, reason: str, final: bool) -> NoReturn:
+        """End on purpose."""
+        self.client.finished(Leaving(reason, final))
+        self.client.flush()
+        self.end(0)
+
+    def end(self, code: int) -> NoReturn:
+        """Run what the user registered for the end, then go."""
+        try:
+            if self.instance is not None and hasattr(self.instance, "__ray_shutdown__"):
+                self.instance.__ray_shutdown__()
+            atexit._run_exitfuncs()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)

@@ -1,0 +1,358 @@
+"""Tasks: from their submission to their results. The part of the hub that knows them."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any, Protocol
+
+from skate.core.settings import Settings
+from skate.core.spec import TaskOptions
+from skate.engines.local import errors
+from skate.engines.local.actors import Actors
+from skate.engines.local.arena import Arena
+from skate.engines.local.messages import (
+    Define,
+    Done,
+    DoneMany,
+    Export,
+    Failed,
+    Feed,
+    Grant,
+    Item,
+    Resume,
+    Stored,
+    TaskSpec,
+    Using,
+    Yield,
+)
+from skate.engines.local.rows import FAILED, READY, Family, Row, Stream, Worker
+from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
+from skate.engines.local.timers import Timers
+
+LARGEST_GRANT = 4 << 20
+STUCK_AFTER = 0.02
+"""Seconds without a result after which a worker must give back the calls queued in it."""
+
+
+class Ports(Protocol):
+    """What the hub needs done by others."""
+
+    def start(self, environment: str) -> Worker:
+        """Start a worker process; `Hub.arrived` follows, or `Hub.died`."""
+
+    def signal(self, worker: Worker, number: int) -> None:
+        """Send a signal to a worker's process, if it still lives."""
+
+    def warn(self, text: str) -> None:
+        """Tell the user something on the driver's standard error."""
+
+    def collect(self) -> None:
+        """Count the references that the driver has dropped."""
+
+
+class Tasks(Actors):
+    """Tasks, from submission to their results."""
+
+    def __init__(self, settings: Settings, total: dict[str, int], arena: Arena, ports: Ports) -> None:
+        super().__init__(arena)
+        self.settings = settings
+        self.ports = ports
+        self.scheduler = Scheduler(total)
+        self.workers: dict[int, Worker] = {}
+        self.definitions: dict[bytes, Export] = {}
+        self.urgent: list[Worker] = []
+        """Workers that were idle and have just been given something: flush them at once."""
+        self.timers = Timers()
+        self._families: dict[int, tuple[Any, Family]] = {}
+        self._warned: set[Any] = set()
+        self._watching = False
+        self.finished = 0
+
+    # --------------------------------------------------------------- submission
+
+    def submit(self, spec: TaskSpec, options: TaskOptions, owner: Worker | None, parent: int = 0) -> None:
+        """A new task. Its returns count one reference each, of the owner."""
+        row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent)
+        if spec.returns != 1:
+            self._more_returns(spec, row, owner)
+        elif owner is not None:
+            owner.held.add(spec.task)
+        if spec.deps or spec.refs or type(spec.args) is Stored:
+            self.pin(row, spec, self._ready)
+            if row.missing:
+                return
+        self._ready(row)
+
+    def _more_returns(self, spec: TaskSpec, row: Row, owner: Worker | None) -> None:
+        if spec.returns == 0:
+            row.count = 0
+            return
+        for key in range(spec.task + 1, spec.task + spec.returns):
+            self.rows[key] = Row(maker=spec.task)
+        if owner is not None:
+            owner.held.update(range(spec.task, spec.task + max(1, spec.returns)))
+        if spec.returns == -1 and spec.task not in self.streams:
+            self.streams[spec.task] = Stream()
+
+    def _ready(self, row: Row) -> None:
+        """All dependencies are there: queue the task, or fail it as they failed."""
+        spec = row.spec
+        if spec is None:
+            return
+        if spec.deps:
+            source = self.failed_input(spec)
+            if source is not None:
+                self.finish(row, FAILED, source.value)
+                return
+        self.enqueue(row)
+
+    def enqueue(self, row: Row) -> None:
+        """Queue a call that needs a worker, and set going what can go."""
+        family = self._family(row.options)
+        scheduler = self.scheduler
+        scheduler.add(family, row)
+        if family.infeasible:
+            self._warn_infeasible(family, row)
+            return
+        queued = len(family.queue)
+        # With no worker idle and others queued before it, nothing can go now that could not before; a longer
+        # queue may be worth another worker.
+        if scheduler.idle.get(family.environment) or not queued & (queued - 1):
+            self.decide()
+
+    def _family(self, options: Any) -> Family:
+        """The family of a call; options objects are shared by all calls of a function, so remember it by identity."""
+        known = self._families.get(id(options))
+        if known is not None and known[0] is options:
+            return known[1]
+        family = self.scheduler.family(options.resources, options.environment, not isinstance(options, TaskOptions))
+        if not isinstance(options, TaskOptions) and not errors.fits_node(options.placement, self.scheduler.total):
+            family = self.scheduler.family(options.placement, options.environment, True)
+        if len(self._families) > 4096:
+            self._families.clear()
+        self._families[id(options)] = (options, family)
+        return family
+
+    def _warn_infeasible(self, family: Family, row: Row) -> None:
+        if family not in self._warned:
+            self._warned.add(family)
+            self.ports.warn(errors.infeasible(self.label(row), family.need, self.scheduler.total))
+
+    def decide(self) -> None:
+        """Set going everything that can go now."""
+        if not self.scheduler.waiting:
+            return
+        for decision in self.scheduler.decide():
+            if type(decision) is Assign:
+                self.assign(decision.worker, decision.row)
+            elif type(decision) is Start:
+                for _ in range(decision.workers):
+                    worker = self.ports.start(decision.environment)
+                    self.workers[worker.client] = worker
+
+    def assign(self, worker: Worker, row: Row) -> None:
+        """Send a call to a worker that is leased for it."""
+        spec = row.spec
+        assert spec is not None
+        running = worker.running
+        if not running:
+            self.urgent.append(worker)
+        elif not self._watching:
+            self._watching = True
+            self.timers.at(time.monotonic() + STUCK_AFTER, self._free_stuck)
+        running[spec.task] = row
+        row.worker = worker
+        if spec.actor:
+            self.host(worker, row)
+            return
+        send = worker.link.send
+        if spec.function not in worker.known:
+            self.define(worker, spec.function)
+        worker.last = spec.function
+        options = row.options
+        if worker.options is not options or row.attempt or worker.gpus:
+            worker.options = options if not row.attempt else None
+            send(Using(options, worker.gpus, row.attempt))
+        if spec.deps:
+            send(Feed([self.rows[key].value for key in spec.deps]))
+        send(spec)
+
+    def _free_stuck(self) -> None:
+        """Take back what waits behind a call that turned out to be long, though its function had been short."""
+        self._watching = False
+        for worker in self.workers.values():
+            if len(worker.running) < 2 or worker.actor is not None or worker.blocked:
+                continue
+            if worker.progress == worker.progress_seen:
+                row = next(iter(worker.running.values()))
+                if row.spec is not None:  # its function is no longer taken for short
+                    self.scheduler.speed[row.spec.function] = 2 * SHORT
+                worker.link.send(Yield())
+                self.ports.signal(worker, signal.SIGINT)
+            worker.progress_seen = worker.progress
+            self._watching = True
+        if self._watching:
+            self.timers.at(time.monotonic() + STUCK_AFTER, self._free_stuck)
+
+    def define(self, worker: Worker, function: bytes) -> None:
+        """Send a definition that the worker does not know yet."""
+        worker.known.add(function)
+        export = self.definitions[function]
+        worker.link.send(Define(function, export.blob, export.name))
+
+    def label(self, row: Row) -> str:
+        """A call's name for messages."""
+        spec, options = row.spec, row.options
+        if spec is None:
+            return "a finished task"
+        if spec.actor:
+            return self.actor_label(spec)
+        export = self.definitions.get(spec.function)
+        return options.name or (export.name if export is not None else "a task")
+
+    # --------------------------------------------------------------------- ends
+
+    def done(self, worker: Worker, message: Done) -> None:
+        """A call with one return ended well."""
+        row = worker.running.pop(message.task, None)
+        worker.progress += 1
+        if type(message.value) is Stored:
+            self.own_block(worker, message.value)
+        if row is None:
+            self.discard(message.value)
+            return
+        spec = row.spec
+        if spec is None:  # ended before, by a cancel
+            self.discard(message.value)
+        else:
+            actor = worker.actor
+            if actor is None:
+                self.scheduler.measured(spec.function, message.took)
+            elif not spec.method:
+                self.constructed(worker, message.took < 0)
+                return
+            self.finish(row, READY, message.value, message.refs)
+            if actor is not None:
+                self.call_ended(actor)
+        if type(message.value) is Stored and message.value.size <= LARGEST_GRANT:
+            self._grant(worker, message.value.size)
+        if worker.actor is None:
+            self._refill(worker)
+
+    def finish(self, row: Row, state: int, value: Any, refs: tuple[int, ...] = ()) -> None:
+        """A call has ended: fill its return, or fail all of them."""
+        spec = row.spec
+        if spec is None:
+            return
+        row.spec = row.options = row.worker = row.owner = None
+        self.finished += 1
+        task = spec.task
+        if refs or row.waiters is not None or row.state or row.count <= 0 or state == FAILED:
+            self.fill(task, state, value, refs)
+        else:  # the common case, in line
+            row.value = value
+            row.state = state
+        if spec.returns != 1:
+            if state == FAILED:
+                self.fill_all(range(task + 1, task + spec.returns), FAILED, value)
+            if spec.returns == -1:
+                self.end_stream(task)
+        if spec.deps or spec.refs or type(spec.args) is Stored:
+            self.unpin(spec)
+
+    def done_many(self, worker: Worker, message: DoneMany) -> None:
+        """A call with no return, several, or a stream ended well."""
+        row = worker.running.pop(message.task, None)
+        spec = row.spec if row is not None else None
+        if row is None or spec is None:
+            for value in message.values:
+                self.discard(value)
+        else:
+            if worker.actor is None:
+                self.scheduler.measured(spec.function, message.took)
+            for i in range(1, len(message.values)):
+                self.fill(spec.task + i, READY, message.values[i], message.refs[i])
+            first, refs = (message.values[0], message.refs[0]) if message.values else (errors.NONE, ())
+            self.finish(row, READY, first, refs)
+            if worker.actor is not None:
+                self.call_ended(worker.actor)
+        self._refill(worker)
+
+    def failed(self, worker: Worker, message: Failed) -> None:
+        """A call raised."""
+        row = worker.running.pop(message.task, None)
+        spec = row.spec if row is not None else None
+        if row is None or spec is None:
+            self._refill(worker)
+            return
+        if spec.actor:
+            self.call_failed(worker, row, spec, message)
+        else:
+            self.scheduler.measured(spec.function, message.took)
+            if message.retry and not row.cancelled and self._may_retry(row):
+                self._again(row, spec)
+            else:
+                self.finish(row, FAILED, message.error)
+        self._refill(worker)
+
+    def _may_retry(self, row: Row) -> bool:
+        limit: int = row.options.max_retries
+        return limit < 0 or row.attempt < limit
+
+    def _again(self, row: Row, spec: TaskSpec) -> None:
+        row.attempt += 1
+        row.worker = None
+        self.rewind(spec.task)
+        self.enqueue(row)
+
+    def rewind(self, task: int) -> None:
+        """A new attempt yields a stream's items from the start: those delivered are skipped."""
+        stream = self.streams.get(task)
+        if stream is not None:
+            stream.skip = stream.made
+
+    def _refill(self, worker: Worker) -> None:
+        """Keep a worker busy, or let it rest."""
+        if worker.family is None or worker.actor is not None or len(worker.running) > worker.low:
+            return
+        for _, row in self.scheduler.refill(worker):
+            self.assign(worker, row)
+        if not worker.running and not worker.leaving:
+            self.scheduler.dry(worker, time.monotonic())
+            self.decide()
+
+    def own_block(self, worker: Worker, value: Any) -> None:
+        """A block that the worker was granted has become a value's."""
+        if type(value) is Stored:
+            worker.granted = [grant for grant in worker.granted if grant[0] != value.offset]
+
+    def _grant(self, worker: Worker, size: int) -> None:
+        """A worker that made a large result will likely make another: give it the block ahead."""
+        if any(length == size for _, length in worker.granted):
+            return
+        offset = self.arena.allocate(size)
+        if offset is not None:
+            worker.granted.append((offset, size))
+            worker.link.send(Grant(offset, size))
+
+    def made(self, worker: Worker, message: Item) -> None:
+        """A stream's item arrived."""
+        stream = self.streams.get(message.task)
+        if stream is None:
+            self.discard(message.value)
+            return
+        if stream.skip:
+            stream.skip -= 1
+            self.discard(message.value)
+            return
+        self.item(stream, FAILED if message.failed else READY, message.value, message.refs)
+
+    def read_on(self, task: int) -> None:
+        """A reader took an item: its maker may go on, if it waits for that."""
+        row, stream = self.rows.get(task), self.streams.get(task)
+        if row is None or stream is None or row.worker is None or row.options is None:
+            return
+        if row.options.backpressure > 0:
+            row.worker.link.send(Resume(task, stream.read + row.options.backpressure))
+            self.urgent.append(row.worker)
