@@ -13,9 +13,11 @@ from skate._version import __version__
 from skate.core import engine as engines
 from skate.core import refs
 from skate.core.environment import pack_environment
+from skate.core.folder import SessionFolder
 from skate.core.settings import Settings
 
 _lock = threading.RLock()
+_folder: SessionFolder | None = None
 
 # Ray's private arguments that programs pass to init. They tune Ray's daemons, of which there are
 # none here, so they are accepted and have no effect.
@@ -169,7 +171,17 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         if not running.context().driver:
             raise RuntimeError("shutdown() belongs to the driver: a task or an actor cannot call it.")
         engines.use(None)
-        running.close()
+        try:
+            running.close()
+        finally:
+            _remove_folder()
+
+
+def _remove_folder() -> None:
+    global _folder
+    if _folder is not None:
+        _folder.remove()
+        _folder = None
 
 
 def is_initialized() -> bool:
@@ -180,7 +192,9 @@ def is_initialized() -> bool:
 def _start(name: str | None, settings: Settings) -> engines.Engine:
     from skate.engines import DEFAULT, start
 
+    global _folder
     engine = start(name or os.environ.get("SKATE_ENGINE") or DEFAULT, settings)
+    _folder = SessionFolder()
     engines.use(engine)
     engines.start_with(_start_by_itself)
     return engine
@@ -205,7 +219,8 @@ def _refuse_in_child() -> engines.Engine:
 
 
 def _after_fork_in_child() -> None:
-    global _lock
+    global _folder, _lock
+    _folder = None  # it is the parent's
     _lock = threading.RLock()  # another thread of the parent may have held it
     refs.released.clear()
     refs.closed_streams.clear()
@@ -232,7 +247,7 @@ def _describe(running: engines.Engine) -> RayContext:
             "redis_address": None,
             "object_store_address": None,
             "raylet_socket_name": None,
-            "session_dir": None,
+            "session_dir": _folder.path if _folder is not None else None,
             "webui_url": "",
             "dashboard_url": "",
         }

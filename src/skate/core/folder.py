@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
-import tempfile
 
 _PREFIX = f"skate-{os.getuid()}-"
 _LOCK = "lock"
@@ -21,25 +19,46 @@ class SessionFolder:
 
     def __init__(self) -> None:
         sweep()
-        self.path = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
+        self.path = os.path.join(_root(), f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}")
+        os.mkdir(self.path, 0o700)
         self._lock = os.open(os.path.join(self.path, _LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def remove(self) -> None:
         """Delete the folder and all in it; harmless the second time."""
         if self._lock >= 0:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _delete(self.path)
             os.close(self._lock)
             self._lock = -1
 
 
+def _root() -> str:
+    # What `tempfile.gettempdir` would find; that module takes longer to import than a session to start.
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        folder = os.environ.get(name)
+        if folder and os.path.isdir(folder):
+            return os.path.abspath(folder)
+    return "/tmp"
+
+
+def _delete(path: str) -> None:
+    """Delete a session's folder; one that holds no more than its lock needs no more than two calls."""
+    try:
+        os.unlink(os.path.join(path, _LOCK))
+        os.rmdir(path)
+    except OSError:
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def sweep() -> list[str]:
     """Delete the folders of sessions whose process died, and return their paths."""
-    root = tempfile.gettempdir()
+    root = _root()
     swept = []
     for name in os.listdir(root):
         if name.startswith(_PREFIX) and _abandoned(os.path.join(root, name)):
-            shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+            _delete(os.path.join(root, name))
             swept.append(os.path.join(root, name))
     return swept
 

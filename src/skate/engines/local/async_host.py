@@ -125,6 +125,8 @@ class AsyncHost:
             assert me is not None
             self.tasks[job[0].task] = me
             self.runner = None
+            if job[0].task in self.client.cancelled:  # it came while the call took its first step
+                me.cancel()
             if jobs:
                 self.runner = asyncio.Task(self._run_jobs(), loop=self.loop, name="skate-calls")
             await _finish(call, context, waits_for)
@@ -171,6 +173,7 @@ class AsyncHost:
                 self.resumed.pop(spec.task, None)
             value, inner = self.worker.lay(item, 0)
             client.finished(Item(spec.task, value, inner))
+            client.sent(value)
             self._flush_soon()
             sent += 1
         client.allowed.pop(spec.task, None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import sys
 from typing import NamedTuple
@@ -16,6 +17,10 @@ OWN_THREADS = "SKATE_SETS_OMP_NUM_THREADS"
 """Set in workers when the user has not chosen OMP_NUM_THREADS."""
 _BOOT = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from skate.engines.local.zygote import main; "
 _RUN = "main(int(sys.argv[1]), int(sys.argv[2]))"
+
+
+POKE = signal.SIGURG
+"""The signal by which a worker is told to look at its link; one that nobody uses, and that is ignored by default."""
 
 
 class Boot(NamedTuple):

@@ -49,22 +49,30 @@ class Client:
         """A writable view of a block."""
         raise NotImplementedError
 
+    def _free(self, value: Stored) -> None:
+        """Give a block back."""
+        raise NotImplementedError
+
     # --------------------------------------------------------------------- calls
 
     def submit(self, function: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions) -> Any:
         """Post a task; its result references."""
         (pickled, buffers, refs, size), deps = pack_call(args, kwargs)
+        if function._id not in self.exported:
+            self._register(function)
         data: Value = pickled
         if buffers or size >= LARGE:
             data = self._lay_down(Packed(pickled, buffers, refs, size))
-        if function._id not in self.exported:
-            self._register(function)
         count = options.returns
         ids = self.ids
-        with self.lock:
-            task = ids.following
-            ids.following = task + (count if count > 1 else 1)
-            self._post_task(TaskSpec(task, function._id, data, count, deps, refs), options)
+        try:
+            with self.lock:
+                task = ids.following
+                ids.following = task + (count if count > 1 else 1)
+                self._post_task(TaskSpec(task, function._id, data, count, deps, refs), options)
+        except BaseException:
+            self._abandon(data)
+            raise
         self._look()
         if count == 1:
             return make_ref(task)
@@ -78,10 +86,14 @@ class Client:
             data = self._lay_down(Packed(pickled, buffers, refs, size))
         count = options.returns
         ids = self.ids
-        with self.lock:
-            task = ids.following
-            ids.following = task + (count if count > 1 else 1)
-            self._post_call(TaskSpec(task, b"", data, count, deps, refs, actor, method, options.group), options)
+        try:
+            with self.lock:
+                task = ids.following
+                ids.following = task + (count if count > 1 else 1)
+                self._post_call(TaskSpec(task, b"", data, count, deps, refs, actor, method, options.group), options)
+        except BaseException:
+            self._abandon(data)
+            raise
         self._look()
         if count == 1:
             return make_ref(task)
@@ -97,13 +109,20 @@ class Client:
     ) -> ActorInfo:
         """Start an actor, or find the one of that name."""
         packed, deps = pack_call(args, kwargs)
-        data: Value = packed.to_bytes() if packed.size < LARGE else self._lay_down(packed)
         if definition._id not in self.exported:
             self._register(definition)
+        data = self._lay_down(packed)
         with self.lock:
             actor = self.ids.take()
         spec = TaskSpec(actor, definition._id, data, 1, deps, packed.refs, actor)
-        return self._spawn(spec, ActorInfo(actor, options, methods))
+        try:
+            made = self._spawn(spec, ActorInfo(actor, options, methods))
+        except BaseException:
+            self._abandon(data)
+            raise
+        if made.actor != actor:  # there was one of that name: these arguments go unused
+            self._abandon(data)
+        return made
 
     def _results(self, task: int, count: int) -> Any:
         if count == -1:
@@ -128,9 +147,18 @@ class Client:
         if not key:
             with self.lock:
                 key = self.ids.take()
-        offset = self._allocate(packed.size)
-        packed.write_into(self._block(offset, packed.size))
-        return Stored(key, offset, packed.size)
+        stored = Stored(key, self._allocate(packed.size), packed.size)
+        try:
+            packed.write_into(self._block(stored.offset, packed.size))
+        except BaseException:
+            self._abandon(stored)
+            raise
+        return stored
+
+    def _abandon(self, value: Value) -> None:
+        """Give back the block of a value that will not be sent."""
+        if type(value) is Stored:
+            self._free(value)
 
     def _post_put(self, key: int, value: Value, refs: tuple[int, ...]) -> None:
         raise NotImplementedError
@@ -142,8 +170,12 @@ class Client:
             with self.lock:
                 key = self.ids.take()
             data = self._lay_down(packed, key)
-            with self.lock:
-                self._post_put(key, data, packed.refs)
+            try:
+                with self.lock:
+                    self._post_put(key, data, packed.refs)
+            except BaseException:
+                self._abandon(data)
+                raise
         else:
             with self.lock:
                 key = self.ids.take()

@@ -20,7 +20,7 @@ from skate.engines.local import errors, state
 from skate.engines.local.boot import Boot
 from skate.engines.local.client import Client
 from skate.engines.local.host import Host, clients
-from skate.engines.local.messages import Export, TaskSpec, Value
+from skate.engines.local.messages import Export, Stored, TaskSpec, Value
 from skate.engines.local.outcomes import raise_outcome
 from skate.engines.local.rows import END, FAILED, Row
 
@@ -89,6 +89,10 @@ class LocalEngine(Client):
 
     def _block(self, offset: int, size: int) -> memoryview:
         return self.arena.map().slice(offset, size)
+
+    def _free(self, value: Stored) -> None:
+        with self.lock:
+            self.arena.free(value.offset, value.size)
 
     def _post_put(self, key: int, value: Value, inner: tuple[int, ...]) -> None:
         self.hub.put(key, value, inner, None)

@@ -146,6 +146,16 @@ def store_full(size: int, used: int, capacity: int) -> exceptions.ObjectStoreFul
     )
 
 
+def no_zygote() -> bytes:
+    """The process that forks workers is gone."""
+    return packed(
+        exceptions.RaySystemError(
+            "The process that starts workers has died, and all workers with it: this session cannot go on. "
+            "Call shutdown() and init() to start another."
+        )
+    )
+
+
 def unknown_object(key: int) -> bytes:
     """A reference to an object that is not, or no longer, known to the session."""
     message = "The object is not known here: its session has ended, or it was freed."

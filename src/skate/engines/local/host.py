@@ -18,7 +18,7 @@ from skate.core.resources import to_units
 from skate.core.settings import Settings
 from skate.engines.local import errors, state
 from skate.engines.local.arena import Arena
-from skate.engines.local.boot import Boot, memory
+from skate.engines.local.boot import POKE, Boot, memory
 from skate.engines.local.link import BrokenFrame, Link
 from skate.engines.local.logs import LogPipe
 from skate.engines.local.messages import Welcome, to_hub
@@ -58,10 +58,12 @@ class Host:
 
     # ------------------------------------------------------------ the hub's ports
 
-    def start(self, environment: str) -> Worker:
-        """Start a worker process."""
+    def start(self, environment: str) -> Worker | None:
+        """Start a worker process; None when the zygote is gone."""
         client = next(clients)
         pipes = self.pool.fork(client)
+        if pipes is None:
+            return None
         link = Link(pipes.read_fd, pipes.write_fd, to_hub.decode, self.pump.dirty)
         worker = Worker(client, environment, link)
         out = LogPipe(pipes.stdout_fd, worker.tail, False, not self.settings.log_to_driver)
@@ -77,7 +79,7 @@ class Host:
                 self.settings.namespace,
                 ids.node_hex(state.NODE),
                 self.path,
-                os.getcwd(),
+                _folder(),
                 self.settings.environment,
                 environment,
             )
@@ -93,7 +95,7 @@ class Host:
         for worker, number in signals:
             if worker.client not in self.hub.workers:
                 continue
-            if worker.link.unsent and number == signal.SIGINT:
+            if worker.link.unsent and number == POKE:
                 self.signals.append((worker, number))  # it could not know yet what to stop
             elif worker.pid:
                 self.pool.signal(worker.pid, number)
@@ -173,8 +175,9 @@ class Host:
     def _reports(self, _: int) -> None:
         if not self.pool.reports(self._report):
             self.pump.unwatch(self.pool.control.fileno())
+            self.hub.break_down()
             for worker in list(self.hub.workers.values()):
-                self._bury(worker, "lost, for the process that forks workers is gone")
+                self._bury(worker, "was lost with the process that starts workers")
 
     def _report(self, kind: str, client: int, number: int) -> None:
         worker = self.hub.workers.get(client)
@@ -246,6 +249,13 @@ class Host:
                 worker.link.close()
             self.hub.workers.clear()
             self.arena.close()
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""  # deleted under us: a worker stays where it is
 
 
 def _resources(settings: Settings, store: int) -> dict[str, int]:

@@ -14,15 +14,18 @@ from typing import Any
 
 from skate.core.resources import as_floats
 from skate.engines.local import errors, state
+from skate.engines.local.boot import POKE
 from skate.engines.local.messages import (
     Cancel,
     Leave,
     TaskSpec,
     Yield,
 )
-from skate.engines.local.rows import FAILED, Row, Worker
+from skate.engines.local.rows import FAILED, Family, Row, Worker
 from skate.engines.local.tasks import Tasks
 
+STILLBORN = 3
+"""Workers that die while they start, one after another, before those who wait for one are told."""
 INSIST_AFTER = 0.02
 """Seconds after which a cancel that had no effect is repeated."""
 
@@ -56,7 +59,7 @@ class Hub(Tasks):
         if worker is not None:
             worker.link.send(Cancel(spec.task))
             self.urgent.append(worker)
-            self.ports.signal(worker, signal.SIGINT)
+            self.ports.signal(worker, POKE)
             if not spec.actor:
                 self.timers.at(time.monotonic() + INSIST_AFTER, partial(self._insist, row, worker, INSIST_AFTER))
             if not spec.actor or worker.is_async:
@@ -67,10 +70,16 @@ class Hub(Tasks):
         if actor is not None:
             self.call_ended(actor)
 
+    def abandon_stream(self, task: int) -> None:
+        """A generator was dropped: nobody reads on, so its task need not go on."""
+        row = self.rows.get(task)
+        if self.close_stream(task) and row is not None:
+            self.cancel(task, False, False)
+
     def _insist(self, row: Row, worker: Worker, delay: float) -> None:
         """Signal again: one that comes just before a system call begins does not interrupt it."""
         if row.spec is not None and row.worker is worker and delay < 5:
-            self.ports.signal(worker, signal.SIGINT)
+            self.ports.signal(worker, POKE)
             self.timers.at(time.monotonic() + 2 * delay, partial(self._insist, row, worker, 2 * delay))
 
     # ------------------------------------------------------------------ workers
@@ -79,6 +88,7 @@ class Hub(Tasks):
         """A worker is up."""
         worker.pid = pid
         worker.up = True
+        self.stillborn.pop(worker.environment, None)
         worker.idle_since = time.monotonic()
         self.scheduler.arrived(worker)
         self.decide()
@@ -108,6 +118,8 @@ class Hub(Tasks):
         if self.workers.pop(worker.client, None) is None:
             return
         self.scheduler.gone(worker)
+        if not worker.up:
+            self._was_stillborn(worker, how)
         running = list(worker.running.values())
         worker.running = {}
         for offset, size in worker.granted:
@@ -117,9 +129,38 @@ class Hub(Tasks):
         else:
             self._tasks_died(worker, running, how)
         for key in list(worker.held):
+            if key in self.streams:
+                self.abandon_stream(key)
             self.release(key)
         worker.held.clear()
         self.decide()
+
+    def _was_stillborn(self, worker: Worker, how: str) -> None:
+        """When workers cannot even start, tell those who wait for one, rather than try for ever."""
+        count = self.stillborn[worker.environment] = self.stillborn.get(worker.environment, 0) + 1
+        if count < STILLBORN:
+            return
+        del self.stillborn[worker.environment]
+        for family in self.scheduler.families.values():
+            if family.environment == worker.environment:
+                for row in self._unqueue(family):
+                    self.give_up(row, errors.crashed(self.label(row), worker, f"{how} before it was ready", 0))
+
+    def _unqueue(self, family: Family) -> list[Row]:
+        rows = [row for row in family.queue if row.spec is not None]
+        family.queue.clear()
+        self.scheduler.waiting.pop(family, None)
+        return rows
+
+    def break_down(self) -> None:
+        """No worker can be started any more, and those there were are gone: nothing waits in vain."""
+        self.broken = errors.no_zygote()
+        for family in self.scheduler.families.values():
+            for row in self._unqueue(family):
+                self.give_up(row, self.broken)
+        for actor in list(self.actors.values()):
+            if not actor.dead:
+                self.bury(actor, self.broken)
 
     def _tasks_died(self, worker: Worker, running: list[Row], how: str) -> None:
         for position, row in enumerate(running):

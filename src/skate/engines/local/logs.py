@@ -60,7 +60,14 @@ class LogPipe:
         if self.quiet:
             return
         stream: TextIO | None = sys.stderr if self.to_stderr else sys.stdout
-        if stream is None or stream.closed:
+        if stream is None:
             return
-        stream.write("".join(f"({origin}) {text}\n" for text in texts))
-        stream.flush()
+        shown = "".join(f"({origin}) {text}\n" for text in texts)
+        try:
+            try:
+                stream.write(shown)
+            except UnicodeEncodeError as error:
+                stream.write(shown.encode(error.encoding, "backslashreplace").decode(error.encoding))
+            stream.flush()
+        except (OSError, ValueError):
+            self.quiet = True  # closed or full: nobody reads any more, and the program goes on

@@ -72,6 +72,8 @@ class Mailbox(Client):
         """Called by a reading thread when calls have arrived (async actors)."""
         self.requests = itertools.count(1)
         self.replies: dict[int, Values | Answer] = {}
+        self.abandoned: set[int] = set()
+        """Questions whose asker was interrupted."""
         self.callbacks: dict[int, Callable[[Values], None]] = {}
         self.counts: dict[int, int] = {}
         self.fresh: set[int] = set()
@@ -165,40 +167,42 @@ class Mailbox(Client):
         """Act on what cannot wait; leave calls in the inbox."""
         calls = False
         for message in messages:
-            kind = type(message)
-            if kind is TaskSpec:
-                self.inbox.append(message)
-                calls = True
-            elif kind is Values:
-                callback = self.callbacks.pop(message.request, None)
-                if callback is not None:
-                    callback(message)
-                else:
-                    self.replies[message.request] = message
-            elif kind is Answer:
-                self.replies[message.request] = message
-            elif kind is Cancel:
-                self.cancelled.add(message.task)
-                if self.on_cancel is not None:
-                    self.on_cancel(message.task)
-            elif kind is Yield:
-                self._give_back()
-            elif kind is Grant:
-                self.grants.append((message.offset, message.size))
-            elif kind is Resume:
-                self._resume(message)
+            act = _AT_ONCE.get(type(message))
+            if act is not None:
+                act(self, message)
             else:
                 self.inbox.append(message)
                 calls = True
         if calls and self.on_inbox is not None:
             self.on_inbox()
 
+    def _values(self, message: Values) -> None:
+        if message.request in self.abandoned:
+            self.abandoned.discard(message.request)
+            return
+        callback = self.callbacks.pop(message.request, None)
+        if callback is not None:
+            callback(message)
+        else:
+            self.replies[message.request] = message
+
+    def _answer(self, message: Answer) -> None:
+        self.replies[message.request] = message
+
+    def _cancelled(self, message: Cancel) -> None:
+        self.cancelled.add(message.task)
+        if self.on_cancel is not None:
+            self.on_cancel(message.task)
+
+    def _granted(self, message: Grant) -> None:
+        self.grants.append((message.offset, message.size))
+
     def _resume(self, message: Resume) -> None:
         self.allowed[message.task] = message.upto
         if self.on_resume is not None:
             self.on_resume(message.task)
 
-    def _give_back(self) -> None:
+    def _give_back(self, _: Yield) -> None:
         """Return the calls not begun; what only sets the stage for calls stays in order."""
         back = [message.task for message in self.inbox if type(message) is TaskSpec]
         kept = [message for message in self.inbox if type(message) not in (TaskSpec, Feed)]
@@ -241,3 +245,13 @@ class Mailbox(Client):
         if answer.failed:
             raise unpack(answer.data)
         return answer.data
+
+
+_AT_ONCE: dict[type, Callable[[Any, Any], None]] = {
+    Values: Mailbox._values,
+    Answer: Mailbox._answer,
+    Cancel: Mailbox._cancelled,
+    Grant: Mailbox._granted,
+    Yield: Mailbox._give_back,
+    Resume: Mailbox._resume,
+}

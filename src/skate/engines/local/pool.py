@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -29,13 +30,17 @@ class Pool:
         self.control = boot.control
         self.closed = False
 
-    def fork(self, client: int) -> Pipes:
-        """Ask for a worker; a "forked" report follows."""
+    def fork(self, client: int) -> Pipes | None:
+        """Ask for a worker; a "forked" report follows. None when the zygote is gone."""
         to_worker, from_worker, stdout, stderr = (os.pipe2(os.O_CLOEXEC) for _ in range(4))
         given = [to_worker[0], from_worker[1], stdout[1], stderr[1]]
         kept = Pipes(from_worker[0], to_worker[1], stdout[0], stderr[0])
         try:
             socket.send_fds(self.control, [msgspec.msgpack.encode(["fork", client])], given)
+        except (BrokenPipeError, ConnectionResetError):
+            for fd in kept:
+                os.close(fd)
+            return None
         finally:
             for fd in given:
                 os.close(fd)
@@ -45,7 +50,8 @@ class Pool:
 
     def preload(self, modules: list[str]) -> None:
         """Have later workers find these modules imported."""
-        self.control.send(msgspec.msgpack.encode(["preload", modules]))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # reported on its own way
+            self.control.send(msgspec.msgpack.encode(["preload", modules]))
 
     def signal(self, pid: int, number: int) -> None:
         """Have the zygote signal a worker, if it still lives."""

@@ -35,20 +35,23 @@ from skate.engines.local.messages import (
     encoder,
 )
 from skate.engines.local.rows import FAILED, PENDING, Row, Worker
+from skate.engines.local.timers import Timer
 from skate.exceptions import PendingCallsLimitExceeded
 
 
 class Question:
     """A worker's `Get` that could not be answered at once."""
 
-    __slots__ = ("answered", "hub", "message", "missing", "worker")
+    __slots__ = ("answered", "hub", "message", "missing", "rows", "timer", "worker")
 
-    def __init__(self, hub: Requests, worker: Worker, message: Get, missing: int) -> None:
+    def __init__(self, hub: Requests, worker: Worker, message: Get, rows: list[Row], missing: int) -> None:
         self.hub = hub
         self.worker = worker
         self.message = message
+        self.rows = rows
         self.missing = missing
         self.answered = False
+        self.timer: Timer | None = None
 
     def one_ready(self, row: Row) -> None:
         """One of the objects is ready."""
@@ -58,9 +61,23 @@ class Question:
 
     def answer(self) -> None:
         """Enough are ready, or time is up."""
-        if not self.answered:
-            self.answered = True
-            self.hub.answer_get(self.worker, self.message, blocked=self.message.blocks)
+        if self.close():
+            self.hub.answer_get(self.worker, self.message)
+
+    def close(self) -> bool:
+        """Wait for nothing any more; False when that is so already."""
+        if self.answered:
+            return False
+        self.answered = True
+        if self.timer is not None:
+            self.hub.timers.cancel(self.timer)
+        for row in self.rows:
+            if not row.state and row.waiters is not None:
+                row.waiters = [waiter for waiter in row.waiters if waiter != self.one_ready] or None
+        if self.message.blocks:
+            self.worker.questions.discard(self)
+            self.hub.scheduler.unblock(self.worker)
+        return True
 
 
 class Requests(Hub):
@@ -145,12 +162,6 @@ class Requests(Hub):
     def _close_stream(self, worker: Worker, message: CloseStream) -> None:
         self.abandon_stream(message.stream)
 
-    def abandon_stream(self, task: int) -> None:
-        """A generator was dropped: nobody reads on, so its task need not go on."""
-        row = self.rows.get(task)
-        if self.close_stream(task) and row is not None:
-            self.cancel(task, False, False)
-
     # ---------------------------------------------------------------------- gets
 
     def _get(self, worker: Worker, message: Get) -> None:
@@ -167,27 +178,26 @@ class Requests(Hub):
                 failed = True
         missing = message.count - (len(message.keys) - len(waiting))
         if missing <= 0 or (failed and message.values) or (message.timeout is not None and message.timeout <= 0):
-            self.answer_get(worker, message, blocked=False)
+            self.answer_get(worker, message)
             return
         if message.timeout is None:
             for row in waiting:
                 why = self.hopeless(row)
                 if why is not None:
                     self.fill(next(k for k in message.keys if rows[k] is row), FAILED, why)
-                    self.answer_get(worker, message, blocked=False)
+                    self.answer_get(worker, message)
                     return
-        question = Question(self, worker, message, missing)
+        question = Question(self, worker, message, waiting, missing)
         for row in waiting:
             self.when_ready(row, question.one_ready)
         if message.timeout is not None:
-            self.timers.at(time.monotonic() + message.timeout, question.answer)
+            question.timer = self.timers.at(time.monotonic() + message.timeout, question.answer)
         if message.blocks:
+            worker.questions.add(question)
             self.block(worker)
 
-    def answer_get(self, worker: Worker, message: Get, blocked: bool) -> None:
+    def answer_get(self, worker: Worker, message: Get) -> None:
         """Send the state of what a worker asked for."""
-        if blocked:
-            self.scheduler.unblock(worker)
         rows = self.rows
         outcomes = []
         for key in message.keys:
@@ -215,7 +225,10 @@ class Requests(Hub):
     def _ask_spawn(self, worker: Worker, data: bytes) -> bytes:
         request = decode_spawn(data)
         self.own_block(worker, request.spec.args)
-        return encoder.encode(self.spawn(request.spec, request.info, self.settings.namespace, worker))
+        made = self.spawn(request.spec, request.info, self.settings.namespace, worker)
+        if made.actor != request.info.actor:  # there was one of that name: these arguments go unused
+            self.discard(request.spec.args)
+        return encoder.encode(made)
 
     def _ask_find(self, worker: Worker, data: bytes) -> bytes:
         name, namespace = decode_any(data)

@@ -84,6 +84,7 @@ class Results:
         """One item of a stream."""
         value, inner = self.lay(item, 0)
         self.client.finished(Item(task, value, inner))
+        self.client.sent(value)
         self.client.flush()
         self.client.heed_cancel()
 
@@ -107,6 +108,7 @@ class Results:
             else:
                 data = self.client._lay_down(packed, spec.task)
             self.client.finished(Done(spec.task, data, packed.refs, took))
+            self.client.sent(data)
             return
         values, inner = [], []
         for i, item in enumerate(value):
@@ -114,6 +116,8 @@ class Results:
             values.append(data)
             inner.append(keys)
         self.client.finished(DoneMany(spec.task, values, inner, took))
+        for value in values:
+            self.client.sent(value)
 
     def report(self, spec: TaskSpec, error: BaseException, name: str, options: Any, took: int = 0) -> None:
         """Send a call's error; leave when it says so."""
@@ -129,9 +133,9 @@ class Results:
         failure: RayError = task_error(error, name, actor=self.actor_name or None, actor_id=actor_id)
         cancelled = isinstance(failure, TaskCancelledError) and not isinstance(error, Exception)
         data = pack_error(failure).to_bytes()
-        if spec.returns == -1 and not retry:
-            client.finished(Item(spec.task, data, (), True))
         client.cancelled.discard(spec.task)
+        if client.may_block:  # with other calls under way, their blocks are not ours to judge
+            client.reclaim()
         client.finished(Failed(spec.task, data, retry, cancelled, took))
 
     def _exit_for(self, error: SystemExit) -> NoReturn:

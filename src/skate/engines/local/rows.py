@@ -74,6 +74,7 @@ class Worker:
         "pid",
         "progress",
         "progress_seen",
+        "questions",
         "running",
         "tail",
         "taken",
@@ -97,6 +98,8 @@ class Worker:
         """The family of tasks that the worker is leased to."""
         self.taken: Resources = ()
         self.blocked = 0
+        self.questions: set[Any] = set()
+        """What its main thread waits for."""
         self.last = b""
         """The function it was sent last."""
         self.low = 0

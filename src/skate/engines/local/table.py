@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -20,6 +21,11 @@ class Table:
         self.failures = 0
         """How many objects have failed so far: tells a getter when to look for one among its own."""
         self.streams: dict[int, Stream] = {}
+        # Work lists, so that long chains of objects cost no stack: one call drains them, calls inside it only add.
+        self._woken: deque[tuple[Callable[[Row], None], Row]] = deque()
+        self._waking = False
+        self._unheld: list[int] = []
+        self._releasing = False
 
     # ------------------------------------------------------------------- counts
 
@@ -53,8 +59,18 @@ class Table:
             row.value = None
             if type(value) is Stored:
                 self.arena.free(value.offset, value.size)
-        for inner in row.refs:
-            self.release(inner)
+        if row.refs:
+            self._unheld.extend(row.refs)
+            if not self._releasing:
+                self._release_unheld()
+
+    def _release_unheld(self) -> None:
+        self._releasing = True
+        try:
+            while self._unheld:
+                self.release(self._unheld.pop())
+        finally:
+            self._releasing = False
 
     def discard(self, value: Any) -> None:
         """Free a value that came for nobody."""
@@ -84,8 +100,16 @@ class Table:
 
     def _wake(self, row: Row) -> None:
         waiters, row.waiters = row.waiters, None
-        for waiter in waiters or ():
-            waiter(row)
+        self._woken.extend((waiter, row) for waiter in waiters or ())
+        if self._waking:
+            return
+        self._waking = True
+        try:
+            while self._woken:
+                waiter, ready = self._woken.popleft()
+                waiter(ready)
+        finally:
+            self._waking = False
 
     def when_ready(self, row: Row, waiter: Callable[[Row], None]) -> None:
         """Have `waiter` called once the row is no longer pending."""

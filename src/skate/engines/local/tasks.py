@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from skate.core.spec import TaskOptions
 from skate.engines.local import errors
 from skate.engines.local.actors import Actors
 from skate.engines.local.arena import Arena
+from skate.engines.local.boot import POKE
 from skate.engines.local.messages import (
     Define,
     Done,
@@ -38,8 +38,8 @@ STUCK_AFTER = 0.02
 class Ports(Protocol):
     """What the hub needs done by others."""
 
-    def start(self, environment: str) -> Worker:
-        """Start a worker process; `Hub.arrived` follows, or `Hub.died`."""
+    def start(self, environment: str) -> Worker | None:
+        """Start a worker process; `Hub.arrived` follows, or `Hub.died`. None when there is nobody left to fork one."""
 
     def signal(self, worker: Worker, number: int) -> None:
         """Send a signal to a worker's process, if it still lives."""
@@ -67,6 +67,10 @@ class Tasks(Actors):
         self._families: dict[int, tuple[Any, Family]] = {}
         self._warned: set[Any] = set()
         self._watching = False
+        self.broken = b""
+        """The packed error of everything, once no worker can be started any more."""
+        self.stillborn: dict[str, int] = {}
+        """Workers of an environment that died before they were up, one after another."""
         self.finished = 0
 
     # --------------------------------------------------------------- submission
@@ -109,6 +113,9 @@ class Tasks(Actors):
 
     def enqueue(self, row: Row) -> None:
         """Queue a call that needs a worker, and set going what can go."""
+        if self.broken:
+            self.give_up(row, self.broken)
+            return
         family = self._family(row.options)
         scheduler = self.scheduler
         scheduler.add(family, row)
@@ -149,6 +156,8 @@ class Tasks(Actors):
             elif type(decision) is Start:
                 for _ in range(decision.workers):
                     worker = self.ports.start(decision.environment)
+                    if worker is None:
+                        return  # `break_down` follows
                     self.workers[worker.client] = worker
 
     def assign(self, worker: Worker, row: Row) -> None:
@@ -189,7 +198,7 @@ class Tasks(Actors):
                 if row.spec is not None:  # its function is no longer taken for short
                     self.scheduler.speed[row.spec.function] = 2 * SHORT
                 worker.link.send(Yield())
-                self.ports.signal(worker, signal.SIGINT)
+                self.ports.signal(worker, POKE)
             worker.progress_seen = worker.progress
             self._watching = True
         if self._watching:
@@ -248,18 +257,25 @@ class Tasks(Actors):
         row.spec = row.options = row.worker = row.owner = None
         self.finished += 1
         task = spec.task
+        if spec.returns == -1:
+            state, value = self._stream_ended(task, state, value)
         if refs or row.waiters is not None or row.state or row.count <= 0 or state == FAILED:
             self.fill(task, state, value, refs)
         else:  # the common case, in line
             row.value = value
             row.state = state
-        if spec.returns != 1:
-            if state == FAILED:
-                self.fill_all(range(task + 1, task + spec.returns), FAILED, value)
-            if spec.returns == -1:
-                self.end_stream(task)
+        if spec.returns > 1 and state == FAILED:
+            self.fill_all(range(task + 1, task + spec.returns), FAILED, value)
         if spec.deps or spec.refs or type(spec.args) is Stored:
             self.unpin(spec)
+
+    def _stream_ended(self, task: int, state: int, value: Any) -> tuple[int, Any]:
+        """A streaming call has ended: its error is its last item, as in Ray, and its own object is None."""
+        stream = self.streams.get(task)
+        if stream is not None and state == FAILED:
+            self.item(stream, FAILED, value, ())
+        self.end_stream(task)
+        return READY, errors.NONE
 
     def done_many(self, worker: Worker, message: DoneMany) -> None:
         """A call with no return, several, or a stream ended well."""
@@ -296,6 +312,13 @@ class Tasks(Actors):
                 self.finish(row, FAILED, message.error)
         self._refill(worker)
 
+    def give_up(self, row: Row, cause: bytes) -> None:
+        """Fail a call, or bury the actor whose constructor it is."""
+        if row.actor is not None:
+            self.bury(row.actor, cause)
+        else:
+            self.finish(row, FAILED, cause)
+
     def _may_retry(self, row: Row) -> bool:
         limit: int = row.options.max_retries
         return limit < 0 or row.attempt < limit
@@ -313,7 +336,10 @@ class Tasks(Actors):
             stream.skip = stream.made
 
     def _refill(self, worker: Worker) -> None:
-        """Keep a worker busy, or let it rest."""
+        """A call of a worker has ended: keep it busy, or let it rest."""
+        for question in list(worker.questions):
+            if worker.actor is None:
+                question.close()  # a cancel tore the call out of its wait
         if worker.family is None or worker.actor is not None or len(worker.running) > worker.low:
             return
         for _, row in self.scheduler.refill(worker):

@@ -3,8 +3,8 @@
 The main thread reads the link and runs tasks and the calls of ordinary actors. An actor with ``max_concurrency`` or
 concurrency groups gets threads (`ThreadedHost`), one with coroutines an event loop on the main thread (`AsyncHost`).
 
-A cancel arrives as a message plus SIGINT: the signal's handler reads the link, so that a task inside one long call of C
-code that heeds signals, or a long sleep, is interrupted at once by KeyboardInterrupt.
+A cancel arrives as a message plus a signal: its handler reads the link, so that a task inside one long call of C code
+that heeds signals, or a long sleep, is interrupted at once by KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from skate.core import ids, refs
 from skate.core.calls import NO_ARGUMENTS, fill_call
 from skate.core.spec import CallOptions, Resources, TaskOptions
 from skate.engines.local.arena import Mapping
-from skate.engines.local.boot import OWN_THREADS
+from skate.engines.local.boot import OWN_THREADS, POKE
 from skate.engines.local.link import BlockingLink
 from skate.engines.local.mailbox import IDLE, Running
 from skate.engines.local.messages import (
@@ -295,14 +295,14 @@ class Worker(Results):
     # ------------------------------------------------------------------- signals
 
     def on_interrupt(self, *_: Any) -> None:
-        """SIGINT: somebody may have cancelled the task that runs."""
+        """A poke: somebody may have cancelled the task that runs, or wants back what waits behind it."""
         client, turns = self.client, self.client.turns
         readable = select.poll()
         readable.register(self.link.read_fd, select.POLLIN)
         if readable.poll(0):
             # Not in the middle of a message, or while another thread reads: again in a moment.
             if client.reading or client.writing or client.lock.locked() or not turns.lead.acquire(False):
-                threading.Timer(0.002, signal.pthread_kill, (client.main, signal.SIGINT)).start()
+                threading.Timer(0.002, signal.pthread_kill, (client.main, POKE)).start()
                 return
             try:
                 while readable.poll(0):
@@ -364,7 +364,8 @@ def main(read_fd: int, write_fd: int, arena_fd: int, capacity: int) -> NoReturn:
         client = WorkerClient(link, welcome, lambda: Mapping(arena_fd, capacity))
         worker = Worker(link, client)
         engines.use(client)
-        signal.signal(signal.SIGINT, worker.on_interrupt)
+        signal.signal(POKE, worker.on_interrupt)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         refs.released.clear()
         client.dispatch(messages[1:])
         link.out.append(Hello(os.getpid()))

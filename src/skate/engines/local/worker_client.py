@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -54,6 +55,8 @@ class WorkerClient(Mailbox):
         super().__init__(link, welcome)
         self.open_arena = open_arena
         self._mapping: Mapping | None = None
+        self.taken: dict[int, int] = {}
+        """Blocks allocated, and not yet in a message: size by offset."""
         self.ended: set[int] = set()
         """Item references past the end of their stream."""
         self.actor: ActorInfo | None = None
@@ -68,11 +71,13 @@ class WorkerClient(Mailbox):
 
     def _post_task(self, spec: TaskSpec, options: TaskOptions) -> None:
         self._count_returns(spec)
+        self.sent(spec.args)
         self.link.out.append(Submit(spec, options, self._parent()))
         self.link.flush()
 
     def _post_call(self, spec: TaskSpec, options: CallOptions) -> None:
         self._count_returns(spec)
+        self.sent(spec.args)
         self.link.out.append(Call(spec, options, self._parent()))
         self.link.flush()
 
@@ -97,11 +102,13 @@ class WorkerClient(Mailbox):
     def _post_put(self, key: int, value: Value, inner: tuple[int, ...]) -> None:
         self._settle_often()
         self.counts[key] = 1
+        self.sent(value)
         self.link.out.append(Put(key, value, inner))
         self.link.flush()
 
     def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
         data = self._ask("spawn", encoder.encode(SpawnRequest(spec, info)))
+        self.sent(spec.args)
         made = decode_info(data)
         self.counts[made.actor] = self.counts.get(made.actor, 0) + 1
         return made
@@ -124,9 +131,25 @@ class WorkerClient(Mailbox):
         for grant in self.grants:
             if -(-grant[1] // PAGE) == pages:
                 self.grants.remove(grant)
+                self.taken[grant[0]] = grant[1]
                 return grant[0]
         offset: int = self.ask("allocate", size)
+        self.taken[offset] = size
         return offset
+
+    def _free(self, value: Stored) -> None:
+        if self.taken.pop(value.offset, None) is not None:
+            self.grants.append((value.offset, value.size))
+
+    def sent(self, value: Value) -> None:
+        """A value has gone into a message: its block is the hub's."""
+        if type(value) is Stored:
+            self.taken.pop(value.offset, None)
+
+    def reclaim(self) -> None:
+        """A call has ended: what it allocated and did not send serves the next."""
+        while self.taken:
+            self.grants.append(self.taken.popitem())
 
     def _block(self, offset: int, size: int) -> memoryview:
         return self.mapping.slice(offset, size)
@@ -158,7 +181,11 @@ class WorkerClient(Mailbox):
         with self.lock:
             self.link.out.append(Get(request, keys, count, timeout, values, blocks))
         replies = self.replies
-        self.until(lambda: request in replies)
+        try:
+            self.until(lambda: request in replies)
+        except BaseException:
+            self.abandoned.add(request)
+            raise
         reply = replies.pop(request)
         assert isinstance(reply, Values)
         for key, outcome in zip(keys, reply.outcomes, strict=True):
@@ -246,13 +273,19 @@ class WorkerClient(Mailbox):
         """The link has something to read: read once, unless another thread does."""
         if self.turns.lead.acquire(False):
             try:
-                self._read(None)
-                self.turns.notify()
+                if self._has_mail():  # or it was read meanwhile, and reading would wait
+                    self._read(None)
+                    self.turns.notify()
             finally:
                 self.turns.lead.release()
                 self.turns.pass_on()
         else:
             time.sleep(0)  # let the thread that reads have the interpreter
+
+    def _has_mail(self) -> bool:
+        readable = select.poll()
+        readable.register(self.link.read_fd, select.POLLIN)
+        return bool(readable.poll(0))
 
     # ------------------------------------------------------------------- streams
 

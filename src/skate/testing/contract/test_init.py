@@ -35,10 +35,12 @@ def test_init_after_shutdown_starts_afresh(ray):
         assert not ray.is_initialized()
 
 
-def test_context_of_init(ray):
-    context = ray.init(**SESSION)
-    assert context.address_info["node_ip_address"]
-    assert os.path.isdir(context.address_info["session_dir"])
+def test_context_tells_the_address(ray):
+    assert ray.init(**SESSION).address_info["node_ip_address"]
+
+
+def test_context_tells_the_folder_of_the_session(ray):
+    assert os.path.isdir(ray.init(**SESSION).address_info["session_dir"])
 
 
 def test_context_closes_the_session_as_a_context_manager(ray):
