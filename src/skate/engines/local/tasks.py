@@ -226,6 +226,8 @@ class Tasks(Actors):
         """A call with one return ended well."""
         row = worker.running.pop(message.task, None)
         worker.progress += 1
+        if worker.questions:
+            self._close_questions(worker)
         if type(message.value) is Stored:
             self.own_block(worker, message.value)
         if row is None:
@@ -280,6 +282,8 @@ class Tasks(Actors):
     def done_many(self, worker: Worker, message: DoneMany) -> None:
         """A call with no return, several, or a stream ended well."""
         row = worker.running.pop(message.task, None)
+        if worker.questions:
+            self._close_questions(worker)
         spec = row.spec if row is not None else None
         if row is None or spec is None:
             for value in message.values:
@@ -298,6 +302,8 @@ class Tasks(Actors):
     def failed(self, worker: Worker, message: Failed) -> None:
         """A call raised."""
         row = worker.running.pop(message.task, None)
+        if worker.questions:
+            self._close_questions(worker)
         spec = row.spec if row is not None else None
         if row is None or spec is None:
             self._refill(worker)
@@ -336,10 +342,7 @@ class Tasks(Actors):
             stream.skip = stream.made
 
     def _refill(self, worker: Worker) -> None:
-        """A call of a worker has ended: keep it busy, or let it rest."""
-        for question in list(worker.questions):
-            if worker.actor is None:
-                question.close()  # a cancel tore the call out of its wait
+        """Keep a worker busy, or let it rest."""
         if worker.family is None or worker.actor is not None or len(worker.running) > worker.low:
             return
         for _, row in self.scheduler.refill(worker):
@@ -347,6 +350,12 @@ class Tasks(Actors):
         if not worker.running and not worker.leaving:
             self.scheduler.dry(worker, time.monotonic())
             self.decide()
+
+    def _close_questions(self, worker: Worker) -> None:
+        """A call ended that still waited for something: a cancel tore it out of its wait."""
+        if worker.actor is None:
+            for question in list(worker.questions):
+                question.close()
 
     def own_block(self, worker: Worker, value: Any) -> None:
         """A block that the worker was granted has become a value's."""

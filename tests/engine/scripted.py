@@ -1,0 +1,229 @@
+"""A hub without processes: fake ports and links, and workers that do what a script says."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any
+
+from skate.core.ids import IdSource
+from skate.core.serialization import pack, unpack
+from skate.core.settings import Settings
+from skate.core.spec import ActorInfo, ActorOptions, CallOptions, MethodInfo, TaskOptions
+from skate.engines.local.arena import Arena
+from skate.engines.local.boot import PAGE
+from skate.engines.local.messages import (
+    Done,
+    DoneMany,
+    Export,
+    Failed,
+    Hello,
+    Stored,
+    TaskSpec,
+    encoder,
+    to_hub,
+    to_worker,
+)
+from skate.engines.local.requests import Requests
+from skate.engines.local.rows import READY, Row, Worker
+
+CPU = 10_000
+NONE = pack(None).to_bytes()
+ERROR = pack(ValueError("as the script says")).to_bytes()
+TAKES_LONG = 1_000_000
+"""Microseconds."""
+
+
+class FakeLink:
+    """Keeps what the hub sends, after a trip through the wire's own encoding."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.begun: set[int] = set()
+
+    def send(self, message: Any) -> None:
+        self.sent += to_worker.decode(encoder.encode([message]))
+
+    def of(self, kind: type) -> list[Any]:
+        """What was sent of one kind, all in all."""
+        return [message for message in self.sent if type(message) is kind]
+
+
+class Session:
+    """The hub, its ports, and helpers that read like a story."""
+
+    def __init__(self, cpus: int = 2, pages: int = 64, **total: int) -> None:
+        fd = os.memfd_create("scripted", os.MFD_CLOEXEC)
+        os.ftruncate(fd, pages * PAGE)
+        self.arena = Arena(fd, pages * PAGE)
+        amounts = {"CPU": cpus * CPU, **total}
+        self.hub = Requests(Settings(namespace="test"), {n: u for n, u in amounts.items() if u}, self.arena, self)
+        self.ids = IdSource(1)
+        self.clients = itertools.count(2)
+        self.requests = itertools.count(1)
+        self.newcomers: list[Worker] = []
+        self.everyone: list[Worker] = []
+        self.signals: list[tuple[Worker, int]] = []
+        self.warnings: list[str] = []
+        self.dropped: list[int] = []
+        self._options: dict[TaskOptions, TaskOptions] = {}
+        for name in (b"f", b"g", b"h", b"Class"):
+            self.hub.definitions[name] = Export(name, b"pickle of " + name, name.decode())
+
+    def close(self) -> None:
+        self.arena.close()
+
+    # -------------------------------------------------------------- the hub's ports
+
+    def start(self, environment: str) -> Worker:
+        worker = Worker(next(self.clients), environment, FakeLink())  # type: ignore[arg-type]
+        self.newcomers.append(worker)
+        self.everyone.append(worker)
+        return worker
+
+    def signal(self, worker: Worker, number: int) -> None:
+        self.signals.append((worker, number))
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def collect(self) -> None:
+        while self.dropped:
+            self.hub.release(self.dropped.pop())
+
+    # ------------------------------------------------------------------ the driver
+
+    def options(self, **changes: Any) -> TaskOptions:
+        """Options objects are shared by the calls of a function."""
+        made = TaskOptions(**changes)
+        return self._options.setdefault(made, made)
+
+    def task(
+        self,
+        function: bytes = b"f",
+        deps: tuple[int, ...] = (),
+        refs: tuple[int, ...] = (),
+        returns: int = 1,
+        owner: Worker | None = None,
+        args: Any = b"",
+        parent: int = 0,
+        **options: Any,
+    ) -> int:
+        task = self.ids.take(max(1, returns))
+        spec = TaskSpec(task, function, args, returns, deps, refs)
+        self.hub.submit(spec, self.options(returns=returns, **options), owner, parent)
+        return task
+
+    def put(self, value: Any = b"value", refs: tuple[int, ...] = (), holder: Worker | None = None) -> int:
+        key = self.ids.take()
+        self.hub.put(key, value, refs, holder)
+        return key
+
+    def put_large(self, size: int = PAGE, refs: tuple[int, ...] = (), holder: Worker | None = None) -> int:
+        key = self.ids.take()
+        self.hub.put(key, self.block(size, key), refs, holder)
+        return key
+
+    def block(self, size: int = PAGE, key: int = 0) -> Stored:
+        """A value in the arena, as a worker or the driver laid it down."""
+        return Stored(key or self.ids.take(), self.hub.allocate(size), size)
+
+    def actor(
+        self,
+        deps: tuple[int, ...] = (),
+        refs: tuple[int, ...] = (),
+        owner: Worker | None = None,
+        args: Any = b"",
+        **options: Any,
+    ) -> int:
+        actor = self.ids.take()
+        spec = TaskSpec(actor, b"Class", args, 1, deps, refs, actor)
+        info = ActorInfo(actor, ActorOptions(class_name="Class", **options), (MethodInfo("m"),))
+        return self.hub.spawn(spec, info, "test", owner).actor
+
+    def call(
+        self,
+        actor: int,
+        deps: tuple[int, ...] = (),
+        refs: tuple[int, ...] = (),
+        returns: int = 1,
+        owner: Worker | None = None,
+        args: bytes | Stored = b"",
+        **options: Any,
+    ) -> int:
+        task = self.ids.take(max(1, returns))
+        spec = TaskSpec(task, b"", args, returns, deps, refs, actor, "m")
+        self.hub.call(spec, CallOptions(returns=returns, **options), owner)
+        return task
+
+    # ------------------------------------------------------------------- workers
+
+    def tell(self, worker: Worker, *messages: Any) -> None:
+        """A worker sends messages."""
+        self.hub.receive(worker, to_hub.decode(encoder.encode(list(messages))))
+
+    def arrive(self, most: int = 1000) -> list[Worker]:
+        """Workers that were started come up, and those that are started because of them."""
+        arrived = []
+        while self.newcomers and len(arrived) < most:
+            worker = self.newcomers.pop(0)
+            if worker.client in self.hub.workers:
+                self.tell(worker, Hello(1000 + worker.client))
+                arrived.append(worker)
+        return arrived
+
+    def running(self, worker: Worker) -> list[int]:
+        """The calls that a worker was sent and has not ended, in order."""
+        return list(worker.running)
+
+    def at_work(self) -> dict[int, Worker]:
+        """Every call sent and not ended, with its worker."""
+        return {task: worker for worker in self.hub.workers.values() for task in worker.running}
+
+    def done(self, task: int, value: Any = NONE, refs: tuple[int, ...] = (), took: int = TAKES_LONG) -> None:
+        worker = self.at_work()[task]
+        self.tell(worker, Done(task, value, refs, took))
+
+    def done_many(self, task: int, values: list[Any], refs: list[tuple[int, ...]] | None = None) -> None:
+        self.tell(self.at_work()[task], DoneMany(task, values, refs or [()] * len(values), TAKES_LONG))
+
+    def fail(self, task: int, error: bytes = ERROR, retry: bool = False) -> None:
+        self.tell(self.at_work()[task], Failed(task, error, retry, False, TAKES_LONG))
+
+    def die(self, worker: Worker, how: str = "killed by SIGKILL") -> None:
+        self.hub.died(worker, how)
+
+    def up_with(self, task: int) -> Worker:
+        """Let workers arrive until `task` is at one; that one."""
+        self.arrive()
+        return self.at_work()[task]
+
+    # ---------------------------------------------------------------------- looks
+
+    def row(self, key: int) -> Row:
+        return self.hub.rows[key]
+
+    def known(self, key: int) -> bool:
+        return key in self.hub.rows
+
+    def is_ready(self, key: int) -> bool:
+        return self.known(key) and self.row(key).state == READY
+
+    def error(self, key: int) -> Any:
+        """The error that a failed object holds."""
+        row = self.row(key)
+        assert row.state == 2, f"object {key} has not failed: {row.state}"
+        return unpack(row.value)
+
+    def release(self, *keys: int) -> None:
+        for key in keys:
+            self.hub.release(key)
+
+    def check_empty(self) -> None:
+        """Nothing is left of anything."""
+        hub = self.hub
+        assert hub.rows == {}, {key: (row.state, row.count, row.spec) for key, row in hub.rows.items()}
+        assert hub.streams == {}
+        assert hub.actors == {} and hub.names == {}
+        granted = sum(-(-size // PAGE) * PAGE for worker in hub.workers.values() for _, size in worker.granted)
+        assert self.arena.used == granted
