@@ -87,7 +87,7 @@ class RayError(Exception):
         inner, text = pickle.loads(data)
         try:
             error = pickle.loads(inner)
-        except Exception:  # unpickling runs foreign code, which may raise anything
+        except Exception:  # noqa: BLE001  unpickling runs foreign code, which may raise anything
             return UnserializableException(text)
         return error if isinstance(error, RayError) else UnserializableException(text)
 
@@ -144,7 +144,7 @@ class RayTaskError(RayError):
             return self
         try:
             return self.make_dual_exception_instance()
-        except Exception as why:  # the class's own hooks run here (metaclass, __init_subclass__)
+        except Exception as why:  # noqa: BLE001  the class's own hooks run here (metaclass, __init_subclass__)
             import logging
 
             logging.getLogger(__name__).warning(
@@ -215,9 +215,7 @@ def _dual_class(cause_class: type) -> type:
     if dual is None:
         name = f"RayTaskError({cause_class.__name__})"
         names = {"__module__": __name__, "__qualname__": name}
-        dual = types.new_class(
-            name, (_Dual, cause_class), exec_body=lambda body: body.update(names)
-        )
+        dual = types.new_class(name, (_Dual, cause_class), exec_body=lambda body: body.update(names))
         _dual_classes[id(cause_class)] = dual
     return dual
 
@@ -304,9 +302,7 @@ class OutOfMemoryError(RayError):
 class OutOfDiskError(RayError):
     """The object store is full, and so is the disk that it spills to."""
 
-    _unsaid = (
-        "The object store is full and the disk that it spills to is full too: free some disk space."
-    )
+    _unsaid = "The object store is full and the disk that it spills to is full too: free some disk space."
 
 
 class NodeDiedError(RayError):
@@ -401,8 +397,7 @@ class ActorUnavailableError(RayActorError):
         name = actor_id.hex() if isinstance(actor_id, bytes) else actor_id
         super().__init__(
             name,
-            f"Actor {name} cannot be reached now: {error_message}. "
-            "The call may or may not have been carried out.",
+            f"Actor {name} cannot be reached now: {error_message}. The call may or may not have been carried out.",
         )
 
 
@@ -592,10 +587,7 @@ class ObjectRefStreamEndOfStreamError(RayError):
 class OufOfBandObjectRefSerializationException(RayError):
     """A reference was pickled outside of an argument, a result or a put, where nobody counts it."""
 
-    _unsaid = (
-        "A reference was pickled by hand, which does not keep its object alive: "
-        "pass it in a call or a put()."
-    )
+    _unsaid = "A reference was pickled by hand, which does not keep its object alive: pass it in a call or a put()."
 
 
 # ---- the system ----------------------------------------------------------------------------------

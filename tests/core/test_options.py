@@ -104,16 +104,12 @@ ROWS: list[tuple[str, str, list[Any], list[Any], list[Any]]] = [
     ("method", "enable_task_events", [True, None], [1], []),
 ]  # fmt: skip
 CASES = [
-    pytest.param(kind, name, *values, id=f"{kind}-{name}")
-    for kinds, name, *values in ROWS
-    for kind in kinds.split()
+    pytest.param(kind, name, *values, id=f"{kind}-{name}") for kinds, name, *values in ROWS for kind in kinds.split()
 ]
 
 
 @pytest.mark.parametrize(("kind", "name", "good", "wrong_types", "wrong_values"), CASES)
-def test_a_bad_value_is_refused_with_rays_class_of_error(
-    kind, name, good, wrong_types, wrong_values
-):
+def test_a_bad_value_is_refused_with_rays_class_of_error(kind, name, good, wrong_types, wrong_values):
     for value in good:
         CHECKS[kind]({name: value})
     for value in wrong_types:

@@ -56,9 +56,7 @@ def test_more_than_one_gpu_is_a_whole_number(name):
         to_units(1.5, name)
 
 
-@pytest.mark.parametrize(
-    ("name", "instead"), [("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "memory=")]
-)
+@pytest.mark.parametrize(("name", "instead"), [("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "memory=")])
 def test_resources_with_an_option_of_their_own_are_refused_among_the_custom_ones(name, instead):
     with pytest.raises(ValueError, match=instead):
         check_custom({name: 1})

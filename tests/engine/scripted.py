@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from typing import Any
 
 from skate.core.ids import IdSource
@@ -34,6 +35,16 @@ TAKES_LONG = 1_000_000
 """Microseconds."""
 
 
+class Clock:
+    """Stands in for the module `time` in the hub's modules."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 class FakeLink:
     """Keeps what the hub sends, after a trip through the wire's own encoding."""
 
@@ -53,6 +64,11 @@ class Session:
     """The hub, its ports, and helpers that read like a story."""
 
     def __init__(self, cpus: int = 2, pages: int = 64, **total: int) -> None:
+        self.clock = Clock()
+        self._hub_modules = {sys.modules[cls.__module__] for cls in Requests.__mro__ if cls is not object}
+        self._real_time = {module: module.time for module in self._hub_modules if hasattr(module, "time")}
+        for module in self._real_time:
+            module.time = self.clock  # type: ignore[attr-defined]
         fd = os.memfd_create("scripted", os.MFD_CLOEXEC)
         os.ftruncate(fd, pages * PAGE)
         self.arena = Arena(fd, pages * PAGE)
@@ -71,7 +87,17 @@ class Session:
             self.hub.definitions[name] = Export(name, b"pickle of " + name, name.decode())
 
     def close(self) -> None:
+        for module, real in self._real_time.items():
+            module.time = real  # type: ignore[attr-defined]
         self.arena.close()
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, and timers run when they are due."""
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            following = self.hub.timers.next()
+            self.clock.now = until if following is None else min(until, max(self.clock.now, following))
+            self.hub.timers.tick(self.clock.now)
 
     # -------------------------------------------------------------- the hub's ports
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
 from scripted import ERROR, NONE, Session
 
-from skate.core.serialization import pack
+from skate.core.serialization import pack, unpack
+from skate.engines.local.boot import PAGE, POKE
 from skate.engines.local.messages import (
     Back,
     Cancel,
@@ -18,7 +18,10 @@ from skate.engines.local.messages import (
     Feed,
     Get,
     Hold,
+    Item,
+    Leave,
     Leaving,
+    Next,
     Put,
     Release,
     Resume,
@@ -36,9 +39,6 @@ from skate.exceptions import (
     TaskUnschedulableError,
     WorkerCrashedError,
 )
-
-PAGE = 4096
-
 
 # ------------------------------------------------------------- from submit to result
 
@@ -456,7 +456,7 @@ def test_cancel_of_a_running_task_tells_and_interrupts_the_worker_which_says_how
     worker = session.up_with(task)
     session.hub.cancel(task, False, False)
     assert worker.link.of(Cancel) == [Cancel(task)]
-    assert session.signals == [(worker, signal.SIGINT)]
+    assert session.signals == [(worker, POKE)]
     assert session.row(task).state == PENDING
     cancelled = pack(TaskCancelledError(error_message="it was")).to_bytes()
     session.tell(worker, Failed(task, cancelled, False, True))
@@ -479,12 +479,12 @@ def test_a_cancel_without_effect_is_repeated_until_the_task_has_ended(session):
     task = session.task()
     session.arrive()
     session.hub.cancel(task, False, False)
-    session.hub.timers.tick(time.monotonic() + 1)
-    session.hub.timers.tick(time.monotonic() + 2)
-    assert len(session.signals) == 3
+    session.wait(0.1)
+    repeated = len(session.signals)
+    assert repeated > 1
     session.fail(task)
-    session.hub.timers.tick(time.monotonic() + 100)
-    assert len(session.signals) == 3
+    session.wait(100)
+    assert len(session.signals) == repeated
 
 
 def test_a_cancelled_task_is_not_tried_again(session):
@@ -622,11 +622,9 @@ def test_a_worker_stuck_in_a_long_call_must_give_back_what_waits_behind_it(sessi
     one_worker(session)
     short_calls(session, 8)
     (worker,) = session.hub.workers.values()
-    now = time.monotonic()
-    for seconds in (1, 2, 3):
-        session.hub.timers.tick(now + seconds)
+    session.wait(0.1)
     assert worker.link.of(Yield)
-    assert (worker, signal.SIGINT) in session.signals
+    assert (worker, POKE) in session.signals
     assert session.hub.scheduler.depth(b"f") == 1, "its function is no longer taken for short"
 
 
@@ -662,7 +660,7 @@ def test_a_get_is_answered_once_though_time_is_up_and_the_object_comes(session):
     pending = session.task(b"g")
     session.arrive()
     session.tell(worker, Get(1, [pending], 1, 0.5, True, True))
-    session.hub.timers.tick(time.monotonic() + 1)
+    session.wait(1)
     (answer,) = worker.link.of(Values)
     assert answer.outcomes[0].state == PENDING
     session.done(pending)
@@ -689,8 +687,6 @@ def test_a_get_of_what_can_never_be_made_fails_and_the_call_leaves_nothing(sessi
     assert "can never run here" in session.warnings[0]
     session.release(source)
     session.tell(worker, Get(1, [700], 1, None, True, True))
-    from skate.core.serialization import unpack
-
     (outcome,) = worker.link.of(Values)[0].outcomes
     assert isinstance(unpack(outcome.value), TaskUnschedulableError)
     session.tell(worker, Release([700]))
@@ -703,8 +699,6 @@ def test_a_get_of_what_can_never_be_made_fails_and_the_call_leaves_nothing(sessi
 
 
 def test_items_made_before_and_after_they_are_asked_for_arrive_in_order(session):
-    from skate.engines.local.messages import Item
-
     task = session.task(returns=-1)
     worker = session.up_with(task)
     session.tell(worker, Item(task, b"\x80a"))
@@ -738,8 +732,6 @@ def test_a_stream_that_ends_ends_those_who_wait_for_more(session):
 
 
 def test_a_stream_that_fails_gives_its_error_as_the_last_item(session):
-    from skate.engines.local.messages import Item
-
     task = session.task(returns=-1)
     worker = session.up_with(task)
     session.tell(worker, Item(task, b"\x80a"))
@@ -755,8 +747,6 @@ def test_a_stream_that_fails_gives_its_error_as_the_last_item(session):
 
 
 def test_a_closed_stream_frees_unread_items_and_stops_its_task(session):
-    from skate.engines.local.messages import Item
-
     inner = session.put_large()
     task = session.task(returns=-1)
     worker = session.up_with(task)
@@ -772,8 +762,6 @@ def test_a_closed_stream_frees_unread_items_and_stops_its_task(session):
 
 
 def test_a_stream_nobody_reads_any_more_goes_with_the_worker_that_read_it(session):
-    from skate.engines.local.messages import Item, Next
-
     reader_task = session.task(max_retries=0)
     reader = session.up_with(reader_task)
     task = 800
@@ -789,8 +777,6 @@ def test_a_stream_nobody_reads_any_more_goes_with_the_worker_that_read_it(sessio
 
 
 def test_a_retried_stream_delivers_no_item_twice(session):
-    from skate.engines.local.messages import Item
-
     task = session.task(returns=-1, max_retries=3)
     worker = session.up_with(task)
     session.tell(worker, Item(task, b"\x800"), Item(task, b"\x801"), Item(task, session.block()))
@@ -812,8 +798,6 @@ def test_a_retried_stream_delivers_no_item_twice(session):
 
 
 def test_a_reader_lets_a_stream_with_backpressure_go_on(session):
-    from skate.engines.local.messages import Next
-
     task = session.task(returns=-1, backpressure=2)
     worker = session.up_with(task)
     reader_task = session.task(b"h")
@@ -826,8 +810,6 @@ def test_a_reader_lets_a_stream_with_backpressure_go_on(session):
 
 def test_a_retried_stream_with_backpressure_may_run_as_far_as_its_reader_has_read(session):
     """The first attempt got three items read; the second must not stop before the fourth."""
-    from skate.engines.local.messages import Item
-
     task = session.task(returns=-1, backpressure=2, max_retries=1)
     worker = session.up_with(task)
     session.tell(worker, Item(task, b"\x800"), Item(task, b"\x801"))
@@ -848,8 +830,6 @@ def test_a_retried_stream_with_backpressure_may_run_as_far_as_its_reader_has_rea
 
 
 def test_an_idle_worker_is_ended_and_one_that_holds_objects_is_not(session):
-    from skate.engines.local.messages import Leave
-
     tasks = [session.task(), session.task()]
     session.arrive()
     holder, other = (session.at_work()[task] for task in tasks)
@@ -857,7 +837,7 @@ def test_an_idle_worker_is_ended_and_one_that_holds_objects_is_not(session):
     session.tell(holder, Hold([kept]))
     for task in tasks:
         session.done(task)
-    session.hub.reap(time.monotonic() + 100, 0, 10)
+    session.hub.reap(session.clock.now + 100, 0, 10)
     assert other.link.of(Leave) == [Leave()] and holder.link.of(Leave) == []
     later = session.task()
     assert session.at_work() == {later: holder}
@@ -866,11 +846,12 @@ def test_an_idle_worker_is_ended_and_one_that_holds_objects_is_not(session):
 def test_state_lists_every_task_once_where_it_is(session):
     running = session.task()
     waiting = session.task(deps=(running,))
+    for _ in range(2):
+        session.task(b"f")
     session.arrive()
     session.task()
-    session.task()
     states = sorted(row["state"] for row in session.hub.state("tasks"))
-    assert states == ["QUEUED", "RUNNING", "RUNNING", "WAITING_FOR_DEPENDENCIES"]
+    assert states == ["QUEUED", "QUEUED", "RUNNING", "RUNNING", "WAITING_FOR_DEPENDENCIES"]
     assert {row["name"] for row in session.hub.state("tasks")} == {"f"}
     assert session.known(waiting)
     with pytest.raises(ValueError, match="Tables: nodes, actors"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import struct
@@ -39,7 +40,7 @@ def raw_frame(body: bytes) -> bytes:
 
 def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
-    return [stream[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [stream[start:end] for start, end in itertools.pairwise(places)]
 
 
 @given(frames=st.lists(st.lists(MESSAGES, max_size=4), max_size=6), cuts=st.lists(st.integers(0, 10**6), max_size=20))
@@ -316,4 +317,3 @@ def test_a_worker_reads_a_frame_larger_than_the_pipe(wire):
         select.select([], [wire.to_worker], [], 5)
     reader.join()
     assert found == [Cancel(1), big]
-

@@ -12,7 +12,8 @@ import os
 
 CLIENT_SHIFT = 40
 JOB_ID = b"\x01\x00\x00\x00"
-NIL_HEX = "f" * 32
+NIL_OBJECT = b"\xff" * 28
+"""The id that names nothing; its key is 0."""
 
 _salt = os.urandom(12)
 
@@ -50,6 +51,8 @@ def task_binary(task: int) -> bytes:
 
 def object_binary(key: int, index: int) -> bytes:
     """28 bytes, as Ray's ObjectID: the task's 24, then the return's number counted from 1."""
+    if key == 0:
+        return NIL_OBJECT
     return task_binary(key - index) + (index + 1).to_bytes(4, "little")
 
 
@@ -57,6 +60,8 @@ def parse_object(binary: bytes) -> tuple[int, int]:
     """The inverse of `object_binary`: ``(key, index)``."""
     if len(binary) != 28:
         raise ValueError(f"an object id has 28 bytes, not {len(binary)}")
+    if binary == NIL_OBJECT:
+        return 0, 0
     index = int.from_bytes(binary[24:], "little") - 1
     return int.from_bytes(binary[:8], "big") + index, index
 

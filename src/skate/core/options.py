@@ -60,9 +60,7 @@ def _at_least(least: int) -> Callable[[str, Any], None]:
 
     def check(name: str, value: int) -> None:
         if value < least:
-            raise ValueError(
-                f"{name} must be {said.get(least, 'a positive integer')}, not {value}."
-            )
+            raise ValueError(f"{name} must be {said.get(least, 'a positive integer')}, not {value}.")
 
     return check
 
@@ -95,9 +93,7 @@ def _exception_classes(name: str, value: bool | list[Any] | tuple[Any, ...]) -> 
         return
     for entry in value:
         if not (isinstance(entry, type) and issubclass(entry, Exception)):
-            raise ValueError(
-                f"{name} must be True, False or a list of exception classes; {entry!r} is none."
-            )
+            raise ValueError(f"{name} must be True, False or a list of exception classes; {entry!r} is none.")
 
 
 def _one_of(*choices: str) -> Callable[[str, Any], None]:
@@ -151,9 +147,7 @@ def _labels(name: str, value: Mapping[str, str | None]) -> None:
                 "the first and last a letter or digit; a prefix such as 'example.com/' may precede."
             )
         if test is not None and not _LABEL_TEST.fullmatch(test):
-            raise ValueError(
-                f"{name}[{label!r}] must be 'a', '!a', 'in(a, b)' or '!in(a, b)', not {test!r}."
-            )
+            raise ValueError(f"{name}[{label!r}] must be 'a', '!a', 'in(a, b)' or '!in(a, b)', not {test!r}.")
 
 
 def _fallbacks(name: str, value: list[Any]) -> None:
@@ -233,9 +227,7 @@ METHOD_DEFAULTS: dict[str, Any] = {k: o.method for k, o in OPTIONS.items() if o.
 # ---- the checks ----
 
 
-def check_task_options(
-    options: Mapping[str, Any], *, again: bool = False, generator: bool | None = None
-) -> None:
+def check_task_options(options: Mapping[str, Any], *, again: bool = False, generator: bool | None = None) -> None:
     """Check the options of a remote function.
 
     Args:
@@ -270,9 +262,7 @@ def check_actor_options(options: Mapping[str, Any], *, again: bool = False) -> N
     _check_group_given_once(options)
 
 
-def check_method_options(
-    options: Mapping[str, Any], *, again: bool = False, generator: bool | None = None
-) -> None:
+def check_method_options(options: Mapping[str, Any], *, again: bool = False, generator: bool | None = None) -> None:
     """Check the options of a method, or of one call of it (`again`); None: as the actor has it."""
     for name, value in options.items():
         _check(name, value, METHOD_DEFAULTS, "methods", may_be_none=True)
@@ -284,9 +274,7 @@ def check_method_options(
 def check_generator(num_returns: Any, generator: bool | None) -> None:
     """ValueError for ``num_returns="streaming"`` on what is known not to be a generator."""
     if generator is False and num_returns in ("streaming", "dynamic"):
-        raise ValueError(
-            f"num_returns={num_returns!r} needs a function that yields; this one does not."
-        )
+        raise ValueError(f"num_returns={num_returns!r} needs a function that yields; this one does not.")
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,9 +288,7 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _check(
-    name: str, value: Any, known: Mapping[str, Any], of: str, may_be_none: bool = False
-) -> None:
+def _check(name: str, value: Any, known: Mapping[str, Any], of: str, may_be_none: bool = False) -> None:
     if name not in known:
         raise UnknownOption(_no_such_option(name, known, of))
     if value is None and may_be_none:
@@ -332,10 +318,9 @@ def _in_words(types: tuple[type | str, ...]) -> str:
 
 def _no_such_option(name: str, known: Mapping[str, Any], of: str) -> str:
     near = get_close_matches(name, known, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
     if name in OPTIONS:
         hint = f" (it is one of {_home(name)})"
-    else:
-        hint = f" (did you mean {near[0]}?)" if near else ""
     names = ", ".join(sorted(option for option in known if not option.startswith("_")))
     return f"{name!r} is not an option of {of}{hint}. Valid options: {names}."
 
@@ -354,6 +339,4 @@ def _refuse_again(options: Mapping[str, Any], *fixed: str) -> None:
 def _check_group_given_once(options: Mapping[str, Any]) -> None:
     given = options.get("placement_group", "default") not in ("default", None)
     if given and options.get("scheduling_strategy") is not None:
-        raise ValueError(
-            "A placement group belongs in scheduling_strategy= alone; placement_group= is older."
-        )
+        raise ValueError("A placement group belongs in scheduling_strategy= alone; placement_group= is older.")

@@ -67,8 +67,6 @@ class ObjectRef(Generic[R_co]):
 
     def binary(self) -> bytes:
         """The 28 bytes of the id."""
-        if self._key == 0:
-            return b"\xff" * 28
         return ids.object_binary(self._key, self._index)
 
     def hex(self) -> str:

@@ -29,6 +29,16 @@ _SPAN = struct.Struct("<QQ")
 _dumps = pickle.dumps
 
 
+class _Apart:
+    """Large bytes, which the pickler would copy into the pickle: kept apart as arrays are."""
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[pickle.PickleBuffer]]:
+        return bytes, (pickle.PickleBuffer(self.value),)
+
+
 class Packed(NamedTuple):
     """A value ready to be laid down somewhere."""
 
@@ -70,6 +80,8 @@ def pack(value: Any) -> Packed:
     if type(value) in _ATOMS:
         pickled = _dumps(value, 5)
         return Packed(pickled, [], (), len(pickled))
+    if type(value) is bytes and len(value) >= LARGE:
+        value = _Apart(value)
     outer, collector.found = collector.found, []
     try:
         pickled, buffers = _pickle(value, collector.found)

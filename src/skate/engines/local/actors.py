@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from skate.core.spec import ActorInfo, CallOptions
 from skate.engines.local import errors
 from skate.engines.local.messages import Calling, Failed, Feed, Host, Leave, TaskSpec
-from skate.engines.local.rows import FAILED, PENDING, READY, Actor, Row, Worker
+from skate.engines.local.rows import FAILED, READY, Actor, Row, Worker
 from skate.engines.local.table import Table
 from skate.exceptions import ActorAlreadyExistsError
 
@@ -194,7 +194,13 @@ class Actors(Table):
             send(Calling(options, row.attempt))
         if spec.deps:
             send(Feed([self.rows[key].value for key in spec.deps]))
+        if spec.returns == -1:
+            self.let_run_ahead(worker, row, spec)
         send(spec)
+
+    def let_run_ahead(self, worker: Worker, row: Row, spec: TaskSpec) -> None:
+        """A new attempt of a stream may go at once as far as its reader has come."""
+        raise NotImplementedError
 
     def call_ended(self, actor: Actor) -> None:
         """One call less is under way."""
@@ -320,6 +326,8 @@ class Actors(Table):
 
     def bury(self, actor: Actor, cause: bytes, running: list[Row] | None = None) -> None:
         """An actor is dead for good: every call it has not answered fails with `cause`."""
+        own = self.rows[actor.key]
+        own.count += 1  # its last handle may go with one of its calls, and we are not done with it
         actor.dead = True
         actor.cause = cause
         name = (actor.namespace, actor.info.options.name)
@@ -333,14 +341,13 @@ class Actors(Table):
         for row in (running or []) + waiting:
             if row.actor is None:
                 self.finish(row, FAILED, cause)
-        row = self.rows[actor.key]
-        if row.spec is not None:
-            self.unpin(row.spec)
-            row.spec = row.options = row.worker = None
-            row.state = READY if row.state == PENDING else row.state
-        if actor.info.options.detached:
-            row.count -= 1
-        if row.count <= 0:
+        spec = own.spec
+        if spec is not None:
+            own.spec = own.options = own.worker = None
+            own.state = own.state or READY
+            self.unpin(spec)
+        own.count -= 2 if actor.info.options.detached else 1
+        if own.count <= 0:
             self._forget(actor)
 
     def _forget(self, actor: Actor) -> None:

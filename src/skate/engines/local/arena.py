@@ -139,4 +139,5 @@ class Arena:
 
     def close(self) -> None:
         """Let the memory go when the last view of it dies."""
+        self.mapping = None
         os.close(self.fd)

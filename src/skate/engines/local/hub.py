@@ -53,7 +53,7 @@ class Hub(Tasks):
                     self._cancel(child, child.spec, force and not child.spec.actor, True)
         row.cancelled = True
         worker = row.worker
-        if worker is not None and force and not spec.actor:
+        if worker is not None and force and next(iter(worker.running.values())) is row:
             self.ports.signal(worker, signal.SIGKILL)
             return
         if worker is not None:
@@ -107,6 +107,9 @@ class Hub(Tasks):
             if row is None or row.spec is None:
                 continue
             row.worker = None
+            if row.cancelled:
+                self.finish(row, FAILED, errors.cancelled(self.label(row)))
+                continue
             family = self._family(row.options)
             family.queue.appendleft(row)
             self.scheduler.waiting[family] = None
@@ -168,10 +171,10 @@ class Hub(Tasks):
             if spec is None:
                 continue
             row.worker = None
-            if position or not worker.up or (worker.leaving and worker.leaving[0] == "retired"):
-                self.enqueue(row)  # it had not begun
-            elif row.cancelled:
+            if row.cancelled:
                 self.finish(row, FAILED, errors.cancelled(self.label(row)))
+            elif position or not worker.up or (worker.leaving and worker.leaving[0] == "retired"):
+                self.enqueue(row)  # it had not begun
             elif self._may_retry(row):
                 self._again(row, spec)
             else:

@@ -16,9 +16,20 @@ from typing import Any
 _FOLDER = os.path.dirname(__file__)
 _INSIDE = frozenset(
     os.path.join(_FOLDER, name)
-    for name in ("hub.py", "actors.py", "table.py", "scheduler.py", "requests.py", "link.py", "arena.py", "pool.py")
+    for name in (
+        "actors.py",
+        "arena.py",
+        "host.py",
+        "hub.py",
+        "link.py",
+        "pool.py",
+        "requests.py",
+        "scheduler.py",
+        "table.py",
+        "tasks.py",
+        "timers.py",
+    )
 )
-_STEPS = frozenset({"_readable", "_bury", "_report", "_reports", "_before", "_after", "close"})
 
 
 class Interrupts:
@@ -57,8 +68,7 @@ class Interrupts:
 
 def _inside(frame: FrameType | None) -> bool:
     while frame is not None:
-        code = frame.f_code
-        if code.co_filename in _INSIDE or (code.co_name in _STEPS and code.co_filename.startswith(_FOLDER)):
+        if frame.f_code.co_filename in _INSIDE:
             return True
         frame = frame.f_back
     return False

@@ -12,8 +12,6 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from skate.engines.local.messages import encoder
 
 READ_SIZE = 65_536
@@ -30,48 +28,58 @@ class BrokenFrame(Exception):
 class Frames:
     """Cuts a stream of bytes into frames."""
 
-    __slots__ = ("_decode", "_rest")
+    __slots__ = ("_decode", "_have", "_pieces", "_want")
 
     def __init__(self, decode: Callable[[Any], list[Any]]) -> None:
         self._decode = decode
-        self._rest = b""
+        self._pieces: list[bytes] = []
+        """The frame under way, joined once, when all of it is there."""
+        self._have = 0
+        self._want = 0
+        """Its length with the head; 0 while that is not known."""
 
     def feed(self, data: bytes) -> list[Any]:
         """The messages of all frames that `data` completes."""
-        rest = self._rest
-        if rest:
-            data = rest + data
+        if self._pieces:
+            self._pieces.append(data)
+            self._have += len(data)
+            if self._have < max(4, self._want):
+                return []
+            data = b"".join(self._pieces)
+            self._pieces = []
         size = len(data)
-        if size < 4:
-            self._rest = data
-            return []
-        end = 4 + _LENGTH.unpack_from(data, 0)[0]
-        try:
-            if end == size:
-                self._rest = b""
-                return self._decode(memoryview(data)[4:])
-            messages: list[Any] = []
-            start = 0
-            while end <= size:
-                messages += self._decode(memoryview(data)[start + 4 : end])
-                start = end
-                if size - start < 4:
-                    break
-                end = start + 4 + _LENGTH.unpack_from(data, start)[0]
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise BrokenFrame(str(error)) from error
-        if end - start > LARGEST_FRAME:
-            raise BrokenFrame(f"a frame of {end - start} bytes")
-        self._rest = data[start:] if start else data
+        if size >= 4:
+            end = 4 + _LENGTH.unpack_from(data, 0)[0]
+            if end == size:  # the common case: one whole frame
+                return self._messages(memoryview(data)[4:])
+        return self._cut(data, size)
+
+    def _cut(self, data: bytes, size: int) -> list[Any]:
+        messages: list[Any] = []
+        start, end = 0, 0
+        while size - start >= 4:
+            end = start + 4 + _LENGTH.unpack_from(data, start)[0]
+            if end - start > LARGEST_FRAME:
+                raise BrokenFrame(f"a frame of {end - start} bytes")
+            if end > size:
+                break
+            messages += self._messages(memoryview(data)[start + 4 : end])
+            start = end
+        if start < size:
+            self._pieces = [data[start:] if start else data]
+            self._have = size - start
+            self._want = end - start if self._have >= 4 else 0
         return messages
+
+    def _messages(self, body: memoryview) -> list[Any]:
+        try:
+            return self._decode(body)
+        except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
+            raise BrokenFrame(str(error)) from error
 
     def wanting(self) -> int:
         """How many bytes the frame under way still lacks at least; 0 when none is under way."""
-        rest = self._rest
-        if len(rest) < 4:
-            return 4 - len(rest) if rest else 0
-        missing: int = 4 + _LENGTH.unpack_from(rest, 0)[0] - len(rest)
-        return missing
+        return max(4, self._want) - self._have if self._pieces else 0
 
 
 class Link:

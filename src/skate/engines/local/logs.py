@@ -30,27 +30,25 @@ class LogPipe:
             data = os.read(self.fd, READ_SIZE)
         except BlockingIOError:
             return True
-        if not data:
-            self._show([self._rest] if self._rest else [], origin)
-            self._rest = b""
-            return False
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LONGEST:
-            lines.append(self._rest)
-            self._rest = b""
-        self._show(lines, origin)
-        return True
+        self._take(data, origin)
+        return bool(data)
 
     def drain(self, origin: str) -> None:
         """Pass on everything that a dead worker has left."""
-        while True:
-            before = self._rest
-            if not self.read(origin):
-                return
-            if self._rest is before:
-                self._show([self._rest] if self._rest else [], origin)  # a grandchild still holds the pipe
-                self._rest = b""
-                return
+        data = b"more"
+        while data:
+            try:
+                data = os.read(self.fd, READ_SIZE)
+            except BlockingIOError:
+                data = b""  # a process that the worker started still holds the pipe
+            self._take(data, origin)
+
+    def _take(self, data: bytes, origin: str) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if self._rest and (not data or len(self._rest) > LONGEST):
+            lines.append(self._rest)
+            self._rest = b""
+        self._show(lines, origin)
 
     def _show(self, lines: list[bytes], origin: str) -> None:
         if not lines:

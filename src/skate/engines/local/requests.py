@@ -105,6 +105,7 @@ class Requests(Hub):
         except PendingCallsLimitExceeded as error:
             # The worker has gone on: the error waits where the result would be.
             spec = message.spec
+            self.discard(spec.args)
             for key in range(spec.task, spec.task + max(1, spec.returns)):
                 self.rows[key] = Row(FAILED, 1, errors.packed(error))
                 worker.held.add(key)
@@ -170,12 +171,10 @@ class Requests(Hub):
         failed = False
         for key in message.keys:
             row = rows.get(key)
-            if row is None:
-                row = rows[key] = Row(FAILED, 0, self.lost(key))
-            if row.state == PENDING:
-                waiting.append(row)
-            elif row.state == FAILED:
+            if row is None or row.state == FAILED:
                 failed = True
+            elif row.state == PENDING:
+                waiting.append(row)
         missing = message.count - (len(message.keys) - len(waiting))
         if missing <= 0 or (failed and message.values) or (message.timeout is not None and message.timeout <= 0):
             self.answer_get(worker, message)
@@ -184,7 +183,7 @@ class Requests(Hub):
             for row in waiting:
                 why = self.hopeless(row)
                 if why is not None:
-                    self.fill(next(k for k in message.keys if rows[k] is row), FAILED, why)
+                    self.give_up(row, why)
                     self.answer_get(worker, message)
                     return
         question = Question(self, worker, message, waiting, missing)
@@ -225,7 +224,11 @@ class Requests(Hub):
     def _ask_spawn(self, worker: Worker, data: bytes) -> bytes:
         request = decode_spawn(data)
         self.own_block(worker, request.spec.args)
-        made = self.spawn(request.spec, request.info, self.settings.namespace, worker)
+        try:
+            made = self.spawn(request.spec, request.info, self.settings.namespace, worker)
+        except ValueError:
+            self.discard(request.spec.args)
+            raise
         if made.actor != request.info.actor:  # there was one of that name: these arguments go unused
             self.discard(request.spec.args)
         return encoder.encode(made)

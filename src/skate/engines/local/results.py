@@ -70,11 +70,13 @@ class Results:
         client, task = self.client, spec.task
         if ahead > 0:
             client.allowed.setdefault(task, ahead)
-        for number, item in enumerate(value):
-            if ahead > 0 and number >= client.allowed[task]:
-                client.until(partial(self._may_send, task, number))
-            self.send_item(task, item)
-        client.allowed.pop(task, None)
+        try:
+            for number, item in enumerate(value):
+                if ahead > 0 and number >= client.allowed[task]:
+                    client.until(partial(self._may_send, task, number))
+                self.send_item(task, item)
+        finally:
+            client.allowed.pop(task, None)
         return [None]
 
     def _may_send(self, task: int, number: int) -> bool:

@@ -56,6 +56,7 @@ class Worker:
 
     __slots__ = (
         "actor",
+        "batch",
         "blocked",
         "client",
         "environment",
@@ -97,6 +98,8 @@ class Worker:
         self.family: Family | None = None
         """The family of tasks that the worker is leased to."""
         self.taken: Resources = ()
+        self.batch = 0
+        """Calls it was sent since it was leased."""
         self.blocked = 0
         self.questions: set[Any] = set()
         """What its main thread waits for."""

@@ -8,11 +8,10 @@ at a time, so that nothing waits behind a long call while another worker is free
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from skate.core.resources import fits, give, take
+from skate.core.resources import UNIT, fits, give, take
 from skate.core.spec import Resources
 from skate.engines.local.rows import PENDING, Family, Row, Worker
 
@@ -21,6 +20,8 @@ SHORT = 1_000
 AHEAD = 5_000
 """Microseconds of work that a worker may have queued."""
 DEEPEST = 128
+BATCH = 128
+"""Calls in a row that a family sends to a worker while another family waits."""
 STARTING = 32
 """Workers that may be on their way up at once."""
 
@@ -45,7 +46,8 @@ class Scheduler:
     def __init__(self, total: dict[str, int]) -> None:
         self.total = dict(total)
         self.free = dict(total)
-        self.gpus = deque(range(total.get("GPU", 0) // 10_000))
+        self.gpu_free = [UNIT] * (total.get("GPU", 0) // UNIT)
+        """What each GPU has left: a fraction must fit on one of them."""
         self.families: dict[tuple[Resources, str, bool], Family] = {}
         self.waiting: dict[Family, None] = {}
         """Families with queued calls, the longest waiting first."""
@@ -99,9 +101,12 @@ class Scheduler:
     def lease(self, worker: Worker, family: Family) -> None:
         """Give the worker to the family, with the family's resources."""
         worker.family = family
+        worker.batch = 0
         worker.taken = family.need
         take(family.need, self.free)
-        worker.gpus = self._take_gpus(family.need)
+        worker.gpus = self._choose_gpus(family.need) or ()
+        for number in worker.gpus:
+            self.gpu_free[number] -= min(UNIT, dict(family.need)["GPU"])
         family.workers.add(worker)
 
     def unlease(self, worker: Worker) -> None:
@@ -111,23 +116,26 @@ class Scheduler:
             return
         family.workers.discard(worker)
         worker.family = None
-        if not worker.blocked:
-            give(worker.taken, self.free)
+        give(worker.taken, self.free)
+        if worker.blocked:
+            take(_cpus(worker.taken), self.free)  # they were given back already
+        for number in worker.gpus:
+            self.gpu_free[number] += min(UNIT, dict(family.need)["GPU"])
         worker.taken = ()
-        self.gpus.extendleft(number for number in reversed(worker.gpus) if self._whole(family.need))
         worker.gpus = ()
 
     def block(self, worker: Worker) -> None:
-        """The worker waits for an object: others may use its resources."""
+        """The worker waits for an object: others may use its CPUs. Memory and devices it holds on to, as in Ray."""
         worker.blocked += 1
         if worker.blocked == 1:
-            give(worker.taken, self.free)
+            give(_cpus(worker.taken), self.free)
 
     def unblock(self, worker: Worker) -> None:
         """The worker goes on."""
         worker.blocked -= 1
         if worker.blocked == 0:
-            take(worker.taken, self.free)  # may go below zero: oversubscribing beats deadlock
+            # may go below zero: oversubscribing beats deadlock
+            take(_cpus(worker.taken), self.free)
 
     # ---------------------------------------------------------------- decisions
 
@@ -144,6 +152,8 @@ class Scheduler:
                 queue.popleft()
                 continue
             if running:
+                if worker.batch >= BATCH and len(self.waiting) > 1 and self._somebody_older(family):
+                    return  # it runs dry, and the others have their turn
                 share = len(queue) // len(family.workers) + 1
                 held = len(running)
                 if held >= self.depth(row.spec.function) or held > share or row.options.max_calls:
@@ -152,6 +162,7 @@ class Scheduler:
             elif len(self.waiting) > 1 and self._somebody_older(family):
                 return
             queue.popleft()
+            worker.batch += 1
             yield Assign(worker, row)
         self.waiting.pop(family, None)
 
@@ -175,7 +186,7 @@ class Scheduler:
     def _serve(self, family: Family) -> Iterator[Assign | Start]:
         queue = family.queue
         idle = self.idle.get(family.environment)
-        while queue and idle and fits(family.need, self.free):
+        while queue and idle and self._fits(family.need):
             row = queue.popleft()
             if row.state != PENDING or row.spec is None:
                 continue
@@ -214,14 +225,20 @@ class Scheduler:
 
     # --------------------------------------------------------------------- GPUs
 
-    def _whole(self, need: Resources) -> bool:
-        return any(name == "GPU" and units >= 10_000 for name, units in need)
+    def _fits(self, need: Resources) -> bool:
+        return fits(need, self.free) and self._choose_gpus(need) is not None
 
-    def _take_gpus(self, need: Resources) -> tuple[int, ...]:
-        """Numbers of the GPUs for a lease; a fraction shares the one at the end of the line."""
-        for name, units in need:
-            if name == "GPU":
-                if units < 10_000:
-                    return (self.gpus[-1],) if self.gpus else (0,)
-                return tuple(self.gpus.popleft() for _ in range(min(units // 10_000, len(self.gpus))))
-        return ()
+    def _choose_gpus(self, need: Resources) -> tuple[int, ...] | None:
+        """Numbers of the GPUs for a lease; None when what is free lies on the wrong ones."""
+        units = next((units for name, units in need if name == "GPU"), 0)
+        if not units:
+            return ()
+        if units < UNIT:  # the fullest that has room, so that whole ones stay whole
+            room = [(free, number) for number, free in enumerate(self.gpu_free) if free >= units]
+            return (min(room)[1],) if room else None
+        whole = [number for number, free in enumerate(self.gpu_free) if free == UNIT]
+        return tuple(whole[: units // UNIT]) if len(whole) >= units // UNIT else None
+
+
+def _cpus(need: Resources) -> Resources:
+    return tuple(part for part in need if part[0] == "CPU")

@@ -185,6 +185,8 @@ class Tasks(Actors):
             send(Using(options, worker.gpus, row.attempt))
         if spec.deps:
             send(Feed([self.rows[key].value for key in spec.deps]))
+        if spec.returns == -1:
+            self.let_run_ahead(worker, row, spec)
         send(spec)
 
     def _free_stuck(self) -> None:
@@ -382,6 +384,12 @@ class Tasks(Actors):
             self.discard(message.value)
             return
         self.item(stream, FAILED if message.failed else READY, message.value, message.refs)
+
+    def let_run_ahead(self, worker: Worker, row: Row, spec: TaskSpec) -> None:
+        """A new attempt of a stream with back-pressure may go at once as far as its reader has come."""
+        stream = self.streams.get(spec.task)
+        if stream is not None and stream.read and row.options.backpressure > 0:
+            worker.link.send(Resume(spec.task, stream.read + row.options.backpressure))
 
     def read_on(self, task: int) -> None:
         """A reader took an item: its maker may go on, if it waits for that."""

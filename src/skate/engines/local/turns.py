@@ -68,6 +68,8 @@ class Turns:
                     return False
             finally:
                 self.followers.remove(follower)
+                if not self.lead.locked():
+                    self.pass_on()  # it may have been our turn
         return True
 
     def _lead(self, arrived: Callable[[], object], deadline: float | None) -> bool:
@@ -95,8 +97,7 @@ class Turns:
 
     def pass_on(self) -> None:
         """The lead is free: somebody who waits shall take it."""
-        followers = self.followers
-        if followers:
-            for follower in list(followers):
-                follower.wake()
+        for follower in list(self.followers):
+            follower.wake()
+            if not follower.wants():  # or it leaves, and its turn with it
                 return

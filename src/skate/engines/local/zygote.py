@@ -30,7 +30,8 @@ import msgspec
 
 CONTROL_FD = 3
 ARENA_FD = 4
-QUIET_MS = 50
+QUIET_MS = 20
+"""Without a request for so long, the zygote has time to import something."""
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 
