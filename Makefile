@@ -50,7 +50,7 @@ bench: $(VENV)/.dev $(RAY_STAMP)
 	@$(BIN)/python benchmarks/engine.py --rival $(RAY_PYTHON)
 
 docs: $(VENV)/.dev
-	@$(BIN)/python -m pytest tests/test_readme.py tests/examples tests/cli/test_cli_docs.py
+	@$(BIN)/python -m pytest tests/test_readme.py tests/test_docs.py tests/examples tests/cli/test_cli_docs.py
 
 # The environment with everything that tests and checks need, for work on Skate itself.
 dev: $(VENV)/.dev

@@ -1,4 +1,4 @@
-"""The pages in docs/ keep their word: programs run, files and links exist, no message or error is left out or made up."""
+"""The pages in docs/ keep their word: programs run; files, links and errors exist; no message is left out."""
 
 from __future__ import annotations
 

@@ -71,7 +71,13 @@ class ActorClass(Generic[T]):
         raise TypeError("Actor classes are made with @remote.")
 
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:
-        """Start an actor; returns its handle at once."""
+        """Start an actor; returns its handle at once, before the constructor has run.
+
+        Raises:
+            TypeError: the arguments do not fit the constructor, or cannot be pickled.
+            ActorAlreadyExistsError: the name is taken (a ValueError).
+            ValueError: a method's concurrency group does not exist.
+        """
         made: _Made = self.__dict__["_skate"]
         made.arguments.check(args, kwargs)
         made.check_groups()
@@ -80,7 +86,10 @@ class ActorClass(Generic[T]):
         return make_handle(info, made.shape)
 
     def options(self, **options: Any) -> ActorClass[T]:
-        """The same class with other options, which go over those it has."""
+        """The same class with other options, which go over those it has.
+
+        Raises ValueError, TypeError or NotImplementedError as `remote` does.
+        """
         check_actor_options(options, again=True)
         made: _Made = self.__dict__["_skate"]
         return _wrap(made.with_options(merge(self._default_options, options)))
@@ -248,8 +257,13 @@ def method(**options: Any) -> MethodDecorator: ...
 def method(*args: Any, **options: Any) -> Any:
     """Default options for an actor's method: ``@method(num_returns=2)``.
 
-    ``num_returns``, ``concurrency_group``, ``max_task_retries``, ``retry_exceptions``;
-    AssertionError for any other, as in Ray.
+    Args:
+        num_returns: number of references; 1, or a stream for a generator, when not given.
+        concurrency_group: name of the group whose limit the method counts against.
+        max_task_retries: new tries, -1: no limit; the actor's own when not given.
+        retry_exceptions: also after an exception: True, or a list of classes; False when not given.
+
+    Raises AssertionError for any other name or a wrong value, as in Ray, and TypeError for a wrong type.
     """
     if args and (len(args) > 1 or options or not callable(args[0])):
         raise AssertionError("@method takes keyword arguments only, as in @method(num_returns=2)")

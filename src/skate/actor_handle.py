@@ -85,7 +85,12 @@ class ActorMethod:
         self._fewest, self._most = self._arguments.fewest, self._arguments.most
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the method; returns a reference, or as ``num_returns`` says."""
+        """Call the method; returns a reference, or as ``num_returns`` says, at once.
+
+        Raises:
+            TypeError: the arguments do not fit the method, or cannot be pickled.
+            PendingCallsLimitExceeded: ``max_pending_calls`` are waiting (in a worker, `get` raises it).
+        """
         if kwargs or not self._fewest <= len(args) <= self._most:
             self._arguments.check(args, kwargs)
         engine = engines._current or engines.current()
@@ -93,7 +98,11 @@ class ActorMethod:
 
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options: ``num_returns``, ``concurrency_group``, ``name``,
-        ``max_task_retries``, ``retry_exceptions``."""
+        ``max_task_retries``, ``retry_exceptions``; see `method`.
+
+        Raises ValueError for a wrong value or a group that the actor does not have, TypeError for a
+        wrong type, and what is both for another name.
+        """
         shape = self._held.shape
         merged = call_options(self._options, options, shape.methods[self._name].generates)
         if merged.group and merged.group not in shape.groups:

@@ -62,8 +62,13 @@ def remote(**options: Any) -> RemoteDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function or a class remote: ``@remote``, ``@remote(num_cpus=2)``, ``remote(f)``.
 
-    Raises AssertionError when it is given neither, TypeError for a callable of another kind, and
-    ValueError, with a list of the valid ones, for an unknown option.
+    Returns a `RemoteFunction`, an `ActorClass`, or with options alone a decorator that makes them.
+
+    Raises:
+        AssertionError: neither one function or class nor options alone were given.
+        TypeError: a callable of another kind; an option of the wrong type.
+        ValueError: an ``async def`` function; a wrong value; an option that does not exist (the valid ones are listed).
+        NotImplementedError: a scheduling strategy or environment that is not built yet.
     """
     if len(args) == 1 and not options and callable(args[0]):
         return _make_remote(args[0], {})
@@ -111,7 +116,13 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     Raises:
         GetTimeoutError: not ready in time.
         RayTaskError: the task raised; also an instance of the class that it raised.
-        ValueError, TypeError: something else than references was given.
+        TaskCancelledError, WorkerCrashedError, RayActorError, ObjectLostError: there will be no value; each says why.
+        TaskUnschedulableError, ActorUnschedulableError: it can never run here, and no `timeout` is given.
+        ValueError: neither a reference nor a list; a negative `timeout` other than -1.
+        TypeError: the list holds something else than references.
+
+    Of several that failed, the first in the order of the list raises. Values are fresh copies;
+    arrays are read-only, and large ones are views of shared memory.
     """
     engine = engines._current or engines.current()
     if timeout is not None and timeout < 0:
@@ -133,7 +144,12 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
 def put(value: R, *, _owner: Any = None, _tensor_transport: str | None = None) -> ObjectRef[R]:
     """Store a copy of `value` and return a reference to it.
 
-    Raises TypeError when the value is a reference itself or cannot be pickled.
+    Values that take 64 KiB and more go to shared memory. `_owner` and `_tensor_transport` have no
+    effect.
+
+    Raises:
+        TypeError: the value is a reference itself, or cannot be pickled (the path to the part is named).
+        ObjectStoreFullError: there is no room in shared memory.
     """
     if isinstance(value, ObjectRef):
         raise TypeError("put of an ObjectRef: it names a stored value already. (A list may hold it.)")
@@ -149,8 +165,18 @@ def wait(
 ) -> tuple[list[W], list[W]]:
     """Wait until `num_returns` of the references are ready, or until `timeout` seconds have passed.
 
-    Returns ``(ready, pending)``, both in the given order; `ready` holds at most `num_returns`. A
-    generator is ready when its next item is. `fetch_local` has no effect on one machine.
+    Args:
+        ray_waitables: references and generators, each once. A generator is ready when its next item is.
+        num_returns: how many to wait for, 1 to the length of the list.
+        timeout: seconds to wait, 0 not at all; None: as long as it takes.
+        fetch_local: has no effect on one machine.
+
+    Returns ``(ready, pending)``, both in the given order; `ready` holds at most `num_returns`, fewer when time is up. A
+    task that failed is ready. An empty list gives two empty lists.
+
+    Raises:
+        TypeError: not a list, or something else in it.
+        ValueError: duplicates, `num_returns` out of range, a negative `timeout`.
     """
     engine = engines._current or engines.current()
     refs: list[Any] = [
@@ -195,8 +221,13 @@ def cancel(
     """Cancel the task that makes a reference: its `get` raises TaskCancelledError.
 
     A task that has not started never runs; a running one gets KeyboardInterrupt (an async actor's
-    call asyncio.CancelledError), or with `force` its worker is killed. With `recursive`, the tasks
-    that it started are cancelled too.
+    call asyncio.CancelledError), or with `force` its worker is killed. A running call of any other
+    actor goes on, but its result is dropped. With `recursive`, the tasks that it started are
+    cancelled too. What has ended, or was `put`, stays as it is.
+
+    Raises:
+        TypeError: neither a reference nor a generator.
+        ValueError: `force` with a call of an actor.
     """
     if isinstance(ray_waitable, ObjectRefGenerator):
         ray_waitable = ray_waitable.completed()
@@ -210,7 +241,10 @@ def cancel(
 def kill(actor: Any, *, no_restart: bool = True) -> None:
     """End an actor at once, in the middle of whatever it does.
 
-    With ``no_restart=False`` it restarts if its ``max_restarts`` allow.
+    Its calls raise ActorDiedError. With ``no_restart=False`` it restarts if its ``max_restarts``
+    allow, and the calls under way raise ActorUnavailableError. Harmless when it is dead already.
+
+    Raises ValueError when `actor` is not a handle.
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(
@@ -220,7 +254,16 @@ def kill(actor: Any, *, no_restart: bool = True) -> None:
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
-    """The handle of a named actor; ValueError when no living actor of the namespace has it."""
+    """The handle of a named actor; it does not keep the actor alive.
+
+    Args:
+        name: the actor's ``name=``.
+        namespace: where to look; the session's own when None.
+
+    Raises:
+        ValueError: no living actor of the namespace has the name; an empty name or namespace.
+        TypeError: one of them is not a string.
+    """
     if not name:
         raise ValueError("get_actor needs a name, and it must not be empty")
     if not isinstance(name, str):
@@ -230,7 +273,10 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The nodes of the cluster, a dict for each, with the keys that Ray gives them."""
+    """The nodes of the cluster, a dict for each, with the keys that Ray gives them.
+
+    An embedded engine has one. Raises RaySystemError when no session runs.
+    """
     return [_node(row) for row in _session().state("nodes")]
 
 
@@ -260,12 +306,18 @@ def _node(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def cluster_resources() -> dict[str, float]:
-    """All resources of the cluster; RaySystemError when no session runs."""
+    """All resources of the cluster by name, ``memory`` and ``object_store_memory`` in bytes.
+
+    Raises RaySystemError when no session runs.
+    """
     return _session().resources()[0]
 
 
 def available_resources() -> dict[str, float]:
-    """The resources that nothing holds at this moment; RaySystemError when no session runs."""
+    """The resources that nothing holds at this moment, in the units of `cluster_resources`.
+
+    Raises RaySystemError when no session runs.
+    """
     return _session().resources()[1]
 
 

@@ -57,7 +57,11 @@ class RemoteFunction(Generic[P, Q_co]):
     @overload
     def remote(self, /, *args: Any, **kwargs: Any) -> Q_co: ...
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Start a task; returns a reference, or as ``num_returns`` says."""
+        """Start a task; returns at once: a reference, or what ``num_returns`` says.
+
+        0 gives None, 2 and more a list of references, ``"streaming"`` an `ObjectRefGenerator`.
+        Raises TypeError when the arguments do not fit the function or cannot be pickled.
+        """
         if kwargs or not self._fewest <= len(args) <= self._most:
             self._arguments.check(args, kwargs)
         engine = engines._current or engines.current()
@@ -68,7 +72,10 @@ class RemoteFunction(Generic[P, Q_co]):
     @overload
     def options(self, **options: Any) -> RemoteFunction[P, Q_co]: ...
     def options(self, **options: Any) -> RemoteFunction[P, Any]:
-        """The same function with other options, which go over those it has."""
+        """The same function with other options, which go over those it has.
+
+        Raises ValueError, TypeError or NotImplementedError as `remote` does.
+        """
         check_task_options(options, again=True, generator=generates(self._function))
         merged = merge(self._default_options, options)
         return RemoteFunction(self._function, merged, self._definition, self._arguments)

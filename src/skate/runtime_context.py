@@ -70,7 +70,7 @@ class RuntimeContext:
         return context.function_name if context.task else None
 
     def get_attempt_number(self) -> int:
-        """How many times the calling task was tried before."""
+        """How many times the calling task was tried before; 0 at its first try and in a driver."""
         return _context().attempt
 
     @property
@@ -104,7 +104,7 @@ class RuntimeContext:
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
-        """Whether the calling actor was restarted after its process died."""
+        """Whether the calling actor was restarted after its process died; AssertionError outside of one."""
         context = _context()
         if context.actor is None:
             raise AssertionError("This code does not run in an actor, so it was not restarted.")
@@ -125,14 +125,14 @@ class RuntimeContext:
         return _context().environment or "{}"
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """What the calling task or actor holds; AssertionError in a driver."""
+        """What the calling task or actor holds, by name; memory in bytes. AssertionError in a driver."""
         context = _context()
         if context.driver:
             raise AssertionError("Resources are assigned to tasks and actors, not to the driver.")
         return dict(context.resources)
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """Numbers of the accelerators assigned to the calling task or actor, by kind."""
+        """Numbers of the accelerators assigned to the calling task or actor, by kind; an empty list if none."""
         return {"GPU": [str(gpu) for gpu in _context().gpus]}
 
     def get_resource_ids(self) -> dict[str, list[str]]:
@@ -167,7 +167,10 @@ class RuntimeContext:
         return False
 
     def is_canceled(self) -> bool:
-        """Whether `cancel` was called for the running actor call, which may then return early."""
+        """Whether `cancel` was called for the running actor call, which may then return early.
+
+        Raises RuntimeError in a driver.
+        """
         if _context().driver:
             raise RuntimeError("is_canceled works in tasks and actors only, not in the driver.")
         return engines.current().is_cancelled()

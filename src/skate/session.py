@@ -111,14 +111,16 @@ def init(
 
     Args:
         address: None or ``"local"``: a session of our own. Anything else names a cluster.
-        num_cpus: CPUs to share out; the machine's when None. `num_gpus` likewise.
-        resources: further resources, by name.
+        num_cpus: CPUs to share out, a whole number; those that this process may use when None.
+        num_gpus: GPUs to share out, a whole number; none when None: they are not counted.
+        resources: amounts of further resources, by name.
         labels: labels of the node.
-        object_store_memory: bytes that objects may take in shared memory.
+        object_store_memory: bytes that objects may take in shared memory, at least 78,643,200; 30 %
+            of memory when None.
         ignore_reinit_error: return instead of raising when a session runs already.
         log_to_driver: whether what workers print shows here; True when None.
         namespace: where actors' names live; a fresh one when None.
-        runtime_env: ``env_vars``, ``working_dir``, ``py_modules`` of all workers.
+        runtime_env: ``env_vars``, ``working_dir``, ``py_modules`` of all workers; none when None.
         engine: ``"local"``, ``"inline"`` or ``"ray"``; the environment variable SKATE_ENGINE, then
             ``"local"``, when None.
 
@@ -129,6 +131,7 @@ def init(
         RuntimeError: a session runs already; an unknown argument; ``local_mode=True``.
         ConnectionError: there is no cluster at `address`.
         TypeError, ValueError: an argument of the wrong type or out of its range.
+        NotImplementedError: ``engine="ray"``; a field of `runtime_env` that is not built yet.
     """
     unknown = sorted(kwargs.keys() - _PRIVATE)
     if unknown:
@@ -163,7 +166,11 @@ def init(
 
 
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
-    """End the session: its processes, its objects, its names. Harmless when there is none."""
+    """End the session: its processes, its objects, its names. Harmless when there is none.
+
+    Returns when its processes are gone, so `wait_for_processes` has no effect. Arrays that were read
+    stay readable. Raises RuntimeError in a task or an actor.
+    """
     with _lock:
         running = engines.running()
         if running is None:

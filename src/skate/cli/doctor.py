@@ -153,11 +153,11 @@ def judge_files(soft: int, hard: int) -> Finding:
 
 def judge_temporary(path: str, writable: bool, free: int | None) -> Finding:
     if not writable or free is None:
-        advice = "logs and spilled objects go there; set TMPDIR to a directory you may write to"
+        advice = "session folders go there; set TMPDIR to a directory you may write to"
         return Finding("Temporary files", "fail", f"{path} cannot be written", advice)
     found = f"{path} has {free / GB:.1f} GB free"
     if free < GB:
-        advice = "logs and spilled objects go there; free some space, or set TMPDIR"
+        advice = "session folders go there; free some space, or set TMPDIR"
         return Finding("Temporary files", "warn", found, advice)
     return Finding("Temporary files", "ok", found)
 

@@ -11,7 +11,7 @@ class Settings(msgspec.Struct, frozen=True):
     num_cpus: float | None = None
     """None: as many as the machine has."""
     num_gpus: float | None = None
-    """None: as many as the machine has."""
+    """None: none."""
     resources: dict[str, float] = {}
     labels: dict[str, str] = {}
     object_store_memory: int | None = None

@@ -44,7 +44,11 @@ def task_error(error: BaseException, name: str, *, actor: str | None = None, act
     asyncio = sys.modules.get("asyncio")  # costly to import, and without it there is nothing of it to catch
     if isinstance(error, KeyboardInterrupt) or (asyncio is not None and isinstance(error, asyncio.CancelledError)):
         return TaskCancelledError(error_message=f"Task {name} was cancelled while it ran.")
-    text = "".join(traceback.format_exception(error.with_traceback(_user_frames(error))))
+    frames = _user_frames(error)
+    if frames is None:  # it arose in the engine, as when a result cannot be pickled: its own lines tell nothing
+        text = "".join(traceback.format_exception_only(error))
+    else:
+        text = "".join(traceback.format_exception(error.with_traceback(frames)))
     return RayTaskError(
         name, text, error, proctitle=name, pid=os.getpid(), ip="127.0.0.1", actor_repr=actor, actor_id=actor_id
     )
@@ -78,9 +82,8 @@ def pack_error(error: BaseException) -> Packed:
 
 def _user_frames(error: BaseException) -> Any:
     """The traceback without the engine's own frames at its top."""
-    tb = error.__traceback__
     here = os.path.dirname(os.path.dirname(__file__))
-    inner = tb
+    inner = error.__traceback__
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(here):
         inner = inner.tb_next
-    return inner if inner is not None else tb
+    return inner

@@ -23,7 +23,7 @@ __all__ = [
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, str]]:
-    """Names of the living actors of this namespace.
+    """Names of the living actors of this namespace; starts a session when none runs.
 
     With `all_namespaces`: of all, as dicts with ``name`` and ``namespace``.
     """

@@ -76,7 +76,7 @@ class ActorPool:
         return bool(self._idle_actors) and not self._pending_submits
 
     def get_next(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
-        """The next result in the order of submission.
+        """The next result in the order of submission; waits without limit when `timeout` is None.
 
         Raises:
             StopIteration: no results are left.

@@ -25,7 +25,9 @@ class Queue:
 
     Args:
         maxsize: how many items it holds; 0: any number.
-        actor_options: options of the actor, such as ``{"name": "jobs"}``.
+        actor_options: options of the actor, such as ``{"name": "jobs"}``; those of any actor when None.
+
+    Timeouts are in seconds, None: without limit; a negative one raises ValueError.
     """
 
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:

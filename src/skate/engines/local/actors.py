@@ -43,6 +43,7 @@ class Actors(Table):
         options = info.options
         name = (options.namespace or namespace, options.name)
         if options.name and name in self.names:
+            self.discard(spec.args)
             if not options.get_if_exists:
                 raise ActorAlreadyExistsError(
                     f"The actor name {options.name!r} is taken in namespace {name[0]!r}. Choose another one, use "
@@ -107,7 +108,7 @@ class Actors(Table):
             worker.link.send(Feed([self.rows[key].value for key in spec.deps]))
         worker.link.send(spec)
         for owner in list(actor.queues):
-            self._send_waiting(actor, owner)
+            self.send_waiting(actor, owner)
 
     # -------------------------------------------------------------------- calls
 
@@ -115,6 +116,7 @@ class Actors(Table):
         """A new call of a method; PendingCallsLimitExceeded when the actor has as many waiting as it allows."""
         actor = self.actors.get(spec.actor)
         if actor is not None and not actor.dead and 0 <= actor.info.options.max_pending_calls <= actor.pending:
+            self.discard(spec.args)
             raise errors.too_many_calls(actor)
         row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent, maker=-1)
         if spec.returns != 1:
@@ -131,7 +133,7 @@ class Actors(Table):
         if worker is None or row.missing or owner in actor.queues:
             actor.queues.setdefault(owner, deque()).append(row)
             if worker is not None:
-                self._send_waiting(actor, owner)
+                self.send_waiting(actor, owner)
         elif spec.deps or options is not USUAL:
             self._send_call(worker, row, spec)
         else:  # the common case, in line
@@ -154,9 +156,9 @@ class Actors(Table):
             return
         actor = self.actors.get(row.spec.actor)
         if actor is not None and actor.worker is not None and not actor.dead:
-            self._send_waiting(actor, row.owner)
+            self.send_waiting(actor, row.owner)
 
-    def _send_waiting(self, actor: Actor, owner: Worker | None) -> None:
+    def send_waiting(self, actor: Actor, owner: Worker | None) -> None:
         """Send a caller's calls up to the first that is not ready."""
         queue, worker = actor.queues.get(owner), actor.worker
         while queue and worker is not None:
@@ -305,7 +307,7 @@ class Actors(Table):
         actor.restarts += 1
         actor.constructed = False
         again: dict[Worker | None, list[Row]] = {}
-        text = errors.actor_death(actor, worker, how) + " It is being restarted."
+        text = errors.actor_death(actor, worker, how) + " It is being restarted"
         for row in running:
             spec = row.spec
             if spec is None or not spec.method:

@@ -70,13 +70,12 @@ class Client:
                 task = ids.following
                 ids.following = task + (count if count > 1 else 1)
                 self._post_task(TaskSpec(task, function._id, data, count, deps, refs), options)
-        except BaseException:
+        except KeyboardInterrupt:
             self._abandon(data)
             raise
+        result = make_ref(task) if count == 1 else self._results(task, count)
         self._look()
-        if count == 1:
-            return make_ref(task)
-        return self._results(task, count)
+        return result
 
     def call(self, actor: int, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         """Post a call of an actor's method; its result references."""
@@ -91,13 +90,12 @@ class Client:
                 task = ids.following
                 ids.following = task + (count if count > 1 else 1)
                 self._post_call(TaskSpec(task, b"", data, count, deps, refs, actor, method, options.group), options)
-        except BaseException:
+        except KeyboardInterrupt:
             self._abandon(data)
             raise
+        result = make_ref(task) if count == 1 else self._results(task, count)
         self._look()
-        if count == 1:
-            return make_ref(task)
-        return self._results(task, count)
+        return result
 
     def spawn(
         self,
@@ -116,13 +114,10 @@ class Client:
             actor = self.ids.take()
         spec = TaskSpec(actor, definition._id, data, 1, deps, packed.refs, actor)
         try:
-            made = self._spawn(spec, ActorInfo(actor, options, methods))
-        except BaseException:
+            return self._spawn(spec, ActorInfo(actor, options, methods))
+        except KeyboardInterrupt:
             self._abandon(data)
             raise
-        if made.actor != actor:  # there was one of that name: these arguments go unused
-            self._abandon(data)
-        return made
 
     def _results(self, task: int, count: int) -> Any:
         if count == -1:
@@ -173,7 +168,7 @@ class Client:
             try:
                 with self.lock:
                     self._post_put(key, data, packed.refs)
-            except BaseException:
+            except KeyboardInterrupt:
                 self._abandon(data)
                 raise
         else:

@@ -123,6 +123,8 @@ class LocalEngine(Client):
         for row in rows:
             if row.state == FAILED:
                 raise_outcome(row.value)
+            if not row.state:  # the wait ended for the sake of another
+                raise_outcome(next(row.value for row in rows if row.state == FAILED))
             values.append(unpack(row.value) if type(row.value) is bytes else self._load(row))
         return values
 

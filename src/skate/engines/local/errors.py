@@ -89,9 +89,9 @@ def actor_unavailable(actor: Actor, reason: str) -> bytes:
 
 def actor_death(actor: Actor, worker: Worker | None, how: str) -> str:
     """How an actor's process ended, in words."""
-    pid = f" pid {worker.pid}" if worker is not None else ""
+    pid = f" (pid {worker.pid})" if worker is not None else ""
     words = _last_words(worker) if worker is not None else ""
-    return f"The actor {name_of(actor)} died:{pid} {how}.{words}"
+    return f"The actor {name_of(actor)}{pid} died: {how}.{words}"
 
 
 def constructor_failed(actor: Actor, error: bytes) -> bytes:

@@ -65,10 +65,12 @@ class Hub(Tasks):
             if not spec.actor or worker.is_async:
                 return  # the worker says how it ended
         # Not begun, or a sync method, which cannot be stopped half way: whoever waits for it need not wait on.
+        owner = row.owner
         self.finish(row, FAILED, errors.cancelled(self.label(row)))
         actor = self.actors.get(spec.actor)
         if actor is not None:
             self.call_ended(actor)
+            self.send_waiting(actor, owner)  # it may have held up the calls after it
 
     def abandon_stream(self, task: int) -> None:
         """A generator was dropped: nobody reads on, so its task need not go on."""
@@ -207,7 +209,12 @@ class Hub(Tasks):
 
     def hopeless(self, row: Row) -> bytes | None:
         """The packed error for one who would wait for what can never be made."""
-        if row.spec is None or row.spec.method or row.missing:
+        if row.spec is not None and row.spec.method:
+            actor = self.actors.get(row.spec.actor)
+            if actor is None or actor.worker is not None:
+                return None
+            row = self.rows[actor.key]
+        if row.spec is None or row.missing:
             return None
         family = self._family(row.options)
         if not family.infeasible:

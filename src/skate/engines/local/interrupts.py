@@ -1,8 +1,8 @@
 """Ctrl-C in a driver: never in the middle of a change of the hub's state.
 
-Python runs the handler between any two instructions of the main thread. Where that thread is inside the hub, the
-KeyboardInterrupt waits until it leaves; everywhere else, above all while it sleeps in `get`, it is raised at once. A
-second Ctrl-C is raised wherever it meets the thread.
+Python runs the handler between any two instructions of the main thread. Where that thread is inside the engine, the
+KeyboardInterrupt waits until it has left, which is looked at every few milliseconds; everywhere else, above all while
+it sleeps in `get`, it is raised at once. An engine that does not come out within a second is interrupted all the same.
 """
 
 from __future__ import annotations
@@ -10,33 +10,26 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
-_FOLDER = os.path.dirname(__file__)
-_INSIDE = frozenset(
-    os.path.join(_FOLDER, name)
-    for name in (
-        "actors.py",
-        "arena.py",
-        "host.py",
-        "hub.py",
-        "link.py",
-        "pool.py",
-        "requests.py",
-        "scheduler.py",
-        "table.py",
-        "tasks.py",
-        "timers.py",
-    )
-)
+_FOLDER = os.path.dirname(__file__) + os.sep
+_OUTSIDE = frozenset(_FOLDER + name for name in ("engine.py", "client.py", "turns.py", "interrupts.py"))
+"""These only call the rest: between their lines nothing is half changed."""
+_PUMP = _FOLDER + "pump.py"
+_SLEEPERS = frozenset({"work", "poll"})
+"""Likewise in the pump."""
+AGAIN = 0.002
+PATIENCE = 1.0
 
 
 class Interrupts:
     """Stands in for Python's own SIGINT handler while a session lives, if nobody replaced that one."""
 
     def __init__(self) -> None:
-        self.waiting = False
+        self.waiting_since: float | None = None
+        """When a Ctrl-C came that could not be raised yet."""
         self._ours = False
         if threading.current_thread() is threading.main_thread():
             self._ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -44,16 +37,25 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> Any:
-        if not self.waiting and _inside(frame):
-            self.waiting = True
-            return None
-        self.waiting = False
+        if _inside(frame):
+            now = time.monotonic()
+            if self.waiting_since is None:
+                self.waiting_since = now
+            if now - self.waiting_since < PATIENCE:
+                threading.Timer(AGAIN, self._again).start()
+                return None
+        self.waiting_since = None
         return signal.default_int_handler(number, frame)
+
+    def _again(self) -> None:
+        main = threading.main_thread().ident
+        if self.waiting_since is not None and main is not None:
+            signal.pthread_kill(main, signal.SIGINT)
 
     def deliver(self) -> None:
         """Raise what has waited; called where the main thread has left the hub."""
-        if self.waiting and threading.current_thread() is threading.main_thread():
-            self.waiting = False
+        if self.waiting_since is not None and threading.current_thread() is threading.main_thread():
+            self.waiting_since = None
             raise KeyboardInterrupt
 
     def close(self) -> None:
@@ -68,7 +70,9 @@ class Interrupts:
 
 def _inside(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code.co_filename in _INSIDE:
+        code = frame.f_code
+        file = code.co_filename
+        if file.startswith(_FOLDER) and file not in _OUTSIDE and not (file == _PUMP and code.co_name in _SLEEPERS):
             return True
         frame = frame.f_back
     return False

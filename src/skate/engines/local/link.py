@@ -16,7 +16,6 @@ from skate.engines.local.messages import encoder
 
 READ_SIZE = 65_536
 """Larger reads make the kernel's copy slower, not faster."""
-PIPE_SIZE = 1 << 18
 LARGEST_FRAME = 1 << 31
 _LENGTH = struct.Struct("<I")
 

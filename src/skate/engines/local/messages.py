@@ -103,7 +103,7 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=26, gc=False):
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The state of an object; see `objects.py`."""
+    """The state of an object; see `rows.py`."""
 
     state: int
     value: Value = b""

@@ -98,7 +98,7 @@ class Pump:
             self.after()
         while self.calls:
             self.calls.popleft()()
-        if self.interrupts.waiting:
+        if self.interrupts.waiting_since is not None:
             self.interrupts.deliver()
 
     def poll(self) -> None:

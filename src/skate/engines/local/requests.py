@@ -105,7 +105,6 @@ class Requests(Hub):
         except PendingCallsLimitExceeded as error:
             # The worker has gone on: the error waits where the result would be.
             spec = message.spec
-            self.discard(spec.args)
             for key in range(spec.task, spec.task + max(1, spec.returns)):
                 self.rows[key] = Row(FAILED, 1, errors.packed(error))
                 worker.held.add(key)
@@ -224,14 +223,7 @@ class Requests(Hub):
     def _ask_spawn(self, worker: Worker, data: bytes) -> bytes:
         request = decode_spawn(data)
         self.own_block(worker, request.spec.args)
-        try:
-            made = self.spawn(request.spec, request.info, self.settings.namespace, worker)
-        except ValueError:
-            self.discard(request.spec.args)
-            raise
-        if made.actor != request.info.actor:  # there was one of that name: these arguments go unused
-            self.discard(request.spec.args)
-        return encoder.encode(made)
+        return encoder.encode(self.spawn(request.spec, request.info, self.settings.namespace, worker))
 
     def _ask_find(self, worker: Worker, data: bytes) -> bytes:
         name, namespace = decode_any(data)

@@ -201,6 +201,8 @@ class Scheduler:
                 yield from self.refill(worker)
             if not queue:
                 return
+        if idle and not self._fits(family.need):
+            return  # another worker would be idle too
         more = self._room(family) - self.starting.get(family.environment, 0)
         if more > 0:
             self.starting[family.environment] = self.starting.get(family.environment, 0) + more
@@ -210,7 +212,12 @@ class Scheduler:
         """How many workers could be running the family's queued calls at once, besides those that do."""
         room = min(len(family.queue), STARTING)
         for name, units in family.need:
-            room = min(room, self.free.get(name, 0) // units)
+            if name != "GPU":
+                room = min(room, self.free.get(name, 0) // units)
+            elif units < UNIT:
+                room = min(room, sum(free // units for free in self.gpu_free))
+            else:
+                room = min(room, self.gpu_free.count(UNIT) * UNIT // units)
         return room
 
     def _somebody_older(self, family: Family) -> bool:

@@ -52,6 +52,8 @@ from skate.engines.local.worker_client import ActorExit, WorkerClient
 
 FLUSH_AFTER = 0.001
 """Seconds that a result may wait for the next to travel with it."""
+LATE = 0.005
+"""Seconds after which results are sent though the next call has not ended."""
 USUAL = CallOptions()
 
 
@@ -77,6 +79,8 @@ class Worker(Results):
         self.flushed = time.perf_counter()
         self.host: Any = None
         self.flusher: threading.Thread | None = None
+        self.late = threading.Event()
+        """Results may wait behind a call that takes long."""
         self.environment_seen = ""
 
     # ---------------------------------------------------------------------- loop
@@ -195,13 +199,18 @@ class Worker(Results):
         if self.flusher is None:
             self.flusher = threading.Thread(target=self._flush_late, name="skate-flusher", daemon=True)
             self.flusher.start()
+        if not self.late.is_set():
+            self.late.set()
 
     def _flush_late(self) -> None:
-        while True:
-            time.sleep(0.005 if self.link.out else 0.02)
-            if self.link.out and time.perf_counter() - self.flushed > FLUSH_AFTER:
+        late, link, inbox = self.late, self.link, self.client.inbox
+        while late.wait():
+            time.sleep(LATE)
+            if link.out and time.perf_counter() - self.flushed > FLUSH_AFTER:
                 with self.client.lock:
-                    self.link.flush()
+                    link.flush()
+            if not inbox:
+                late.clear()  # the last call sends its own result
 
     # -------------------------------------------------------------------- actors
 
