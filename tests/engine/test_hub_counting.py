@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scripted import NONE, Session
@@ -40,7 +40,6 @@ class Holding:
     def __init__(self) -> None:
         self.known: set[int] = set()
         """Keys with references in the process that the hub was told of."""
-        self.read = 0
 
 
 class Counting(RuleBasedStateMachine):
@@ -300,7 +299,7 @@ class Counting(RuleBasedStateMachine):
             sent = len(worker.running)
             self.session.tell(worker, Get(1, keys, len(set(keys)) and len(keys), timeout, values, blocks))
             if blocks and worker.questions and sent > 1 and worker.actor is None:
-                self.session.tell(worker, Back([task for task in list(worker.running)[1:]]))
+                self.session.tell(worker, Back(list(worker.running)[1:]))
 
     @rule(seconds=st.sampled_from([0.01, 2.0]))
     def time_passes(self, seconds: float) -> None:
@@ -398,4 +397,4 @@ class Counting(RuleBasedStateMachine):
 
 
 TestCounting = Counting.TestCase
-TestCounting.settings = settings(max_examples=100, stateful_step_count=50)
+TestCounting.settings = settings(max_examples=100, stateful_step_count=50, phases=[Phase.generate])

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skate.engines.local.link import LARGEST_FRAME, PIPE_SIZE, BlockingLink, BrokenFrame, Frames, Link
+from skate.engines.local.link import LARGEST_FRAME, BlockingLink, BrokenFrame, Frames, Link
+
+PIPE_SIZE = 1 << 18
 from skate.engines.local.messages import Cancel, Done, Feed, Get, Hold, Item, Stored, encoder, to_hub, to_worker
 
 KEYS = st.integers(0, 2**64 - 1)

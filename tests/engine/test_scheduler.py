@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from scripted import ScriptedWorker
 
 from skate.core.spec import Resources, TaskOptions
 from skate.engines.local.messages import TaskSpec
@@ -51,7 +52,7 @@ class Bench:
         for decision in self.scheduler.decide():
             if isinstance(decision, Start):
                 for _ in range(decision.workers):
-                    self.starting.append(Worker(next(self.numbers), decision.environment, None))  # type: ignore[arg-type]
+                    self.starting.append(ScriptedWorker(next(self.numbers), decision.environment))
             else:
                 self.assign(decision)
 

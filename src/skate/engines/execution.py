@@ -14,6 +14,10 @@ from skate.core.serialization import Packed, pack
 from skate.exceptions import RayError, RayTaskError, TaskCancelledError, UnserializableException
 
 
+_HERE = os.path.dirname(__file__)
+_OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "core") + os.sep)
+
+
 def split_returns(value: Any, count: int, name: str) -> list[Any]:
     """The `count` values of a call with several returns; ValueError when it returned another number of them."""
     if count == 1:
@@ -82,8 +86,7 @@ def pack_error(error: BaseException) -> Packed:
 
 def _user_frames(error: BaseException) -> Any:
     """The traceback without the engine's own frames at its top."""
-    here = os.path.dirname(os.path.dirname(__file__))
     inner = error.__traceback__
-    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(here):
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OURS):
         inner = inner.tb_next
     return inner
