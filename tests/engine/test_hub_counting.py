@@ -53,6 +53,8 @@ class Counting(RuleBasedStateMachine):
         self.actors: set[int] = set()
         self.streams: set[int] = set()
         self.holding: dict[Worker, Holding] = {}
+        self.laid_down: list[tuple[int, int]] = []
+        """Blocks that the worker at hand has filled and not yet sent."""
 
     # -------------------------------------------------------------------- choices
 
@@ -70,15 +72,18 @@ class Counting(RuleBasedStateMachine):
     def value(self, data: st.DataObject, worker: Worker | None = None) -> bytes | Stored:
         if not data.draw(st.booleans()):
             return NONE
+        if worker is not None:
+            self.laid_down = [grant for grant in self.laid_down if grant in worker.granted]
         size = data.draw(st.sampled_from([1, PAGE, 2 * PAGE]))
         if worker is None:
             return self.session.block(size)
-        if worker.granted and data.draw(st.booleans()):
-            offset, size = worker.granted[-1]
-            return Stored(self.session.ids.take(), offset, size)
+        unused = [grant for grant in worker.granted if grant not in self.laid_down]
+        if unused and data.draw(st.booleans()):
+            self.laid_down.append(unused[-1])
+            return Stored(self.session.ids.take(), *unused[-1])
         self.session.tell(worker, Ask(1, "allocate", encode_any([size])))
-        offset, size = worker.granted[-1]
-        return Stored(self.session.ids.take(), offset, size)
+        self.laid_down.append(worker.granted[-1])
+        return Stored(self.session.ids.take(), *worker.granted[-1])
 
     def rekey(self, value: bytes | Stored, key: int) -> bytes | Stored:
         return Stored(key, value.offset, value.size) if isinstance(value, Stored) else value

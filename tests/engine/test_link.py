@@ -16,10 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skate.engines.local.link import LARGEST_FRAME, BlockingLink, BrokenFrame, Frames, Link
-
-PIPE_SIZE = 1 << 18
 from skate.engines.local.messages import Cancel, Done, Feed, Get, Hold, Item, Stored, encoder, to_hub, to_worker
 
+PIPE_SIZE = 1 << 18
 KEYS = st.integers(0, 2**64 - 1)
 VALUES = st.binary(max_size=200) | st.builds(Stored, KEYS, KEYS, KEYS)
 MESSAGES = st.one_of(

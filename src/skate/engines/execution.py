@@ -13,7 +13,6 @@ from typing import Any
 from skate.core.serialization import Packed, pack
 from skate.exceptions import RayError, RayTaskError, TaskCancelledError, UnserializableException
 
-
 _HERE = os.path.dirname(__file__)
 _OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "core") + os.sep)
 

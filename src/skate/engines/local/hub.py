@@ -146,7 +146,7 @@ class Hub(Tasks):
         if count < STILLBORN:
             return
         del self.stillborn[worker.environment]
-        for family in self.scheduler.families.values():
+        for family in list(self.scheduler.families.values()):
             if family.environment == worker.environment:
                 for row in self._unqueue(family):
                     self.give_up(row, errors.crashed(self.label(row), worker, f"{how} before it was ready", 0))
@@ -160,7 +160,7 @@ class Hub(Tasks):
     def break_down(self) -> None:
         """No worker can be started any more, and those there were are gone: nothing waits in vain."""
         self.broken = errors.no_zygote()
-        for family in self.scheduler.families.values():
+        for family in list(self.scheduler.families.values()):
             for row in self._unqueue(family):
                 self.give_up(row, self.broken)
         for actor in list(self.actors.values()):

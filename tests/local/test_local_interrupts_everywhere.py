@@ -1,0 +1,116 @@
+"""Ctrl-C at every line of the engine that a verb goes through: none of them leaves the session broken."""
+
+from __future__ import annotations
+
+import pytest
+from programs import output_of
+
+PROGRAM = """
+import os.path
+
+ROOT = os.path.dirname(ray.__file__)
+ray.init(num_cpus=2)
+mode, step = sys.argv[1], int(sys.argv[2])
+large = b"x" * (1 << 20)
+
+@ray.remote
+def echo(value=0):
+    return value
+
+@ray.remote
+class Counter:
+    def next(self):
+        return 1
+
+@ray.remote
+def sleeper():
+    time.sleep(1000)
+
+actor, pending = Counter.remote(), sleeper.remote()
+
+def act():
+    if mode == "get":
+        ray.get(echo.remote(1), timeout=5)
+    elif mode == "put":
+        ray.get(ray.put(large))
+    elif mode == "wait":
+        ray.wait([pending, echo.remote(1)], timeout=5)
+    elif mode == "call":
+        ray.get(actor.next.remote(), timeout=5)
+    elif mode == "actor":
+        ray.get(Counter.remote().next.remote(), timeout=5)
+    elif mode == "cancel":
+        ray.cancel(echo.remote())
+
+class Interrupter:
+    def __init__(self, at):
+        self.left, self.where = at, None
+
+    def enter(self, frame, event, arg):
+        name = frame.f_code.co_filename
+        return self.line if name.startswith(ROOT) and not name.endswith("interrupts.py") else None
+
+    def line(self, frame, event, arg):
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}"
+                signal.raise_signal(signal.SIGINT)
+        return self.line
+
+def attempt(at):
+    interrupter = Interrupter(at)
+    try:
+        try:
+            sys.settrace(interrupter.enter)
+            act()
+            sys.settrace(None)
+            if interrupter.where is not None:
+                time.sleep(1)  # one that had to wait comes now
+        finally:
+            sys.settrace(None)
+        came = False
+    except KeyboardInterrupt:
+        came = True
+    return interrupter.where, came
+
+def is_well(value):
+    try:
+        return ray.get(echo.remote(value), timeout=5) == value and ray.get(actor.next.remote(), timeout=5) == 1
+    except Exception as error:
+        return print(repr(error))
+
+for _ in range(5):
+    act()
+at = 1
+while True:
+    where, came = attempt(at)
+    if where is None:
+        break
+    if not came:
+        print("LOST at", where)
+        os._exit(1)
+    if not is_well(at):
+        print("BROKEN by Ctrl-C at", where)
+        os._exit(1)
+    at += step
+gc.collect()
+print(at, "lines")
+engine = ray.core.engine.current()
+deadline = time.monotonic() + 5
+while time.monotonic() < deadline and (len(engine.hub.rows) > 2 or engine.hub.arena.used):
+    ray.get(echo.remote())
+    gc.collect()
+    time.sleep(0.05)
+print("rows", len(engine.hub.rows), "bytes", engine.hub.arena.used)
+sys.stdout.flush()
+assert len(engine.hub.rows) == 2, engine.hub.rows
+assert engine.hub.arena.used == 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("mode", ["get", "put", "wait", "call", "actor", "cancel"])
+def test_ctrl_c_at_any_line_is_raised_and_leaves_the_session_whole(mode: str) -> None:
+    print(output_of(PROGRAM, mode, "1", timeout=180))
