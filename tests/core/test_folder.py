@@ -1,0 +1,78 @@
+"""A session's folder: private, gone at the end, and swept when its process died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from skate.core import folder
+from skate.core.folder import SessionFolder, sweep
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_folder_belongs_to_its_owner_alone_and_names_the_process(root):
+    made = SessionFolder()
+    try:
+        assert stat.S_IMODE(os.stat(made.path).st_mode) == 0o700
+        assert os.path.dirname(made.path) == str(root)
+        assert os.path.basename(made.path).startswith(f"skate-{os.getuid()}-{os.getpid()}-")
+    finally:
+        made.remove()
+    assert list(root.iterdir()) == []
+
+
+def test_removing_takes_all_that_is_in_it_and_is_harmless_twice():
+    made = SessionFolder()
+    Path(made.path, "a").mkdir()
+    Path(made.path, "a", "file").write_text("x")
+    made.remove()
+    made.remove()
+    assert not os.path.exists(made.path)
+
+
+def test_two_sessions_of_one_process_have_folders_of_their_own_and_neither_is_swept():
+    one, two = SessionFolder(), SessionFolder()
+    try:
+        assert one.path != two.path
+        assert sweep() == []
+        assert os.path.isdir(one.path) and os.path.isdir(two.path)
+    finally:
+        one.remove()
+        two.remove()
+
+
+def test_the_folder_of_a_killed_process_is_swept_by_the_next_session(root):
+    script = (
+        f"import tempfile; tempfile.tempdir = {str(root)!r}\n"
+        "from skate.core.folder import SessionFolder\n"
+        "made = SessionFolder(); print(made.path, flush=True); input()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None
+        path = child.stdout.readline().strip()
+        assert sweep() == [], "its owner lives"
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        mine = SessionFolder()
+        assert not os.path.exists(path) and os.path.exists(mine.path)
+        mine.remove()
+
+
+def test_a_sweep_leaves_what_is_not_a_sessions_folder(root):
+    (root / "skate-of-somebody-else").mkdir()
+    (root / f"{folder._PREFIX}1-just-being-made").mkdir()
+    (root / f"{folder._PREFIX}a-file").write_text("x")
+    assert sweep() == []
+    assert len(list(root.iterdir())) == 3
