@@ -19,10 +19,13 @@ class SessionFolder:
 
     def __init__(self) -> None:
         sweep()
-        self.path = os.path.join(_root(), f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}")
-        os.mkdir(self.path, 0o700)
-        self._lock = os.open(os.path.join(self.path, _LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        name = f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+        self.path = os.path.join(_root(), name)
+        unlocked = os.path.join(_root(), f".{name}")  # a name that nobody sweeps, until the lock is taken
+        os.mkdir(unlocked, 0o700)
+        self._lock = os.open(os.path.join(unlocked, _LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.rename(unlocked, self.path)
 
     def remove(self) -> None:
         """Delete the folder and all in it; harmless the second time."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Job = tuple[TaskSpec, list[Value], Calling | None]
 USUAL = CallOptions()
+NO_FEED: list[Value] = []
 TURN = 100
 """Calls begun in a row before the loop looks at anything else."""
 
@@ -84,9 +85,25 @@ class AsyncHost:
         self._take()
 
     def _take(self) -> None:
-        inbox, step = self.client.inbox, self.worker.step
+        worker, inbox, jobs, free = self.worker, self.client.inbox, self.jobs, self.free
+        cancelled = self.client.cancelled
         while inbox and self.leaving is None:
-            step(inbox.popleft())
+            message = inbox.popleft()
+            # What `step` and `accept` would do with a call that nothing special came before, in line.
+            if (
+                type(message) is TaskSpec
+                and message.method
+                and worker.calling is None
+                and not worker.feed
+                and free.get(message.group, 0) > 0
+                and not cancelled
+            ):
+                free[message.group] -= 1
+                jobs.append((message, NO_FEED, None))
+            else:
+                worker.step(message)
+        if jobs and self.runner is None:
+            self.runner = asyncio.Task(self._run_jobs(), loop=self.loop, name="skate-calls")
         self._flush_soon()
 
     def accept(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> None:
@@ -95,6 +112,9 @@ class AsyncHost:
             self.worker.refuse(spec)
             return
         group = spec.group
+        if group not in self.free:
+            self.worker.refuse_group(spec, self.free)
+            return
         if self.free[group] <= 0:
             self.waiting[group].append((spec, feed, calling))
             return
@@ -130,6 +150,7 @@ class AsyncHost:
             if jobs:
                 self.runner = asyncio.Task(self._run_jobs(), loop=self.loop, name="skate-calls")
             await _finish(call, context, waits_for)
+            self.tasks.pop(job[0].task, None)
             return
         self.runner = None
 
@@ -180,10 +201,10 @@ class AsyncHost:
         return [None]
 
     def _ended(self, spec: TaskSpec) -> None:
-        self.tasks.pop(spec.task, None)
-        waiting = self.waiting[spec.group]
-        self.free[spec.group] += 1
-        while waiting and self.free[spec.group] > 0:
+        group = spec.group
+        self.free[group] += 1
+        waiting = self.waiting[group]
+        if waiting:
             self.accept(*waiting.popleft())
         if not self.flush_due:
             self.flush_due = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -91,8 +92,8 @@ class Link:
         self.write_fd = write_fd
         self.out: list[Any] = []
         """Messages not yet framed."""
-        self.unsent = b""
-        """Framed bytes that the pipe did not take."""
+        self.unsent: deque[memoryview] = deque()
+        """Frames, or the rest of one, that the pipe did not take."""
         self.frames = Frames(decode)
         self.dirty = dirty
         """The links that have something in `out`, shared by all links of a hub."""
@@ -110,29 +111,26 @@ class Link:
         if self.out:
             body = encoder.encode(self.out)
             self.out = []
-            data = _LENGTH.pack(len(body)) + body
-            if self.unsent:
-                self.unsent += data
-        else:
-            data = b""
+            self.unsent.append(memoryview(_LENGTH.pack(len(body)) + body))
+        unsent = self.unsent
         if self.broken:
-            self.unsent = b""
+            unsent.clear()
             return True
-        if self.unsent:
-            data = self.unsent
-        while data:
+        while unsent:
             try:
-                sent = os.write(self.write_fd, data)
+                sent = os.write(self.write_fd, unsent[0])
             except BlockingIOError:
-                self.unsent = data
                 return False
             except OSError as error:
                 if error.errno not in (errno.EPIPE, errno.EBADF, errno.ECONNRESET):
                     raise
                 self.broken = True  # the worker is gone; its death is reported on its own way
+                unsent.clear()
                 break
-            data = data[sent:]
-        self.unsent = b""
+            if sent == len(unsent[0]):
+                unsent.popleft()
+            else:
+                unsent[0] = unsent[0][sent:]
         return True
 
     def read(self) -> list[Any] | None:

@@ -6,11 +6,13 @@ import atexit
 import inspect
 import os
 import sys
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NoReturn
 
 from skate.core import ids
 from skate.core.serialization import LARGE, pack, unpack
+from skate.core.spec import CallOptions
 from skate.engines.execution import is_stream, pack_error, split_returns, task_error
 from skate.engines.local.messages import (
     Done,
@@ -46,6 +48,12 @@ class Results:
         error = pack(TaskCancelledError(error_message="The task was cancelled before it began.")).to_bytes()
         self.client.cancelled.discard(spec.task)
         self.client.finished(Failed(spec.task, error, False, True))
+
+    def refuse_group(self, spec: TaskSpec, known: Iterable[str]) -> None:
+        """A call for a concurrency group that the actor does not have."""
+        names = ", ".join(repr(name) for name in known if name)
+        error = ValueError(f"The actor has no concurrency group {spec.group!r}. Its groups: {names or 'none'}.")
+        self.report(spec, error, self.label(spec), CallOptions())
 
     def expand(self, spec: TaskSpec, value: Any, name: str, ahead: int) -> Any:
         """The values of a call with another number of returns than one; a stream's items go out here.

@@ -37,6 +37,10 @@ class ThreadedHost:
 
     def accept(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> None:
         """Queue a call for its group."""
+        if spec.group not in self.queues:
+            self.worker.refuse_group(spec, self.queues)
+            self.worker.client.flush()
+            return
         self.queues[spec.group].put((spec, feed, calling))
 
     def drain(self) -> bool:

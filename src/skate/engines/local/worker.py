@@ -351,9 +351,9 @@ def _set_up(welcome: Welcome) -> None:
             os.chdir(folder)
             sys.path.insert(0, os.path.abspath(folder))
     random.seed()
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:  # inherited; one that is imported from now on seeds itself
+        numpy_random.seed()
 
 
 def main(read_fd: int, write_fd: int, arena_fd: int, capacity: int) -> NoReturn:
