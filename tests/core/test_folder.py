@@ -17,7 +17,7 @@ from skate.core.folder import SessionFolder, sweep
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
 
 
@@ -52,11 +52,9 @@ def test_two_sessions_of_one_process_have_folders_of_their_own_and_neither_is_sw
         two.remove()
 
 
-def test_the_folder_of_a_killed_process_is_swept_by_the_next_session(root):
+def test_the_folder_of_a_killed_process_is_swept_by_the_next_session():
     script = (
-        f"import tempfile; tempfile.tempdir = {str(root)!r}\n"
-        "from skate.core.folder import SessionFolder\n"
-        "made = SessionFolder(); print(made.path, flush=True); input()"
+        "from skate.core.folder import SessionFolder\nmade = SessionFolder(); print(made.path, flush=True); input()"
     )
     child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with child:

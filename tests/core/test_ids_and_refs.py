@@ -119,7 +119,7 @@ def test_ids_of_different_kinds_are_never_equal():
 def test_a_reference_comes_back_from_its_binary_and_its_hex(task, index):
     ref = make_ref(task + index, index)
     for again in (ObjectRef(ref.binary()), ObjectRef.from_hex(ref.hex())):
-        assert again == ref and hash(again) == hash(ref) and not again != ref
+        assert again == ref and hash(again) == hash(ref) and not (again != ref)  # noqa: SIM202  both operators
         assert (again.binary(), again.hex()) == (ref.binary(), ref.hex())
     assert repr(ref) == f"ObjectRef({ref.hex()})" and len(ref.hex()) == 56 and ref.size() == 28
     assert ref.task_id().binary() == ref.binary()[:24]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -45,12 +46,14 @@ class ArenaAgainstAModel(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "arena"):
             return
+        self.arena.close()
+        if sys.exc_info()[0] is not None:
+            return
         for offset, size in self.live.items():
             self.arena.free(offset, size)
         assert self.arena.used == 0
         # everything freed is one block: the file as far as it has grown
         assert self.arena._sizes == ([(self.arena.grown, 0)] if self.arena.grown else [])
-        self.arena.close()
 
     @rule(size=st.integers(1, 400 * PAGE) | st.integers(1, 3 * PAGE) | st.sampled_from([1, PAGE - 1, PAGE, PAGE + 1]))
     def allocate(self, size: int) -> None:

@@ -11,6 +11,7 @@ from skate.core.serialization import pack
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions
 from skate.engines.local.boot import PAGE
 from skate.engines.local.messages import (
+    Answer,
     Ask,
     Call,
     Calling,
@@ -301,6 +302,20 @@ def test_a_restarted_actor_repeats_calls_in_flight_in_order_ahead_of_those_that_
     session.check_empty()
 
 
+def test_calls_in_flight_are_repeated_ahead_of_those_that_waited_for_inputs(session):
+    actor, worker = living(session, max_restarts=1, max_task_retries=1)
+    source = session.task()
+    session.arrive()
+    calls = [session.call(actor) for _ in range(3)]
+    calls += [session.call(actor, deps=(source,)), session.call(actor)]
+    assert sent(worker) == calls[:3]
+    session.die(worker)
+    worker = session.up_with(actor)
+    assert sent(worker) == calls[:3]
+    session.done(source)
+    assert sent(worker) == calls
+
+
 def test_calls_in_flight_fail_as_unavailable_when_they_may_not_be_repeated_and_later_ones_work(session):
     actor, worker = living(session, max_restarts=1)
     lost = session.call(actor)
@@ -466,6 +481,28 @@ def test_an_actor_that_dies_holding_the_last_handle_of_itself_is_buried(session)
     session.check_empty()
 
 
+@pytest.mark.parametrize("retries", [0, 1])
+@pytest.mark.parametrize("calls_after", [0, 1])
+def test_an_actor_whose_last_handle_is_lost_with_its_process_is_not_in_the_way(session, calls_after, retries):
+    """As above, but it may be restarted: nobody is left for whom to do so."""
+    actor, worker = living(session, max_restarts=1)
+    calls = [session.call(actor, refs=(actor,))]
+    calls += [session.call(actor, max_retries=retries) for _ in range(calls_after)]
+    session.release(actor)
+    session.die(worker)
+    assert isinstance(session.error(calls[0]), ActorUnavailableError | ActorDiedError)
+    for worker in session.arrive():
+        if actor in session.running(worker):
+            session.done(actor)
+            for call in sent(worker):
+                session.done(call)
+            assert worker.link.of(Leave) == [Leave()]
+            session.die(worker, "exited with code 0")
+    assert all(session.row(call).state for call in calls), "a call was forgotten"
+    session.release(*calls)
+    session.check_empty()
+
+
 def test_an_actor_whose_worker_holds_its_own_handle_is_forgotten_when_the_process_is_gone(session):
     actor, worker = living(session)
     session.tell(worker, Hold([actor]))
@@ -590,8 +627,6 @@ def test_a_worker_that_finds_the_name_taken_gets_the_error_and_leaves_nothing(se
     info = ActorInfo(950, ActorOptions(class_name="Class", name="n"), ())
     spec = TaskSpec(950, b"Class", block, actor=950)
     session.tell(asker, Ask(1, "spawn", encoder.encode(SpawnRequest(spec, info))))
-    from skate.engines.local.messages import Answer
-
     assert asker.link.of(Answer)[0].failed
     session.done(asker_task)
     session.release(asker_task)

@@ -135,15 +135,17 @@ def test_a_large_frame_in_small_pieces_takes_time_in_proportion():
     def seconds(size: int) -> float:
         stream = frame([Done(1, b"x" * size)])
         receiver = Frames(to_hub.decode)
-        began = time.perf_counter()
+        began = time.process_time()
         found = []
         for start in range(0, len(stream), 4096):
             found += receiver.feed(stream[start : start + 4096])
         assert len(found) == 1
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     small = min(seconds(1 << 20) for _ in range(3))
-    assert seconds(1 << 24) < 16 * small * 8, "sixteen times the bytes took far more than sixteen times as long"
+    assert min(seconds(1 << 24) for _ in range(2)) < 16 * small * 10, (
+        "sixteen times the bytes took far more than sixteen times as long"
+    )
 
 
 # ------------------------------------------------------------------------- links
@@ -202,7 +204,7 @@ def test_a_full_pipe_keeps_the_order_and_loses_nothing(wire):
             found += wire.worker.read()
         wire.link.flush()
     assert [message.task for message in found] == list(range(sent))
-    assert wire.link.unsent == b"" and wire.link.flush()
+    assert not wire.link.unsent and wire.link.flush()
 
 
 @given(sizes=st.lists(st.integers(0, 3 * PIPE_SIZE) | st.integers(0, 100), max_size=12),
@@ -234,7 +236,7 @@ def test_a_dead_worker_breaks_the_link_and_what_was_for_it_is_dropped(wire):
     wire.close_worker()
     wire.link.send(Cancel(1))
     assert wire.link.flush()
-    assert wire.link.broken and wire.link.unsent == b""
+    assert wire.link.broken and not wire.link.unsent
     wire.link.send(Cancel(2))
     assert wire.link.flush() and wire.link.out == []
     assert wire.link.read() is None
@@ -247,7 +249,20 @@ def test_a_worker_that_dies_with_its_pipe_full_does_not_keep_the_backlog(wire):
     assert wire.link.unsent
     wire.close_worker()
     assert wire.link.flush()
-    assert wire.link.broken and wire.link.unsent == b""
+    assert wire.link.broken and not wire.link.unsent
+
+
+def test_a_backlog_behind_a_full_pipe_costs_time_in_proportion(wire):
+    def seconds(flushes: int) -> float:
+        began = time.process_time()
+        for _ in range(flushes):
+            wire.link.send(Feed([bytes(4096)]))
+            wire.link.flush()
+        return time.process_time() - began
+
+    seconds(100)
+    few = seconds(400)
+    assert seconds(3200) < 8 * few * 3 + 0.1, "every flush copies the whole backlog"
 
 
 def test_reading_gives_nothing_yet_messages_and_the_end_apart(wire):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 from hypothesis import settings
@@ -248,7 +249,7 @@ class SchedulerAgainstAModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """When everybody comes back and workers come and finish, all that can be run is run, and all is given back."""
-        if not hasattr(self, "bench"):
+        if not hasattr(self, "bench") or sys.exc_info()[0] is not None:
             return
         for worker in self.bench.workers:
             while worker.blocked:

@@ -1,4 +1,4 @@
-"""Ctrl-C at every line of the engine that a verb goes through: none of them leaves the session broken."""
+"""Ctrl-C at every point of the engine that a verb goes through: none of them leaves the session broken."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from programs import output_of
 
 PROGRAM = """
-import os.path
+import faulthandler, os.path
 
 ROOT = os.path.dirname(ray.__file__)
 ray.init(num_cpus=2)
@@ -43,32 +43,30 @@ def act():
         ray.cancel(echo.remote())
 
 class Interrupter:
+    # Sends SIGINT where Python itself looks for signals: at the start of a function, and at the end of a call.
+
     def __init__(self, at):
         self.left, self.where = at, None
 
-    def enter(self, frame, event, arg):
+    def __call__(self, frame, event, arg):
         name = frame.f_code.co_filename
-        return self.line if name.startswith(ROOT) and not name.endswith("interrupts.py") else None
-
-    def line(self, frame, event, arg):
-        if event == "line":
+        if event in ("call", "c_return") and name.startswith(ROOT) and not name.endswith("interrupts.py"):
             self.left -= 1
             if self.left == 0:
-                self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}"
+                self.where = f"{os.path.basename(name)}:{frame.f_lineno} {frame.f_code.co_name} {event}"
                 signal.raise_signal(signal.SIGINT)
-        return self.line
 
 def attempt(at):
     interrupter = Interrupter(at)
     try:
         try:
-            sys.settrace(interrupter.enter)
+            sys.setprofile(interrupter)
             act()
-            sys.settrace(None)
+            sys.setprofile(None)
             if interrupter.where is not None:
                 time.sleep(1)  # one that had to wait comes now
         finally:
-            sys.settrace(None)
+            sys.setprofile(None)
         came = False
     except KeyboardInterrupt:
         came = True
@@ -82,20 +80,21 @@ def is_well(value):
 
 for _ in range(5):
     act()
-at = 1
+at, faults = 1, []
 while True:
+    faulthandler.dump_traceback_later(15, exit=True)  # where the program hangs, if it does
     where, came = attempt(at)
     if where is None:
         break
     if not came:
-        print("LOST at", where)
-        os._exit(1)
+        faults.append("lost: " + where)
     if not is_well(at):
-        print("BROKEN by Ctrl-C at", where)
+        print("BROKEN by Ctrl-C at", where, "earlier:", faults, flush=True)
         os._exit(1)
     at += step
+faulthandler.cancel_dump_traceback_later()
 gc.collect()
-print(at, "lines")
+print(at, "points")
 engine = ray.core.engine.current()
 deadline = time.monotonic() + 5
 while time.monotonic() < deadline and (len(engine.hub.rows) > 2 or engine.hub.arena.used):
@@ -103,14 +102,14 @@ while time.monotonic() < deadline and (len(engine.hub.rows) > 2 or engine.hub.ar
     gc.collect()
     time.sleep(0.05)
 print("rows", len(engine.hub.rows), "bytes", engine.hub.arena.used)
-sys.stdout.flush()
+assert not faults, faults
 assert len(engine.hub.rows) == 2, engine.hub.rows
 assert engine.hub.arena.used == 0
 """
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(70)
 @pytest.mark.parametrize("mode", ["get", "put", "wait", "call", "actor", "cancel"])
-def test_ctrl_c_at_any_line_is_raised_and_leaves_the_session_whole(mode: str) -> None:
-    print(output_of(PROGRAM, mode, "1", timeout=180))
+def test_ctrl_c_anywhere_is_raised_and_leaves_the_session_whole(mode: str) -> None:
+    print(output_of(PROGRAM, mode, "1", timeout=60))

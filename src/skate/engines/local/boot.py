@@ -56,8 +56,16 @@ def memory() -> int:
     return min(total, int(text)) if text.isdigit() else total
 
 
+def search_path() -> list[str]:
+    """`sys.path`, so that it means the same in a process elsewhere."""
+    try:
+        return [os.path.abspath(entry) for entry in sys.path]
+    except FileNotFoundError:  # the working directory is gone, and with it what it stood for
+        return [entry for entry in sys.path if os.path.isabs(entry)]
+
+
 def _spawn(control_fd: int, arena_fd: int, capacity: int) -> int:
-    path = "\n".join(os.path.abspath(entry) for entry in sys.path)
+    path = "\n".join(search_path())
     # Through copies above both targets, so that placing one cannot overwrite the other.
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (control_fd, arena_fd)]
     environment = dict(os.environ)

@@ -175,4 +175,6 @@ class Client:
             with self.lock:
                 key = self.ids.take()
                 self._post_put(key, packed.pickled, packed.refs)
-        return make_ref(key)
+        ref = make_ref(key)
+        self._look()
+        return ref

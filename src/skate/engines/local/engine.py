@@ -69,6 +69,8 @@ class LocalEngine(Client):
     def _look(self) -> None:
         """Called without the lock after each call that was posted."""
         self.submitted += 1
+        if self.pump.interrupts.waiting_since is not None:
+            self.pump.interrupts.deliver()
         if not self.submitted % LOOK_EVERY:
             self.pump.poll()
 

@@ -18,7 +18,7 @@ from skate.core.resources import to_units
 from skate.core.settings import Settings
 from skate.engines.local import errors, state
 from skate.engines.local.arena import Arena
-from skate.engines.local.boot import POKE, Boot, memory
+from skate.engines.local.boot import POKE, Boot, memory, search_path
 from skate.engines.local.link import BrokenFrame, Link
 from skate.engines.local.logs import LogPipe
 from skate.engines.local.messages import Welcome, to_hub
@@ -51,7 +51,7 @@ class Host:
         self.hub = Requests(settings, _resources(settings, boot.capacity), self.arena, self)
         self.pump.watch(self.pool.control.fileno(), self._reports)
         self.logs: dict[Worker, tuple[LogPipe, LogPipe]] = {}
-        self.path = [os.path.abspath(entry) for entry in sys.path]
+        self.path = search_path()
         self.preloaded: set[str] = set()
         self.signals: list[tuple[Worker, int]] = []
         self.hub.timers.at(time.monotonic() + REAP_EVERY, self._reap)

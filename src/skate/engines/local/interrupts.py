@@ -7,19 +7,27 @@ it sleeps in `get`, it is raised at once. An engine that does not come out withi
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
 import os
+import pickle
 import signal
 import threading
 import time
 from types import FrameType
 from typing import Any
 
-_FOLDER = os.path.dirname(__file__) + os.sep
-_OUTSIDE = frozenset(_FOLDER + name for name in ("engine.py", "client.py", "turns.py", "interrupts.py"))
-"""These only call the rest: between their lines nothing is half changed."""
-_PUMP = _FOLDER + "pump.py"
-_SLEEPERS = frozenset({"work", "poll"})
-"""Likewise in the pump."""
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
+_OURS = (
+    _PACKAGE + "core" + os.sep,
+    _PACKAGE + "engines" + os.sep,
+    *(_PACKAGE + name for name in ("api.py", "actor.py", "actor_handle.py", "remote_function.py", "session.py")),
+)
+_HERE = os.path.dirname(__file__) + os.sep
+_SLEEPERS = frozenset({(_HERE + "turns.py", "sleep"), (_HERE + "turns.py", "_lead"), (_HERE + "pump.py", "work")})
+"""Where a thread waits: nothing is half done there."""
+_HELPERS = tuple(module.__file__ or "" for module in (threading, pickle, contextlib, copyreg))
+"""What our code calls and what calls us back."""
 AGAIN = 0.002
 PATIENCE = 1.0
 
@@ -69,10 +77,17 @@ class Interrupts:
 
 
 def _inside(frame: FrameType | None) -> bool:
+    """Whether the innermost code of ours on the stack is at work: it may hold a lock, or be about to."""
     while frame is not None:
         code = frame.f_code
-        file = code.co_filename
-        if file.startswith(_FOLDER) and file not in _OUTSIDE and not (file == _PUMP and code.co_name in _SLEEPERS):
-            return True
+        if code.co_filename.startswith(_OURS):
+            return (code.co_filename, code.co_name) not in _SLEEPERS
         frame = frame.f_back
     return False
+
+
+def at_work(frame: FrameType | None) -> bool:
+    """The same in a worker, where the user's code runs inside of ours: only the innermost frame counts."""
+    while frame is not None and frame.f_code.co_filename.startswith(_HELPERS):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(_OURS)

@@ -32,6 +32,7 @@ from skate.engines.local.messages import (
     Release,
     Resume,
     TaskSpec,
+    Unused,
     Values,
     Welcome,
     Yield,
@@ -196,6 +197,8 @@ class Mailbox(Client):
 
     def _granted(self, message: Grant) -> None:
         self.grants.append((message.offset, message.size))
+        if len(self.grants) > 8:  # results of many sizes: the oldest will hardly be asked for
+            self.link.out.append(Unused([self.grants.pop(0)[0]]))
 
     def _resume(self, message: Resume) -> None:
         self.allowed[message.task] = message.upto
@@ -230,7 +233,9 @@ class Mailbox(Client):
 
     def ask(self, verb: str, *args: Any) -> Any:
         """A question to the hub; its error is raised here."""
-        return decode_any(self._ask(verb, encode_any(args)))
+        answer = decode_any(self._ask(verb, encode_any(args)))
+        self.heed_cancel()
+        return answer
 
     def _ask(self, verb: str, data: bytes) -> bytes:
         request = next(self.requests)
@@ -241,7 +246,6 @@ class Mailbox(Client):
         self.turns.until(lambda: request in replies)
         answer = replies.pop(request)
         assert isinstance(answer, Answer)
-        self.heed_cancel()
         if answer.failed:
             raise unpack(answer.data)
         return answer.data

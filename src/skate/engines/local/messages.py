@@ -279,6 +279,12 @@ class CloseStream(msgspec.Struct, frozen=True, array_like=True, tag=55, gc=False
     stream: int
 
 
+class Unused(msgspec.Struct, frozen=True, array_like=True, tag=57, gc=False):
+    """Blocks that the worker was granted and will not use."""
+
+    offsets: list[int]
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=56, gc=False):
     """A worker is up."""
 
@@ -318,6 +324,7 @@ ToHub = (
     | Leaving
     | Next
     | CloseStream
+    | Unused
     | Hello
 )
 

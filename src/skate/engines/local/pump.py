@@ -96,10 +96,14 @@ class Pump:
                 if handler is not None:
                     handler(event)
             self.after()
-        while self.calls:
-            self.calls.popleft()()
+        if self.calls:
+            self._call_back()
         if self.interrupts.waiting_since is not None:
             self.interrupts.deliver()
+
+    def _call_back(self) -> None:
+        while self.calls:
+            self.calls.popleft()()
 
     def poll(self) -> None:
         """Handle what is there, without waiting, unless another thread is at it."""

@@ -28,6 +28,7 @@ from skate.engines.local.messages import (
     Put,
     Release,
     Submit,
+    Unused,
     Values,
     decode_any,
     decode_spawn,
@@ -127,6 +128,11 @@ class Requests(Hub):
     def _item(self, worker: Worker, message: Item) -> None:
         self.own_block(worker, message.value)
         self.made(worker, message)
+
+    def _unused(self, worker: Worker, message: Unused) -> None:
+        for offset, size in [grant for grant in worker.granted if grant[0] in message.offsets]:
+            worker.granted.remove((offset, size))
+            self.arena.free(offset, size)
 
     def _hold(self, worker: Worker, message: Hold) -> None:
         for key in message.keys:
@@ -253,6 +259,7 @@ class Requests(Hub):
 
 _HANDLERS: dict[type, Callable[[Requests, Worker, Any], None]] = {
     Hello: Requests._hello,
+    Unused: Requests._unused,
     Submit: Requests._submit,
     Call: Requests._call,
     Export: Requests._export,

@@ -24,6 +24,7 @@ from skate.engines.local.messages import (
     TaskSpec,
     Value,
 )
+from skate.engines.local.output import Output
 from skate.engines.local.worker_client import ActorExit, WorkerClient
 from skate.exceptions import RayError, TaskCancelledError
 
@@ -38,6 +39,20 @@ class Results:
     """The actor that the worker hosts."""
     hosting: Host | None
     actor_name: str
+    outputs: tuple[Output, ...] = ()
+
+    def show_rest(self) -> None:
+        """Send what a call printed without ending the line; open again what it closed."""
+        for output in self.outputs:
+            if output.closed:
+                self._reopen()
+                return
+            if output.loose:
+                output.settle()
+
+    def _reopen(self) -> None:
+        self.outputs = (Output(1), Output(2))
+        sys.stdout, sys.stderr = self.outputs
 
     def label(self, spec: TaskSpec) -> str:
         """``Class.method`` of a call."""
@@ -107,6 +122,7 @@ class Results:
 
     def deliver(self, spec: TaskSpec, value: Any, took: int) -> None:
         """Send a call's result."""
+        self.show_rest()
         if spec.returns == 1:
             if value is None:
                 self.client.finished(Done(spec.task, NONE, (), took))
@@ -131,6 +147,7 @@ class Results:
 
     def report(self, spec: TaskSpec, error: BaseException, name: str, options: Any, took: int = 0) -> None:
         """Send a call's error; leave when it says so."""
+        self.show_rest()
         client = self.client
         if isinstance(error, SystemExit) and not isinstance(error, ActorExit):
             self._exit_for(error)

@@ -22,7 +22,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import GeneratorType
+from types import FrameType, GeneratorType
 from typing import Any, NoReturn
 
 from skate.core import engine as engines
@@ -31,6 +31,7 @@ from skate.core.calls import NO_ARGUMENTS, fill_call
 from skate.core.spec import CallOptions, Resources, TaskOptions
 from skate.engines.local.arena import Mapping
 from skate.engines.local.boot import OWN_THREADS, POKE
+from skate.engines.local.interrupts import at_work
 from skate.engines.local.link import BlockingLink
 from skate.engines.local.mailbox import IDLE, Running
 from skate.engines.local.messages import (
@@ -47,6 +48,7 @@ from skate.engines.local.messages import (
     Welcome,
     to_worker,
 )
+from skate.engines.local.output import Output
 from skate.engines.local.results import NONE, Results
 from skate.engines.local.worker_client import ActorExit, WorkerClient
 
@@ -303,7 +305,7 @@ class Worker(Results):
 
     # ------------------------------------------------------------------- signals
 
-    def on_interrupt(self, *_: Any) -> None:
+    def on_interrupt(self, _: int, frame: FrameType | None) -> None:
         """A poke: somebody may have cancelled the task that runs, or wants back what waits behind it."""
         client, turns = self.client, self.client.turns
         readable = select.poll()
@@ -311,7 +313,7 @@ class Worker(Results):
         if readable.poll(0):
             # Not in the middle of a message, or while another thread reads: again in a moment.
             if client.reading or client.writing or client.lock.locked() or not turns.lead.acquire(False):
-                threading.Timer(0.002, signal.pthread_kill, (client.main, POKE)).start()
+                self._poke_again()
                 return
             try:
                 while readable.poll(0):
@@ -323,7 +325,23 @@ class Worker(Results):
                 self.link.flush()
             finally:
                 client.lock.release()
-        client.heed_cancel()
+        if client.interruptible and client.current.task in client.cancelled and at_work(frame):
+            self._poke_again()  # not in the middle of a message or a count
+        else:
+            client.heed_cancel()
+
+    def disown(self) -> None:
+        """In a process that the user's code forked: the link is the parent's, and so are its locks."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (self.link.read_fd, self.link.write_fd):
+            os.dup2(null, fd)
+        os.close(null)
+        self.link.out.clear()
+        self.client.lock = threading.Lock()
+        self.client.turns.lead = threading.Lock()
+
+    def _poke_again(self) -> None:
+        threading.Timer(0.002, signal.pthread_kill, (self.client.main, POKE)).start()
 
 
 def has_coroutines(cls: type) -> bool:
@@ -367,12 +385,13 @@ def main(read_fd: int, write_fd: int, arena_fd: int, capacity: int) -> NoReturn:
         welcome = messages[0]
         if os.path.isdir(welcome.folder):
             os.chdir(welcome.folder)
-        sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stdout, sys.stderr = outputs = (Output(1), Output(2))
         _set_up(welcome)
         client = WorkerClient(link, welcome, lambda: Mapping(arena_fd, capacity))
         worker = Worker(link, client)
+        worker.outputs = outputs
         engines.use(client)
+        os.register_at_fork(after_in_child=worker.disown)
         signal.signal(POKE, worker.on_interrupt)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         refs.released.clear()

@@ -32,9 +32,11 @@ from skate.engines.local.messages import (
     Stored,
     Submit,
     TaskSpec,
+    Unused,
     Value,
     Values,
     Welcome,
+    decode_any,
     decode_info,
     encode_any,
     encoder,
@@ -44,6 +46,10 @@ from skate.engines.local.rows import END, FAILED, PENDING
 
 if TYPE_CHECKING:
     import asyncio
+
+
+LARGEST_SPARE = 4 << 20
+MOST_SPARES = 4
 
 
 class WorkerClient(Mailbox):
@@ -133,13 +139,22 @@ class WorkerClient(Mailbox):
                 self.grants.remove(grant)
                 self.taken[grant[0]] = grant[1]
                 return grant[0]
-        offset: int = self.ask("allocate", size)
+        offset: int = decode_any(self._ask("allocate", encode_any((size,))))
         self.taken[offset] = size
+        self.heed_cancel()
         return offset
 
     def _free(self, value: Stored) -> None:
         if self.taken.pop(value.offset, None) is not None:
-            self.grants.append((value.offset, value.size))
+            self._spare(value.offset, value.size)
+
+    def _spare(self, offset: int, size: int) -> None:
+        """Keep a block for the next result, or give it back."""
+        if size <= LARGEST_SPARE and len(self.grants) < MOST_SPARES:
+            self.grants.append((offset, size))
+        else:
+            with self.lock:
+                self.link.out.append(Unused([offset]))
 
     def sent(self, value: Value) -> None:
         """A value has gone into a message: its block is the hub's."""
@@ -149,7 +164,7 @@ class WorkerClient(Mailbox):
     def reclaim(self) -> None:
         """A call has ended: what it allocated and did not send serves the next."""
         while self.taken:
-            self.grants.append(self.taken.popitem())
+            self._spare(*self.taken.popitem())
 
     def _block(self, offset: int, size: int) -> memoryview:
         return self.mapping.slice(offset, size)

@@ -158,11 +158,12 @@ class Zygote:
                 self._report("ended", client, os.waitstatus_to_exitcode(status))
 
     def end(self) -> None:
-        """Leave no child behind, not even dying."""
+        """Leave no child behind, not even dying, nor what they have started."""
         for pid in self.children:
             os.kill(pid, signal.SIGKILL)
         for pid in self.children:
             os.waitpid(pid, 0)
+        os.killpg(0, signal.SIGKILL)  # processes that tasks forked are in this group; and we with them
 
 
 def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
