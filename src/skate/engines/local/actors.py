@@ -304,6 +304,7 @@ class Actors(Table):
             self._restart(actor, worker, running, reason)
 
     def _restart(self, actor: Actor, worker: Worker, running: list[Row], how: str) -> None:
+        self.hold(actor.key)  # its last handle may go with one of its calls
         actor.restarts += 1
         actor.constructed = False
         again: dict[Worker | None, list[Row]] = {}
@@ -324,7 +325,9 @@ class Actors(Table):
             actor.queues.setdefault(owner, deque()).extendleft(reversed(rows))
         row = self.rows[actor.key]
         row.worker = None
-        self.enqueue(row)
+        if not actor.dead:
+            self.enqueue(row)
+        self.release(actor.key)
 
     def bury(self, actor: Actor, cause: bytes, running: list[Row] | None = None) -> None:
         """An actor is dead for good: every call it has not answered fails with `cause`."""

@@ -1,7 +1,7 @@
 """Shared memory for large values: one memfd, mapped once in every process, blocks recycled.
 
-Only the hub's process allocates. Blocks are multiples of a page, kept in a best-fit free list that joins neighbours and
-prefers what was freed last, so that a loop of puts writes to warm memory. The file grows by `posix_fallocate`, which
+Only the hub's process allocates. Blocks are multiples of a page, kept in a best-fit free list that joins neighbours, so
+that a loop of puts writes to the same warm memory. The file grows by `posix_fallocate`, which
 says ENOSPC where touching a page that is not there would kill the process with SIGBUS. A memfd has no name: whatever
 dies, nothing is left behind.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import inspect
 import os
 import sys
@@ -51,8 +52,14 @@ class Results:
                 output.settle()
 
     def _reopen(self) -> None:
-        self.outputs = (Output(1), Output(2))
-        sys.stdout, sys.stderr = self.outputs
+        streams = []
+        for fd in (1, 2):
+            try:
+                streams.append(Output(fd))
+            except OSError:  # the descriptor is closed too
+                streams.append(Output(os.open(os.devnull, os.O_WRONLY)))
+        sys.stdout, sys.stderr = streams
+        self.outputs = tuple(streams)
 
     def label(self, spec: TaskSpec) -> str:
         """``Class.method`` of a call."""
@@ -185,6 +192,7 @@ class Results:
                 self.instance.__ray_shutdown__()
             atexit._run_exitfuncs()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(ValueError, OSError):  # closed, or nobody reads
+                    stream.flush()
             os._exit(code)
