@@ -47,7 +47,9 @@ def test_unknown_option_is_named_beside_the_valid_ones(call, session: None) -> N
         call()
 
 
-@pytest.mark.parametrize("options", [{"num_cpus": "two"}, {"max_retries": 1.5}, {"resources": [1]}, {"num_returns": -3}])
+@pytest.mark.parametrize(
+    "options", [{"num_cpus": "two"}, {"max_retries": 1.5}, {"resources": [1]}, {"num_returns": -3}]
+)
 def test_option_of_the_wrong_type_is_refused_at_once(options: dict[str, object], session: None) -> None:
     (name,) = options
     with pytest.raises((TypeError, ValueError), match=name):
@@ -60,7 +62,8 @@ def test_remote_function_called_directly_says_how_to_call_it(session: None) -> N
 
 
 @pytest.mark.parametrize(
-    "send", [lambda value: echo.remote(value), lambda value: echo.remote([{"a": value}]), lambda value: skate.put(value)]
+    "send",
+    [lambda value: echo.remote(value), lambda value: echo.remote([{"a": value}]), lambda value: skate.put(value)],
 )
 def test_unpicklable_argument_names_the_path_to_the_culprit(send, session: None) -> None:
     with pytest.raises(TypeError, match=r"\.config -> \['guard'\]"):
@@ -73,7 +76,9 @@ def test_unpicklable_result_names_the_path_to_the_culprit(session: None) -> None
     assert skate.get(echo.remote(1), timeout=10) == 1
 
 
-@pytest.mark.parametrize(("wrong", "kind"), [(17, ValueError), ([17], TypeError), ("abc", ValueError), (None, ValueError)])
+@pytest.mark.parametrize(
+    ("wrong", "kind"), [(17, ValueError), ([17], TypeError), ("abc", ValueError), (None, ValueError)]
+)
 def test_get_of_what_is_no_reference_is_refused(wrong: object, kind: type[Exception], session: None) -> None:
     with pytest.raises(kind, match="ObjectRef|references"):
         skate.get(wrong)

@@ -49,7 +49,9 @@ def test_task_that_closes_descriptors_ends_with_a_value_or_a_clear_error(
     assert all(not file.stat().st_size for file in tmp_path.iterdir()), "the engine wrote into a task's file"
 
 
-@pytest.mark.parametrize("how", ["sys.exit(3)", "raise ValueError('child')", "value = 'child'", "os._exit(0)", "os.abort()"])
+@pytest.mark.parametrize(
+    "how", ["sys.exit(3)", "raise ValueError('child')", "value = 'child'", "os._exit(0)", "os.abort()"]
+)
 def test_forked_child_of_a_task_does_not_talk_for_it(how: str, one_cpu: None) -> None:
     @skate.remote(max_retries=0)
     def parent() -> object:

@@ -50,7 +50,7 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
     def run(number: int) -> None:
         try:
             work(number)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  it is checked below
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=[number], daemon=True) for number in range(count)]
@@ -246,7 +246,7 @@ def test_forked_child_of_the_driver_is_refused_and_may_start_its_own_session() -
 
     ray.init(num_cpus=2)
     stop = threading.Event()
-    threads = [threading.Thread(target=lambda: [ray.get(echo.remote(1)) for _ in iter(stop.is_set, True)]) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: [ray.get(echo.remote(1)) for _ in iter(stop.is_set, True)]) for _ in range(2)]  # noqa: E501
     for thread in threads:
         thread.start()
     ref = ray.put(5)

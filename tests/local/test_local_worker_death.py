@@ -168,7 +168,9 @@ def test_actor_restarts_under_fire_and_answers_every_call_once_or_with_an_error(
             except exceptions.ActorUnavailableError:
                 failed += 1
     assert answered + failed == 12 * 200
-    assert answered > 12 * 50  # those before the kill; a call under way at the death may have run: it is not tried again
+    assert (
+        answered > 12 * 50
+    )  # those before the kill; a call under way at the death may have run: it is not tried again
 
 
 def test_actor_restarts_under_fire_lose_no_call_that_may_be_retried(session: None) -> None:

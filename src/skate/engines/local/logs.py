@@ -67,5 +67,5 @@ class LogPipe:
             except UnicodeEncodeError as error:
                 stream.write(shown.encode(error.encoding, "backslashreplace").decode(error.encoding))
             stream.flush()
-        except (OSError, ValueError):
-            self.quiet = True  # closed or full: nobody reads any more, and the program goes on
+        except (OSError, ValueError, AttributeError):
+            self.quiet = True  # closed, full, or no real stream: nobody reads any more, and the program goes on
