@@ -152,6 +152,9 @@ class Scheduler:
                 queue.popleft()
                 continue
             if running:
+                head = next(iter(running.values())).spec
+                if head is None or self.depth(head.function) == 1:
+                    return  # what it runs may take long: nothing waits behind that while another worker is to be had
                 if worker.batch >= BATCH and len(self.waiting) > 1 and self._somebody_older(family):
                     return  # it runs dry, and the others have their turn
                 share = len(queue) // len(family.workers) + 1
