@@ -112,7 +112,6 @@ def test_cancelled_waiter_gives_its_cpu_back_for_good(recursive: bool, session: 
     assert eventually(lambda: free_cpus() == 2)
 
 
-@pytest.mark.xfail(reason="known fault: a caught error keeps its frames until the garbage collector runs", strict=False)
 def test_cancel_of_a_deep_nest_ends_all_of_it(one_cpu: None) -> None:
     @skate.remote
     def down(depth: int) -> object:

@@ -169,7 +169,6 @@ else:
 """
 
 
-@pytest.mark.xfail(reason="known fault: a caught error keeps its frames until the garbage collector runs", strict=False)
 @pytest.mark.parametrize("where", ["driver", "task that catches it", "task that ends with it"])
 @pytest.mark.parametrize("how", ["error", "crash", "cancel", "own error"])
 def test_caught_error_keeps_nothing_of_the_frames_it_went_through(how: str, where: str) -> None:

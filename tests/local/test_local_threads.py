@@ -237,7 +237,6 @@ def test_await_given_up_leaves_the_object_to_others(session: None) -> None:
     assert asyncio.run(give_up(sleeper.remote(0.4))) == 0.4
 
 
-@pytest.mark.xfail(run=False, reason="known fault: a child forked while other threads are inside the engine may hang")
 def test_forked_child_of_the_driver_is_refused_and_may_start_its_own_session() -> None:
     text = """
     @ray.remote

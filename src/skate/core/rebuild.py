@@ -17,17 +17,7 @@ _FIELDS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 def recipe(error: BaseException, around: frozenset[int] = frozenset()) -> tuple[Any, ...]:
     """What `__reduce__` is to return for `error`; `around`: ids of the errors it is part of."""
     inside = around | {id(error)}
-    sealed: dict[int, _Sealed] = {}
-
-    def seal(value: Any) -> Any:
-        if type(value) in (list, tuple):
-            return type(value)(map(seal, value))
-        if not isinstance(value, BaseException) or not _has_plain_pickling(type(value)):
-            return value
-        if id(value) in inside:  # a circle: pickle itself can draw it, this module cannot
-            return value
-        return sealed.setdefault(id(value), _Sealed(value, inside))
-
+    seal = _Sealer(inside)
     args = BaseException.args.__get__(error)  # type: ignore[attr-defined]
     state = {name: seal(value) for name, value in vars(error).items()}
     fields = {name: seal(value) for name, value in fields_of(error).items()}
@@ -87,6 +77,23 @@ def _rebuild(
     vars(error).update(state)
     fill(error, fields)
     return error
+
+
+class _Sealer:
+    """Puts `_Sealed` in the place of exceptions; an object, since a function that calls itself would keep them all."""
+
+    def __init__(self, inside: frozenset[int]) -> None:
+        self.inside = inside
+        self.sealed: dict[int, _Sealed] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if type(value) in (list, tuple):
+            return type(value)(map(self, value))
+        if not isinstance(value, BaseException) or not _has_plain_pickling(type(value)):
+            return value
+        if id(value) in self.inside:  # a circle: pickle itself can draw it, this module cannot
+            return value
+        return self.sealed.setdefault(id(value), _Sealed(value, self.inside))
 
 
 class _Sealed:

@@ -57,6 +57,11 @@ def task_error(error: BaseException, name: str, *, actor: str | None = None, act
     )
 
 
+def as_raised(error: BaseException) -> BaseException:
+    """How `get` raises a call's error: as an instance of its cause's class where there is one."""
+    return error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+
+
 def pack_error(error: BaseException) -> Packed:
     """Pack an error; one that cannot be pickled, or not be rebuilt, keeps its text and its class's name."""
     try:

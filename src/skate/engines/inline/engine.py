@@ -21,6 +21,7 @@ from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import dump_definition, pack
 from skate.core.settings import Settings
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
+from skate.engines.execution import as_raised
 from skate.engines.inline.actors import Actor
 from skate.engines.inline.lanes import JOIN
 from skate.engines.inline.records import END, FAILED, PENDING, Call, Row, current, success
@@ -36,7 +37,6 @@ from skate.exceptions import (
     ActorHandleNotFoundError,
     GetTimeoutError,
     PendingCallsLimitExceeded,
-    RayTaskError,
 )
 
 
@@ -402,7 +402,4 @@ class InlineEngine:
 
 
 def _raise(row: Row) -> None:
-    error = read(row.data)
-    if isinstance(error, RayTaskError):
-        raise error.as_instanceof_cause()
-    raise error
+    raise as_raised(read(row.data))  # a variable would keep the caller's frames alive

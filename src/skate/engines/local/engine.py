@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib  # noqa: F401  see below
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import cloudpickle  # noqa: F401  the first call needs both: here they load beside the zygote, and no fork meets them halfway
 
 from skate import exceptions
 from skate.core import ids, refs
