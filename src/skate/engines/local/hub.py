@@ -66,6 +66,9 @@ class Hub(Tasks):
                 return  # the worker says how it ended
         # Not begun, or a sync method, which cannot be stopped half way: whoever waits for it need not wait on.
         owner = row.owner
+        if worker is not None:
+            worker.lingering[spec.task] = spec
+            self.hold_inputs(spec)
         self.finish(row, FAILED, errors.cancelled(self.label(row)))
         actor = self.actors.get(spec.actor)
         if actor is not None:
@@ -107,6 +110,7 @@ class Hub(Tasks):
         for task in reversed(tasks):
             row = worker.running.pop(task, None)
             if row is None or row.spec is None:
+                self.lingered(worker, task)
                 continue
             row.worker = None
             if row.cancelled:
@@ -129,6 +133,8 @@ class Hub(Tasks):
         worker.running = {}
         for offset, size in worker.granted:
             self.arena.free(offset, size)
+        for task in list(worker.lingering):
+            self.lingered(worker, task)
         if worker.actor is not None:
             self.host_died(worker, worker.actor, running, how)
         else:

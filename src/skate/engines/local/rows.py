@@ -69,6 +69,7 @@ class Worker:
         "known",
         "last",
         "leaving",
+        "lingering",
         "link",
         "low",
         "options",
@@ -90,6 +91,8 @@ class Worker:
         self.up = False
         self.running: dict[int, Row] = {}
         """Calls sent and not ended, in order; a plain worker runs the first."""
+        self.lingering: dict[int, TaskSpec] = {}
+        """Calls given up while they run on: their inputs stay where they are until they end."""
         self.known: set[bytes] = set()
         self.held: set[int] = set()
         self.options: Any = None

@@ -87,7 +87,7 @@ class Table:
             return
         for inner in refs:
             self.hold(inner)
-        row.value = value
+        row.value = _named(value, key)
         row.refs = refs
         row.state = state
         if state == FAILED:
@@ -156,6 +156,13 @@ class Table:
         if row.missing == 0 and row.state == PENDING:
             ready(row)
 
+    def hold_inputs(self, spec: TaskSpec) -> None:
+        """Keep a call's inputs for one more `unpin`."""
+        for key in (*spec.deps, *spec.refs):
+            self.hold(key)
+        if type(spec.args) is Stored:
+            self.hold(spec.args.key)
+
     def unpin(self, spec: TaskSpec) -> None:
         """A call has ended: its inputs count one less."""
         for key in spec.deps:
@@ -202,7 +209,7 @@ class Table:
         if stream.items:
             state, value, refs = stream.items.popleft()
             row.refs = refs
-            row.value = value
+            row.value = _named(value, key)
             row.state = state
             if state == FAILED:
                 self.failures += 1
@@ -242,3 +249,8 @@ class Table:
             del self.streams[task]
             return False
         return True
+
+
+def _named(value: Any, key: int) -> Any:
+    """A stored value under the key of its object, for views of it count there: an item is made before it has one."""
+    return Stored(key, value.offset, value.size) if type(value) is Stored and value.key != key else value

@@ -232,12 +232,10 @@ class Tasks(Actors):
             self._close_questions(worker)
         if type(message.value) is Stored:
             self.own_block(worker, message.value)
-        if row is None:
+        spec = row.spec if row is not None else None
+        if row is None or spec is None:  # ended before, by a cancel
             self.discard(message.value)
-            return
-        spec = row.spec
-        if spec is None:  # ended before, by a cancel
-            self.discard(message.value)
+            self.lingered(worker, message.task)
         else:
             actor = worker.actor
             if actor is None:
@@ -290,6 +288,7 @@ class Tasks(Actors):
         if row is None or spec is None:
             for value in message.values:
                 self.discard(value)
+            self.lingered(worker, message.task)
         else:
             if worker.actor is None:
                 self.scheduler.measured(spec.function, message.took)
@@ -308,6 +307,7 @@ class Tasks(Actors):
             self._close_questions(worker)
         spec = row.spec if row is not None else None
         if row is None or spec is None:
+            self.lingered(worker, message.task)
             self._refill(worker)
             return
         if spec.actor:
@@ -358,6 +358,12 @@ class Tasks(Actors):
         if worker.actor is None:
             for question in list(worker.questions):
                 question.close()
+
+    def lingered(self, worker: Worker, task: int) -> None:
+        """A call that was given up has ended after all, or was never begun."""
+        spec = worker.lingering.pop(task, None)
+        if spec is not None:
+            self.unpin(spec)
 
     def own_block(self, worker: Worker, value: Any) -> None:
         """A block that the worker was granted has become a value's."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 
+import numpy as np
 import pytest
 
 from skate.testing.contract import differs_on_ray, needs_background
@@ -370,6 +371,29 @@ def test_running_call_of_a_sync_actor_goes_on_to_its_end(ray):
     time.sleep(0.3)
     ray.cancel(ref)
     assert ray.get(a.ping.remote(), timeout=20) == "alive"
+
+
+@pytest.mark.parametrize("given", ["by value", "by reference"])
+def test_cancelled_call_that_goes_on_keeps_its_argument(ray, given):
+    @ray.remote
+    class Reader:
+        def read(self, array):
+            time.sleep(0.5)
+            self.seen = (int(array.min()), int(array.max()))
+
+        def last(self):
+            return self.seen
+
+    reader = Reader.remote()
+    ray.get(reader.__ray_ready__.remote())
+    mine = np.full(1 << 16, 7)
+    call = reader.read.remote(mine if given == "by value" else ray.put(mine))
+    time.sleep(0.15)
+    ray.cancel(call)
+    del call
+    others = [ray.put(np.full(1 << 16, 9)) for _ in range(4)]
+    assert ray.get(reader.last.remote()) == (7, 7)
+    assert len(others) == 4
 
 
 def test_generator_can_be_cancelled(ray, tally):

@@ -221,6 +221,19 @@ def test_large_items(ray):
     assert [int(ray.get(r)[0]) for r in g.remote()] == [0, 1, 2, 3]
 
 
+def test_arrays_of_items_outlive_their_refs(ray):
+    @ray.remote
+    def g():
+        for i in range(12):
+            yield np.full(1 << 15, i)
+
+    kept = []
+    for ref in g.remote():
+        kept.append(ray.get(ref))
+        del ref
+    assert [(int(a.min()), int(a.max())) for a in kept] == [(i, i) for i in range(12)]
+
+
 def test_items_may_be_refs_and_none(ray):
     @ray.remote
     def g():
