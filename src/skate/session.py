@@ -14,7 +14,7 @@ from skate.core import engine as engines
 from skate.core import refs
 from skate.core.environment import pack_environment
 from skate.core.folder import SessionFolder
-from skate.core.settings import Settings
+from skate.core.settings import Settings, spilling
 
 _lock = threading.RLock()
 _folder: SessionFolder | None = None
@@ -124,6 +124,11 @@ def init(
         engine: ``"local"``, ``"inline"`` or ``"ray"``; the environment variable SKATE_ENGINE, then
             ``"local"``, when None.
 
+    Objects past `object_store_memory` go to files in the system's place for temporary files, or in the
+    directory that ``_system_config={"object_spilling_config": ...}`` (as Ray has it), `_temp_dir` or the
+    environment variable SKATE_SPILL_DIRECTORY names. SKATE_SPILL_LIMIT is the most bytes that they may
+    take; ``_system_config={"local_fs_capacity_threshold": 0.95}`` is how full that disk may become.
+
     The remaining arguments are Ray's; they configure what an embedded engine does not have
     (dashboard, daemons' logs, cgroups) and have no effect.
 
@@ -151,6 +156,7 @@ def init(
         environment=pack_environment(_job_environment(runtime_env, job_config), job=True),
         log_to_driver=log_to_driver is None or bool(log_to_driver),
         address=_address(address),
+        **spilling(kwargs.get("_system_config"), kwargs.get("_temp_dir"), os.environ),
     )
     with _lock:
         running = engines.running()

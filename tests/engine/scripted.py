@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import zlib
 from typing import Any
 
 from skate.core.ids import IdSource
@@ -94,6 +95,8 @@ class Session:
         self.signals: list[tuple[Worker, int]] = []
         self.warnings: list[str] = []
         self.dropped: list[int] = []
+        self.disk: dict[int, bytes] = {}
+        self.disk_problem = ""
         self._options: dict[TaskOptions, TaskOptions] = {}
         for name in (b"f", b"g", b"h", b"Class"):
             self.hub.definitions[name] = Export(name, b"pickle of " + name, name.decode())
@@ -124,6 +127,37 @@ class Session:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+    def spill(self, key: int, offset: int, size: int) -> int | None:
+        if self.disk_problem:
+            return None
+        self.disk[key] = bytes(self.arena.map().slice(offset, size))
+        return zlib.crc32(self.disk[key])
+
+    def reserve_spill(self, key: int, size: int) -> bool:
+        return not self.disk_problem
+
+    def spilled(self, key: int, check: int) -> None:
+        self.disk.setdefault(key, b"")
+
+    def restore(self, value: Stored, offset: int) -> bool:
+        data = self.disk.get(value.key)
+        if data is None or zlib.crc32(data) != ~value.offset:
+            return False
+        self.arena.map().slice(offset, value.size)[:] = data
+        return True
+
+    def unspill(self, key: int, size: int) -> None:
+        self.disk.pop(key, None)
+
+    def rename_spill(self, key: int, name: int) -> None:
+        self.disk[name] = self.disk.pop(key)
+
+    def spill_folder(self) -> str:
+        return "nowhere"
+
+    def why_not_spilled(self) -> str:
+        return self.disk_problem
 
     def collect(self) -> None:
         while self.dropped:
@@ -164,7 +198,14 @@ class Session:
 
     def block(self, size: int = PAGE, key: int = 0) -> Stored:
         """A value in the arena, as a worker or the driver laid it down."""
-        return Stored(key or self.ids.take(), self.hub.allocate(size), size)
+        key = key or self.ids.take()
+        offset = self.hub.allocate(key, size)
+        return Stored(key, offset, size) if offset >= 0 else self.file(key, size)
+
+    def file(self, key: int, size: int) -> Stored:
+        """A value that went to a file at once."""
+        self.disk[key] = bytes(size)
+        return Stored(key, ~zlib.crc32(self.disk[key]), size)
 
     def actor(
         self,

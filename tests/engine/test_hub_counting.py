@@ -85,12 +85,19 @@ class Counting(RuleBasedStateMachine):
         if unused and data.draw(st.booleans()):
             self.laid_down.append(unused[-1])
             return Stored(self.session.ids.take(), *unused[-1])
-        self.session.tell(worker, Ask(1, "allocate", encode_any([size])))
+        key = self.session.ids.take()
+        self.session.tell(worker, Ask(1, "allocate", encode_any([key, size])))
+        if worker.aside.pop(key, 0):  # the store is full of what is being read: the value went to a file
+            return self.session.file(key, size)
         self.laid_down.append(worker.granted[-1])
         return Stored(self.session.ids.take(), *worker.granted[-1])
 
     def rekey(self, value: bytes | Stored, key: int) -> bytes | Stored:
-        return Stored(key, value.offset, value.size) if isinstance(value, Stored) else value
+        if not isinstance(value, Stored):
+            return value
+        if value.offset < 0:
+            self.session.rename_spill(value.key, key)
+        return Stored(key, value.offset, value.size)
 
     def knows(self, worker: Worker) -> set[int]:
         """What the code in a worker can name: what it holds, and the references inside its arguments."""
@@ -350,9 +357,11 @@ class Counting(RuleBasedStateMachine):
         hub = self.session.hub
         stored = [row.value for row in hub.rows.values() if isinstance(row.value, Stored)]
         stored += [
-            value for stream in hub.streams.values() for _, value, _ in stream.items if isinstance(value, Stored)
+            row.value for stream in hub.streams.values() for row in stream.items if isinstance(row.value, Stored)
         ]
-        blocks = [(value.offset, value.size) for value in stored]
+        blocks = [(value.offset, value.size) for value in stored if value.offset >= 0]
+        assert {value.key for value in stored if value.offset < 0} <= set(self.session.disk), "a file is gone"
+        assert set(self.session.disk) <= {value.key for value in stored}, "a file has no owner"
         blocks += [grant for worker in hub.workers.values() for grant in worker.granted]
         assert len({offset for offset, _ in blocks}) == len(blocks), "two objects share a block"
         assert self.session.arena.used == sum(-(-size // PAGE) * PAGE for _, size in blocks), "a block has no owner"

@@ -72,16 +72,16 @@ def test_value_larger_than_the_store_is_refused_with_both_sizes(where: str, stor
     assert skate.get(measure.remote(np.ones(MB, dtype=np.uint8)), timeout=10) == MB
 
 
-def test_full_store_says_so_and_takes_more_once_something_is_dropped(store: None) -> None:
-    kept = [skate.put(np.full(9 * MB, i, dtype=np.uint8)) for i in range(11)]
-    with pytest.raises(exceptions.ObjectStoreFullError, match="Drop references"):
-        skate.put(np.ones(9 * MB, dtype=np.uint8))
-    with pytest.raises(exceptions.ObjectStoreFullError):
-        skate.get(make.remote(9), timeout=10)
-    assert [int(skate.get(ref)[0]) for ref in kept] == list(range(11))
-    del kept[3]
-    assert int(skate.get(skate.put(np.full(9 * MB, 77, dtype=np.uint8)))[-1]) == 77
+def test_full_store_takes_more_and_gives_all_of_it_back(store: None) -> None:
+    kept = [skate.put(np.full(9 * MB, i, dtype=np.uint8)) for i in range(30)]
+    results = [make.remote(9) for _ in range(5)]
+    assert [int(skate.get(ref)[0]) for ref in kept] == list(range(30))
+    assert [skate.get(measure.remote(ref), timeout=10) for ref in results] == [9 * MB] * 5
+    views = skate.get(kept)
+    assert [int(view[-1]) for view in views] == list(range(30))
+    del views
     kept.clear()
+    results.clear()
     assert eventually(lambda: used() == 0)
     assert skate.get(measure.remote(skate.put(np.ones(90 * MB, dtype=np.uint8))), timeout=10) == 90 * MB
 

@@ -15,13 +15,14 @@ _LOCK = "lock"
 
 
 class SessionFolder:
-    """A folder in the system's place for temporary files, readable by its owner only."""
+    """A folder in `parent`, by default the system's place for temporary files, readable by its owner only."""
 
-    def __init__(self) -> None:
-        sweep()
+    def __init__(self, parent: str = "") -> None:
+        parent = parent or root()
+        sweep(parent)
         name = f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
-        self.path = os.path.join(_root(), name)
-        unlocked = os.path.join(_root(), f".{name}")  # a name that nobody sweeps, until the lock is taken
+        self.path = os.path.join(parent, name)
+        unlocked = os.path.join(parent, f".{name}")  # a name that nobody sweeps, until the lock is taken
         os.mkdir(unlocked, 0o700)
         self._lock = os.open(os.path.join(unlocked, _LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -35,7 +36,8 @@ class SessionFolder:
             self._lock = -1
 
 
-def _root() -> str:
+def root() -> str:
+    """The system's place for temporary files."""
     # What `tempfile.gettempdir` would find; that module takes longer to import than a session to start.
     for name in ("TMPDIR", "TEMP", "TMP"):
         folder = os.environ.get(name)
@@ -55,14 +57,15 @@ def _delete(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def sweep() -> list[str]:
+def sweep(parent: str = "") -> list[str]:
     """Delete the folders of sessions whose process died, and return their paths."""
-    root = _root()
+    parent = parent or root()
     swept = []
-    for name in os.listdir(root):
-        if name.startswith(_PREFIX) and _abandoned(os.path.join(root, name)):
-            _delete(os.path.join(root, name))
-            swept.append(os.path.join(root, name))
+    for name in os.listdir(parent):
+        path = os.path.join(parent, name)
+        if name.startswith(_PREFIX) and _abandoned(path):
+            _delete(path)
+            swept.append(path)
     return swept
 
 

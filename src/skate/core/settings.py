@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 
@@ -16,6 +21,12 @@ class Settings(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     object_store_memory: int | None = None
     """Bytes; None: the engine's choice."""
+    spill_folder: str = ""
+    """Where objects go that do not fit; empty: the system's place for temporary files."""
+    spill_limit: int | None = None
+    """Bytes that they may take there; None: as much as the disk allows."""
+    disk_full: float = 0.95
+    """Part of that disk in use at which nothing more is written."""
     namespace: str = ""
     """Never empty when an engine sees it: a fresh one if none was given."""
     environment: str = ""
@@ -23,3 +34,37 @@ class Settings(msgspec.Struct, frozen=True):
     log_to_driver: bool = True
     address: str = ""
     """The cluster to join; empty: start a session of our own."""
+
+
+def spilling(system_config: Any, temp_dir: Any, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The `Settings` of spilling, from Ray's ``_system_config`` and ``_temp_dir`` and from SKATE_SPILL_*.
+
+    Raises ValueError or TypeError for what is no directory, no number of bytes, or a kind of storage that is not there.
+    """
+    config = _mapping("_system_config", system_config)
+    storage = config.get("object_spilling_config") or {}
+    if isinstance(storage, str):
+        storage = json.loads(storage)
+    storage = _mapping("object_spilling_config", storage)
+    if storage.get("type", "filesystem") != "filesystem":
+        raise ValueError(f"object_spilling_config: type {storage['type']!r} is not built; there is 'filesystem'.")
+    folder = _mapping("params", storage.get("params")).get("directory_path") or temp_dir
+    if isinstance(folder, list):
+        folder = folder[0] if folder else None
+    folder = folder or environ.get("SKATE_SPILL_DIRECTORY") or ""
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    limit = environ.get("SKATE_SPILL_LIMIT") or None
+    if limit is not None and not limit.isdigit():
+        raise ValueError(f"SKATE_SPILL_LIMIT={limit!r}: must be a number of bytes")
+    return {
+        "spill_folder": str(folder),
+        "spill_limit": None if limit is None else int(limit),
+        "disk_full": float(config.get("local_fs_capacity_threshold", 0.95)),
+    }
+
+
+def _mapping(name: str, given: Any) -> Mapping[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"init: {name} must be a dict, not {type(given).__name__}: {given!r}")
+    return given or {}

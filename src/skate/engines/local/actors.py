@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from skate.core.spec import ActorInfo, CallOptions
 from skate.engines.local import errors
-from skate.engines.local.messages import Calling, Failed, Feed, Host, Leave, TaskSpec
-from skate.engines.local.rows import FAILED, READY, Actor, Row, Worker
-from skate.engines.local.table import Table
+from skate.engines.local.lineage import Lineage
+from skate.engines.local.messages import Calling, Failed, Feed, Host, Leave, Stored, TaskSpec
+from skate.engines.local.rows import FAILED, METHOD, READY, Actor, Row, Worker
 from skate.exceptions import ActorAlreadyExistsError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 USUAL = CallOptions()
 
 
-class Actors(Table):
+class Actors(Lineage):
     """Calls reach an actor's worker in the order in which each caller made them.
 
     An actor's own row (its key among the objects) counts its handles.
@@ -95,17 +95,17 @@ class Actors(Table):
         """Send a definition that the worker does not know yet."""
         raise NotImplementedError
 
-    def host(self, worker: Worker, row: Row) -> None:
+    def host(self, worker: Worker, row: Row, spec: TaskSpec, feed: Feed | None) -> None:
         """A worker is leased for an actor: construct it there, then send what waits."""
-        actor, spec = row.actor, row.spec
-        assert actor is not None and spec is not None
+        actor = row.actor
+        assert actor is not None
         worker.actor = actor
         actor.worker = worker
         if spec.function not in worker.known:
             self.define(worker, spec.function)
         worker.link.send(Host(actor.info, actor.restarts > 0, worker.gpus))
-        if spec.deps:
-            worker.link.send(Feed([self.rows[key].value for key in spec.deps]))
+        if feed:
+            worker.link.send(feed)
         worker.link.send(spec)
         for owner in list(actor.queues):
             self.send_waiting(actor, owner)
@@ -118,7 +118,7 @@ class Actors(Table):
         if actor is not None and not actor.dead and 0 <= actor.info.options.max_pending_calls <= actor.pending:
             self.discard(spec.args)
             raise errors.too_many_calls(actor)
-        row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent, maker=-1)
+        row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent, maker=METHOD)
         if spec.returns != 1:
             self._more_returns(spec, row, owner)
         elif owner is not None:
@@ -134,7 +134,7 @@ class Actors(Table):
             actor.queues.setdefault(owner, deque()).append(row)
             if worker is not None:
                 self.send_waiting(actor, owner)
-        elif spec.deps or options is not USUAL:
+        elif spec.deps or options is not USUAL or type(spec.args) is not bytes:
             self._send_call(worker, row, spec)
         else:  # the common case, in line
             running = worker.running
@@ -176,7 +176,7 @@ class Actors(Table):
             spec = row.spec
             if spec is None:
                 continue
-            source = self.failed_input(spec) if spec.deps else None
+            source = self.failed_input(spec)
             if source is not None:
                 actor.pending -= 1
                 self.finish(row, FAILED, source.value)
@@ -190,15 +190,28 @@ class Actors(Table):
             self.urgent.append(worker)
         worker.running[spec.task] = row
         row.worker = worker
+        feed = None
+        if spec.deps or type(spec.args) is Stored:
+            supplied = self.supply(row, spec)
+            if supplied is None:
+                self._recall(worker, row, spec)
+                return
+            spec, feed = supplied
         send = worker.link.send
         options = row.options
         if options is not USUAL and (options != USUAL or row.attempt):
             send(Calling(options, row.attempt))
-        if spec.deps:
-            send(Feed([self.rows[key].value for key in spec.deps]))
+        if feed:
+            send(feed)
         if spec.returns == -1:
             self.let_run_ahead(worker, row, spec)
         send(spec)
+
+    def _recall(self, worker: Worker, row: Row, spec: TaskSpec) -> None:
+        """A call that was to be sent has lost an input: it is the first of its caller's again, and waits."""
+        worker.running.pop(spec.task, None)
+        self.actors[spec.actor].queues.setdefault(row.owner, deque()).appendleft(row)
+        self.wait_again(row, spec, self._call_ready)
 
     def let_run_ahead(self, worker: Worker, row: Row, spec: TaskSpec) -> None:
         """A new attempt of a stream may go at once as far as its reader has come."""

@@ -11,6 +11,7 @@ from skate.core.ids import IdSource
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import LARGE, Packed, dump_definition, pack
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
+from skate.engines.local import spills
 from skate.engines.local.messages import Stored, TaskSpec, Value
 
 
@@ -41,8 +42,15 @@ class Client:
     def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
         raise NotImplementedError
 
-    def _allocate(self, size: int) -> int:
-        """Room in the arena; ObjectStoreFullError when there is none."""
+    def _allocate(self, key: int, size: int) -> int:
+        """Room in the arena for the value of `key`; -1 when it is to go to a file at once.
+
+        Raises ObjectStoreFullError or OutOfDiskError when it can go nowhere.
+        """
+        raise NotImplementedError
+
+    def _spill_folder(self) -> str:
+        """Where files of values lie."""
         raise NotImplementedError
 
     def _block(self, offset: int, size: int) -> memoryview:
@@ -142,7 +150,10 @@ class Client:
         if not key:
             with self.lock:
                 key = self.ids.take()
-        stored = Stored(key, self._allocate(packed.size), packed.size)
+        offset = self._allocate(key, packed.size)
+        if offset < 0:
+            return Stored(key, ~spills.lay_down(self._spill_folder(), key, packed), packed.size)
+        stored = Stored(key, offset, packed.size)
         try:
             packed.write_into(self._block(stored.offset, packed.size))
         except BaseException:

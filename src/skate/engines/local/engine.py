@@ -19,13 +19,13 @@ from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import unpack
 from skate.core.settings import Settings
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
-from skate.engines.local import errors, state
+from skate.engines.local import errors, spills, state
 from skate.engines.local.boot import Boot
 from skate.engines.local.client import Client
 from skate.engines.local.host import Host, clients
 from skate.engines.local.messages import Export, Stored, TaskSpec, Value
 from skate.engines.local.outcomes import raise_outcome
-from skate.engines.local.rows import END, FAILED, Row
+from skate.engines.local.rows import END, FAILED, READY, Row
 
 if TYPE_CHECKING:
     import asyncio
@@ -86,32 +86,54 @@ class LocalEngine(Client):
             self.host.posted()
         return made
 
-    def _allocate(self, size: int) -> int:
+    def _allocate(self, key: int, size: int) -> int:
         with self.lock:
             if refs.released:
                 self.host.collect()  # what was dropped last is the warmest memory there is
-            return self.hub.allocate(size)
+            return self.hub.allocate(key, size)
+
+    def _spill_folder(self) -> str:
+        return self.host.spill_folder()
 
     def _block(self, offset: int, size: int) -> memoryview:
         return self.arena.map().slice(offset, size)
 
     def _free(self, value: Stored) -> None:
         with self.lock:
-            self.arena.free(value.offset, value.size)
+            self.hub.discard(value)
 
     def _post_put(self, key: int, value: Value, inner: tuple[int, ...]) -> None:
         self.hub.put(key, value, inner, None)
 
     # ------------------------------------------------------------------- objects
 
-    def _load(self, row: Row) -> Any:
-        value = row.value
-        if type(value) is bytes:
-            return unpack(value)
-        key = value.key
+    def _load(self, ref: ObjectRef[Any], row: Row) -> Any:
+        """The value of a row; one that was lost is waited for until it has been made again."""
+        while True:
+            if not row.state:
+                self._await([row], None)
+            if row.state == FAILED:
+                raise_outcome(row.value)
+            data = self._data(ref._key, row)
+            if data is not None:
+                return unpack(data)
+
+    def _data(self, key: int, row: Row) -> bytes | memoryview | None:
+        """The packed value of a ready row; None when it was lost."""
         with self.lock:
-            self.hub.hold(key)
-        return unpack(self.arena.map().read(value.offset, value.size, lambda: refs.released.append(key)))
+            value = self.hub.read(key, row)
+            if row.state != FAILED and type(value) is bytes:
+                return value
+            if row.state == READY and value.offset >= 0:
+                self.hub.hold_view(key)
+                return self.arena.map().read(value.offset, value.size, partial(refs.released.append, ~key))
+            if row.state == READY:  # there was no room to bring it back
+                data = spills.read(self._spill_folder(), key, value.size, ~value.offset)
+                if data is not None:
+                    return memoryview(data).toreadonly()
+                self.hub.lose(key)
+            self.host.posted()  # what was lost is being made again
+            return None
 
     def _row(self, ref: ObjectRef[Any]) -> Row:
         row = self.rows.get(ref._key)
@@ -124,13 +146,16 @@ class LocalEngine(Client):
         rows = [self._row(ref) for ref in refs]
         if any(not row.state for row in rows):
             self._await(rows, timeout)
-        values = []
+        values: list[Any] = []
         for row in rows:
-            if row.state == FAILED:
-                raise_outcome(row.value)
+            if row.state == READY and type(row.value) is bytes:  # the common case, in line
+                values.append(unpack(row.value))
+                continue
             if not row.state:  # the wait ended for the sake of another
-                raise_outcome(next(row.value for row in rows if row.state == FAILED))
-            values.append(unpack(row.value) if type(row.value) is bytes else self._load(row))
+                failed = [other.value for other in rows if other.state == FAILED]
+                if failed:
+                    raise_outcome(failed[0])
+            values.append(self._load(refs[len(values)], row))
         return values
 
     def _await(self, rows: list[Row], timeout: float | None) -> None:
@@ -221,7 +246,7 @@ class LocalEngine(Client):
             try:
                 if row.state == FAILED:
                     raise_outcome(row.value)
-                future.set_result(self._load(row))
+                future.set_result(self._load(ref, row))
             except BaseException as error:  # noqa: BLE001  it belongs to whoever awaits
                 future.set_exception(error)
 

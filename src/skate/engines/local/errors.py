@@ -135,15 +135,26 @@ def unschedulable(label: str, need: Resources, total: dict[str, int], actor: boo
     return packed(kind(infeasible(label, need, total)))
 
 
-def store_full(size: int, used: int, capacity: int) -> exceptions.ObjectStoreFullError:
-    """No room for a value in shared memory."""
-    if size > capacity:
-        why = "It can never fit: split it, or start with a larger object_store_memory."
-    else:
-        why = "Drop references to objects that are no longer needed, or start with a larger object_store_memory."
+def too_large(size: int, capacity: int) -> exceptions.ObjectStoreFullError:
+    """A value that is larger than the store."""
     return exceptions.ObjectStoreFullError(
-        f"No room for an object of {size:,} bytes: {used:,} of the store's {capacity:,} bytes are in use. {why}"
+        f"No room for an object of {size:,} bytes: the store has {capacity:,} bytes. It can never fit: split it, or "
+        "start with a larger object_store_memory."
     )
+
+
+def disk_full(size: int, used: int, capacity: int, problem: str) -> exceptions.OutOfDiskError:
+    """No room for a value in shared memory, nor on the disk that others would go to."""
+    return exceptions.OutOfDiskError(
+        f"No room for an object of {size:,} bytes: {used:,} of the store's {capacity:,} bytes are in use, and nothing "
+        f"more can be spilled: {problem} Drop references to objects that are not needed, free some disk space, or "
+        "start with a larger object_store_memory."
+    )
+
+
+def lost(key: int, reason: str) -> bytes:
+    """An object whose value is gone and that cannot be made again; `reason` is one of Ray's."""
+    return packed(exceptions.ObjectReconstructionFailedError(ids.object_binary(key, 0).hex(), reason))
 
 
 def no_zygote() -> bytes:

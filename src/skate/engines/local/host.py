@@ -21,11 +21,12 @@ from skate.engines.local.arena import Arena
 from skate.engines.local.boot import POKE, Boot, memory, search_path
 from skate.engines.local.link import BrokenFrame, Link
 from skate.engines.local.logs import LogPipe
-from skate.engines.local.messages import Welcome, to_hub
+from skate.engines.local.messages import Stored, Welcome, to_hub
 from skate.engines.local.pool import Pool
 from skate.engines.local.pump import Pump
 from skate.engines.local.requests import Requests
 from skate.engines.local.rows import Worker
+from skate.engines.local.spills import Spills
 
 if TYPE_CHECKING:
     pass
@@ -46,6 +47,7 @@ class Host:
         self.settings = settings
         self.lock = lock
         self.arena = Arena(boot.arena_fd, boot.capacity)
+        self.spills = Spills(settings.spill_folder, settings.spill_limit, settings.disk_full)
         self.pool = Pool(boot)
         self.pump = Pump(lock, self.before, self.after)
         self.hub = Requests(settings, _resources(settings, boot.capacity), self.arena, self)
@@ -105,6 +107,40 @@ class Host:
     def warn(self, text: str) -> None:
         """Tell the user something."""
         print(f"skate: {text}", file=sys.stderr, flush=True)
+
+    def spill(self, key: int, offset: int, size: int) -> int | None:
+        """Write a block to the file of `key`; its checksum, or None when that failed."""
+        return self.spills.write(key, self.arena.map().slice(offset, size))
+
+    def reserve_spill(self, key: int, size: int) -> bool:
+        """Count the file of `key`, which somebody is about to write; False when there is no room for it."""
+        return self.spills.reserve(key, size)
+
+    def spilled(self, key: int, check: int) -> None:
+        """The file of `key` was written, with this checksum."""
+        if key in self.spills.checks:
+            self.spills.checks[key] = check
+
+    def restore(self, value: Stored, offset: int) -> bool:
+        """Read a file into a block; False when it is gone, or not what was written."""
+        return self.spills.read_into(value.key, ~value.offset, self.arena.map().slice(offset, value.size))
+
+    def unspill(self, key: int, size: int) -> None:
+        """Delete the file of `key`, if there is one."""
+        if self.spills.checks:
+            self.spills.remove(key, size)
+
+    def rename_spill(self, key: int, name: int) -> None:
+        """The object of that file has another key from now on."""
+        self.spills.rename(key, name)
+
+    def spill_folder(self) -> str:
+        """Where the files lie."""
+        return self.spills.path
+
+    def why_not_spilled(self) -> str:
+        """Why the last spill failed, in words; empty when none has failed."""
+        return self.spills.problem
 
     def collect(self) -> None:
         """Count the references that this process has dropped; `lock` is held."""
@@ -249,6 +285,7 @@ class Host:
                 worker.link.close()
             self.hub.workers.clear()
             self.arena.close()
+            self.spills.close()
 
 
 def _folder() -> str:

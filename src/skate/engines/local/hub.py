@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from skate.engines.local.messages import (
     TaskSpec,
     Yield,
 )
-from skate.engines.local.rows import FAILED, Family, Row, Worker
+from skate.engines.local.rows import FAILED, METHOD, Family, Row, Worker
 from skate.engines.local.tasks import Tasks
 
 STILLBORN = 3
@@ -40,7 +41,7 @@ class Hub(Tasks):
         row = self.rows.get(key)
         if row is not None and row.maker > 0:
             row = self.rows.get(row.maker)
-        if row is not None and row.maker < 0 and force:
+        if row is not None and row.maker == METHOD and force:
             raise ValueError("force=True is not supported for actor tasks: use ray.kill to end the actor itself.")
         if row is None or row.spec is None or row.actor is not None:
             return
@@ -116,6 +117,10 @@ class Hub(Tasks):
             if row.cancelled:
                 self.finish(row, FAILED, errors.cancelled(self.label(row)))
                 continue
+            if row.spec.actor:
+                self.actors[row.spec.actor].queues.setdefault(row.owner, deque()).appendleft(row)
+                self._call_ready(row)
+                continue
             family = self._family(row.options)
             family.queue.appendleft(row)
             self.scheduler.waiting[family] = None
@@ -133,12 +138,18 @@ class Hub(Tasks):
         worker.running = {}
         for offset, size in worker.granted:
             self.arena.free(offset, size)
+        for key, size in worker.aside.items():
+            self.ports.unspill(key, size)
         for task in list(worker.lingering):
             self.lingered(worker, task)
         if worker.actor is not None:
             self.host_died(worker, worker.actor, running, how)
         else:
             self._tasks_died(worker, running, how)
+        for key, count in worker.shown.items():
+            for _ in range(count):
+                self.release_view(key)
+        worker.shown.clear()
         for key in list(worker.held):
             if key in self.streams:
                 self.abandon_stream(key)
@@ -203,15 +214,14 @@ class Hub(Tasks):
         """The packed error of an object that nobody knows."""
         return errors.unknown_object(key)
 
-    def allocate(self, size: int) -> int:
-        """Room in the arena; ObjectStoreFullError when there is none."""
-        offset = self.arena.allocate(size)
-        if offset is None:
-            self.ports.collect()
-            offset = self.arena.allocate(size)
-        if offset is None:
-            raise errors.store_full(size, self.arena.used, self.arena.capacity)
-        return offset
+    def in_use(self) -> set[int]:
+        """Keys of values that calls under way read."""
+        used: set[int] = set()
+        for worker in self.workers.values():
+            for spec in (*worker.lingering.values(), *(row.spec for row in worker.running.values())):
+                if spec is not None:
+                    used.update(self.inputs(spec))
+        return used
 
     def hopeless(self, row: Row) -> bytes | None:
         """The packed error for one who would wait for what can never be made."""

@@ -31,6 +31,8 @@ from skate.engines.local.messages import (
     Hold,
     Release,
     Resume,
+    Seen,
+    Stored,
     TaskSpec,
     Unused,
     Values,
@@ -79,6 +81,8 @@ class Mailbox(Client):
         self.counts: dict[int, int] = {}
         self.fresh: set[int] = set()
         """Keys with references here that the hub does not know of."""
+        self.seen: deque[int] = deque()
+        """Keys of stored values that came for a `get`, once for each time, and have been read."""
         self.cancelled: set[int] = set()
         self.on_cancel: Callable[[int], None] | None = None
         self.on_resume: Callable[[int], None] | None = None
@@ -100,7 +104,7 @@ class Mailbox(Client):
 
     def flush(self) -> None:
         """Send what is to be sent."""
-        if refs.released or self.fresh or refs.closed_streams:
+        if refs.released or self.fresh or self.seen or refs.closed_streams:
             self.settle()
         if self.link.out:
             self.writing += 1
@@ -114,8 +118,7 @@ class Mailbox(Client):
         """Tell the hub which references came to stay, and which went."""
         with self.lock:
             holds, releases = self.changes()
-            if holds:
-                self.link.out.append(Hold(holds))
+            self._tell(holds)
             if releases:
                 self.link.out.append(Release(releases))
             while refs.closed_streams:
@@ -140,16 +143,21 @@ class Mailbox(Client):
         fresh.clear()
         return holds, releases
 
+    def _tell(self, holds: list[int]) -> None:
+        if holds:
+            self.link.out.append(Hold(holds))
+        if self.seen:
+            self.link.out.append(Seen([self.seen.popleft() for _ in range(len(self.seen))]))
+
     def finished(self, message: Any) -> None:
         """Queue a call's result, between the references it leaves and those it dropped."""
-        if not refs.released and not self.fresh:
+        if not refs.released and not self.fresh and not self.seen:
             self.link.out.append(message)
             return
         with self.lock:
             holds, releases = self.changes()
             out = self.link.out
-            if holds:
-                out.append(Hold(holds))
+            self._tell(holds)
             out.append(message)
             if releases:
                 out.append(Release(releases))
@@ -180,6 +188,7 @@ class Mailbox(Client):
     def _values(self, message: Values) -> None:
         if message.request in self.abandoned:
             self.abandoned.discard(message.request)
+            self.seen.extend(outcome.value.key for outcome in message.outcomes if type(outcome.value) is Stored)
             return
         callback = self.callbacks.pop(message.request, None)
         if callback is not None:

@@ -14,10 +14,11 @@ from skate.core.spec import ActorInfo, CallOptions, TaskOptions
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A value in the arena. `key` is the object whose count keeps the block."""
+    """A value outside of messages: in the arena, or spilled to a file. `key` is the object whose count keeps it."""
 
     key: int
     offset: int
+    """Of its block in the arena; below zero: it is in the file of `key`, and ``~offset`` is its checksum."""
     size: int
 
 
@@ -242,13 +243,19 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag=49):
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True, tag=50, gc=False):
-    """The worker keeps references to these objects, or views of their memory."""
+    """The worker keeps references to these objects (key), or views of their memory (``~key``)."""
 
     keys: list[int]
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag=51, gc=False):
     """The worker dropped its last reference to these."""
+
+    keys: list[int]
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True, tag=58, gc=False):
+    """The worker has read these out of a `Values`; of those it keeps views of, a `Hold` has told."""
 
     keys: list[int]
 
@@ -320,6 +327,7 @@ ToHub = (
     | Ask
     | Hold
     | Release
+    | Seen
     | Back
     | Leaving
     | Next

@@ -27,6 +27,8 @@ from skate.engines.local.messages import (
     Outcome,
     Put,
     Release,
+    Seen,
+    Stored,
     Submit,
     Unused,
     Values,
@@ -146,6 +148,14 @@ class Requests(Hub):
                 worker.held.discard(key)
                 self.release(key)
 
+    def _seen(self, worker: Worker, message: Seen) -> None:
+        for key in message.keys:
+            count = worker.shown.pop(key, 0)
+            if count > 1:
+                worker.shown[key] = count - 1
+            if count:
+                self.release_view(key)
+
     def _back(self, worker: Worker, message: Back) -> None:
         self.given_back(worker, message.tasks)
 
@@ -202,16 +212,29 @@ class Requests(Hub):
 
     def answer_get(self, worker: Worker, message: Get) -> None:
         """Send the state of what a worker asked for."""
-        rows = self.rows
         outcomes = []
+        shown: list[int] = []
+        lost = False
         for key in message.keys:
-            row = rows.get(key)
+            row = self.rows.get(key)
             if row is None:
                 outcomes.append(Outcome(FAILED, self.lost(key)))
-            elif row.state and message.values and row.value is not None:
-                outcomes.append(Outcome(row.state, row.value))
-            else:
-                outcomes.append(Outcome(row.state))
+                continue
+            value = row.value if message.values else None
+            if type(value) is Stored:
+                value = self.read(key, row)
+                if type(value) is Stored:
+                    self.hold_view(key)
+                    shown.append(key)
+                lost = lost or row.state == PENDING
+            outcomes.append(Outcome(row.state) if value is None else Outcome(row.state, value))
+        if lost:  # and being made again
+            for key in shown:
+                self.release_view(key)
+            self._get(worker, message)
+            return
+        for key in shown:
+            worker.shown[key] = worker.shown.get(key, 0) + 1
         worker.link.send(Values(message.request, outcomes))
         self.urgent.append(worker)
 
@@ -236,10 +259,21 @@ class Requests(Hub):
         return encoder.encode(self.find(name, namespace or self.settings.namespace))
 
     def _ask_allocate(self, worker: Worker, data: bytes) -> bytes:
-        (size,) = decode_any(data)
-        offset = self.allocate(size)
-        worker.granted.append((offset, size))
+        key, size = decode_any(data)
+        offset = self.allocate(key, size)
+        if offset >= 0:
+            worker.granted.append((offset, size))
+        else:
+            worker.aside[key] = size
         return encode_any(offset)
+
+    def _ask_lose(self, worker: Worker, data: bytes) -> bytes:
+        (key,) = decode_any(data)
+        self.lose(key)
+        return encode_any(None)
+
+    def _ask_spill_folder(self, worker: Worker, data: bytes) -> bytes:
+        return encode_any(self.ports.spill_folder())
 
     def _ask_cancel(self, worker: Worker, data: bytes) -> bytes:
         self.cancel(*decode_any(data))
@@ -270,6 +304,7 @@ _HANDLERS: dict[type, Callable[[Requests, Worker, Any], None]] = {
     Item: Requests._item,
     Hold: Requests._hold,
     Release: Requests._release,
+    Seen: Requests._seen,
     Back: Requests._back,
     Leaving: Requests._leaving,
     Next: Requests._next,
@@ -281,6 +316,8 @@ _VERBS: dict[str, Callable[[Requests, Worker, bytes], bytes]] = {
     "spawn": Requests._ask_spawn,
     "find": Requests._ask_find,
     "allocate": Requests._ask_allocate,
+    "lose": Requests._ask_lose,
+    "spill_folder": Requests._ask_spill_folder,
     "cancel": Requests._ask_cancel,
     "kill": Requests._ask_kill,
     "state": Requests._ask_state,

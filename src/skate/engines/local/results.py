@@ -16,6 +16,7 @@ from skate.core.serialization import LARGE, pack, unpack
 from skate.core.spec import CallOptions
 from skate.engines.execution import is_stream, pack_error, split_returns, task_error
 from skate.engines.local.messages import (
+    Back,
     Done,
     DoneMany,
     Failed,
@@ -26,7 +27,7 @@ from skate.engines.local.messages import (
     Value,
 )
 from skate.engines.local.output import Output
-from skate.engines.local.worker_client import ActorExit, WorkerClient
+from skate.engines.local.worker_client import ActorExit, LostValue, WorkerClient
 from skate.exceptions import RayError, TaskCancelledError
 
 NONE = pack(None).to_bytes()
@@ -156,6 +157,10 @@ class Results:
         """Send a call's error; leave when it says so."""
         self.show_rest()
         client = self.client
+        if isinstance(error, LostValue) and (not spec.actor or spec.method):
+            client.ask("lose", error.key)
+            client.finished(Back([spec.task]))  # it has not begun: it waits until the value was made again
+            return
         if isinstance(error, SystemExit) and not isinstance(error, ActorExit):
             self._exit_for(error)
         if isinstance(error, ActorExit):

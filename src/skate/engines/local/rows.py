@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from skate.engines.local.link import Link
     from skate.engines.local.messages import TaskSpec
 
+METHOD, PUT = -1, -2
+"""Makers that are no tasks: an actor's method; `put`."""
 PENDING, READY, FAILED, END = range(4)
 """States of an object; END: an item past a stream's end."""
 
@@ -45,7 +47,7 @@ class Row(msgspec.Struct, gc=False):
     parent: int = 0
     """The task inside which the call was made."""
     maker: int = 0
-    """Of a further return, or an item of a stream: the task that makes it; -1: an actor call makes it."""
+    """Of a further return, or an item of a stream: its task; else METHOD, PUT, or 0: a task of the same key."""
     cancelled: bool = False
     actor: Actor | None = None
     """Of the row of an actor itself."""
@@ -56,6 +58,7 @@ class Worker:
 
     __slots__ = (
         "actor",
+        "aside",
         "batch",
         "blocked",
         "client",
@@ -78,6 +81,7 @@ class Worker:
         "progress_seen",
         "questions",
         "running",
+        "shown",
         "tail",
         "taken",
         "up",
@@ -95,6 +99,8 @@ class Worker:
         """Calls given up while they run on: their inputs stay where they are until they end."""
         self.known: set[bytes] = set()
         self.held: set[int] = set()
+        self.shown: dict[int, int] = {}
+        """Stored values that it was sent for a `get` and has not said it has read: each is a view."""
         self.options: Any = None
         """What the worker was last told to be `Using`."""
         self.gpus: tuple[int, ...] = ()
@@ -115,6 +121,9 @@ class Worker:
         self.progress_seen = -1
         self.actor: Actor | None = None
         self.granted: list[tuple[int, int]] = []
+        """Blocks of the arena that it may fill: offset and size."""
+        self.aside: dict[int, int] = {}
+        """Sizes, by key, of values that it writes to files."""
         self.leaving: tuple[str, bool] | None = None
         self.idle_since = 0.0
         self.is_async = False
@@ -181,8 +190,8 @@ class Stream:
     __slots__ = ("closed", "ended", "fresh", "items", "made", "promised", "read", "skip")
 
     def __init__(self) -> None:
-        self.items: deque[tuple[int, Any, tuple[int, ...]]] = deque()
-        """Made and not yet asked for: state, value, refs."""
+        self.items: deque[Row] = deque()
+        """Made and not yet asked for, so that they have no key yet."""
         self.promised: deque[int] = deque()
         """Keys asked for and not yet made."""
         self.ended = False

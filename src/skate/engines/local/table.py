@@ -7,17 +7,15 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from skate.engines.local.arena import Arena
 from skate.engines.local.messages import Stored, TaskSpec
-from skate.engines.local.rows import END, FAILED, PENDING, READY, Row, Stream, Worker
+from skate.engines.local.rows import END, FAILED, PENDING, PUT, READY, Row, Stream, Worker
 
 
 class Table:
     """Rows by key. Everything that changes a row's state or count goes through here."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
-        self.arena = arena
         self.failures = 0
         """How many objects have failed so far: tells a getter when to look for one among its own."""
         self.streams: dict[int, Stream] = {}
@@ -30,15 +28,19 @@ class Table:
     # ------------------------------------------------------------------- counts
 
     def hold(self, key: int) -> None:
-        """Count one more reference."""
+        """Count one more reference; with ``~key``, a view of the object's memory."""
         row = self.rows.get(key)
         if row is not None:
             row.count += 1
+        elif key < 0:
+            self.hold_view(~key)
 
     def release(self, key: int) -> None:
         """Count one reference less; the object goes with the last."""
         row = self.rows.get(key)
         if row is None:
+            if key < 0:
+                self.release_view(~key)
             return
         row.count -= 1
         if row.count <= 0:
@@ -46,6 +48,14 @@ class Table:
                 self.unreferenced(row.actor)
             elif row.spec is None:
                 self._drop(key, row)
+
+    def hold_view(self, key: int) -> None:
+        """Count a view of an object's memory, which keeps it where it is."""
+        raise NotImplementedError
+
+    def release_view(self, key: int) -> None:
+        """A view is gone."""
+        raise NotImplementedError
 
     def unreferenced(self, actor: Any) -> None:
         """The last handle of an actor is gone."""
@@ -58,7 +68,7 @@ class Table:
         if value is not None:
             row.value = None
             if type(value) is Stored:
-                self.arena.free(value.offset, value.size)
+                self.free(key, row, value)
         if row.refs:
             self._unheld.extend(row.refs)
             if not self._releasing:
@@ -72,10 +82,17 @@ class Table:
         finally:
             self._releasing = False
 
+    def store(self, key: int, row: Row, value: Stored) -> None:
+        """A row takes a value that lies in the arena."""
+        raise NotImplementedError
+
+    def free(self, key: int, row: Row, value: Stored) -> None:
+        """A row has lost its stored value: nobody needs it any more."""
+        raise NotImplementedError
+
     def discard(self, value: Any) -> None:
         """Free a value that came for nobody."""
-        if type(value) is Stored:
-            self.arena.free(value.offset, value.size)
+        raise NotImplementedError
 
     # ------------------------------------------------------------------- states
 
@@ -87,7 +104,9 @@ class Table:
             return
         for inner in refs:
             self.hold(inner)
-        row.value = _named(value, key)
+        row.value = value
+        if type(value) is Stored:
+            self.store(key, row, value)
         row.refs = refs
         row.state = state
         if state == FAILED:
@@ -122,7 +141,9 @@ class Table:
 
     def put(self, key: int, value: Any, refs: tuple[int, ...], holder: Worker | None) -> None:
         """A new object that somebody holds from the start."""
-        self.rows[key] = Row(READY, 1, value, refs)
+        row = self.rows[key] = Row(READY, 1, value, refs, maker=PUT)
+        if type(value) is Stored:
+            self.store(key, row, value)
         for inner in refs:
             self.hold(inner)
         if holder is not None:
@@ -140,12 +161,22 @@ class Table:
             if source is None:
                 source = rows[key] = Row(FAILED, 0, self.lost(key))
             source.count += 1
+        args = spec.args
+        if type(args) is Stored:
+            if args.key in rows:
+                self.hold(args.key)
+            else:
+                self.put(args.key, args, (), None)
+        if spec.deps:
+            self.await_inputs(row, spec, ready)
+
+    def await_inputs(self, row: Row, spec: TaskSpec, ready: Callable[[Row], None]) -> None:
+        """Count the inputs that a call has to wait for; `ready` is called when they are there."""
+        for key in self.inputs(spec):
+            source = self.rows[key]
             if source.state == PENDING:
                 row.missing += 1
                 self.when_ready(source, partial(self._dependency_ready, row, ready))
-        args = spec.args
-        if type(args) is Stored:
-            rows[args.key] = Row(READY, 1, args)
 
     def lost(self, key: int) -> bytes:
         """The packed error of an object that nobody knows."""
@@ -173,12 +204,16 @@ class Table:
             self.release(spec.args.key)
 
     def failed_input(self, spec: TaskSpec) -> Row | None:
-        """The first dependency that failed."""
-        for key in spec.deps:
+        """The first input that failed."""
+        for key in self.inputs(spec):
             source = self.rows[key]
             if source.state == FAILED:
                 return source
         return None
+
+    def inputs(self, spec: TaskSpec) -> tuple[int, ...]:
+        """Keys of the objects whose values a call is given; a large list of arguments is one itself."""
+        return (*spec.deps, spec.args.key) if type(spec.args) is Stored else spec.deps
 
     # ------------------------------------------------------------------ streams
 
@@ -194,7 +229,10 @@ class Table:
             return
         for inner in refs:
             self.hold(inner)
-        stream.items.append((state, value, refs))
+        kept = Row(state, 0, value, refs)
+        if type(value) is Stored:
+            self.store(value.key, kept, value)
+        stream.items.append(kept)
 
     def promise(self, task: int, key: int, holder: Worker | None) -> None:
         """Name a stream's next item."""
@@ -207,11 +245,11 @@ class Table:
             return
         stream.read += 1
         if stream.items:
-            state, value, refs = stream.items.popleft()
-            row.refs = refs
-            row.value = _named(value, key)
-            row.state = state
-            if state == FAILED:
+            kept = stream.items.popleft()
+            row.refs, row.value, row.state = kept.refs, kept.value, kept.state
+            if type(kept.value) is Stored:
+                self.store(key, row, kept.value)
+            if row.state == FAILED:
                 self.failures += 1
         elif stream.ended:
             self.fill(key, END, b"")
@@ -241,16 +279,12 @@ class Table:
             return False
         stream.closed = True
         while stream.items:
-            _, value, refs = stream.items.popleft()
-            self.discard(value)
-            for inner in refs:
+            kept = stream.items.popleft()
+            if type(kept.value) is Stored:
+                self.free(kept.value.key, kept, kept.value)
+            for inner in kept.refs:
                 self.release(inner)
         if stream.ended:
             del self.streams[task]
             return False
         return True
-
-
-def _named(value: Any, key: int) -> Any:
-    """A stored value under the key of its object, for views of it count there: an item is made before it has one."""
-    return Stored(key, value.offset, value.size) if type(value) is Stored and value.key != key else value

@@ -17,7 +17,6 @@ from skate.engines.local.messages import (
     DoneMany,
     Export,
     Failed,
-    Feed,
     Grant,
     Item,
     Resume,
@@ -28,6 +27,7 @@ from skate.engines.local.messages import (
 )
 from skate.engines.local.rows import FAILED, READY, Family, Row, Stream, Worker
 from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
+from skate.engines.local.store import Files
 from skate.engines.local.timers import Timers
 
 LARGEST_GRANT = 4 << 20
@@ -35,7 +35,7 @@ STUCK_AFTER = 0.02
 """Seconds without a result after which a worker must give back the calls queued in it."""
 
 
-class Ports(Protocol):
+class Ports(Files, Protocol):
     """What the hub needs done by others."""
 
     def start(self, environment: str) -> Worker | None:
@@ -46,9 +46,6 @@ class Ports(Protocol):
 
     def warn(self, text: str) -> None:
         """Tell the user something on the driver's standard error."""
-
-    def collect(self) -> None:
-        """Count the references that the driver has dropped."""
 
 
 class Tasks(Actors):
@@ -67,6 +64,8 @@ class Tasks(Actors):
         self._families: dict[int, tuple[Any, Family]] = {}
         self._warned: set[Any] = set()
         self._watching = False
+        self._spared: list[Worker] = []
+        """Workers whose call could not be sent after all."""
         self.broken = b""
         """The packed error of everything, once no worker can be started any more."""
         self.stillborn: dict[str, int] = {}
@@ -104,7 +103,7 @@ class Tasks(Actors):
         spec = row.spec
         if spec is None:
             return
-        if spec.deps:
+        if spec.deps or type(spec.args) is Stored:
             source = self.failed_input(spec)
             if source is not None:
                 self.finish(row, FAILED, source.value)
@@ -159,6 +158,8 @@ class Tasks(Actors):
                     if worker is None:
                         return  # `break_down` follows
                     self.workers[worker.client] = worker
+        while self._spared:
+            self._refill(self._spared.pop())
 
     def assign(self, worker: Worker, row: Row) -> None:
         """Send a call to a worker that is leased for it."""
@@ -172,8 +173,17 @@ class Tasks(Actors):
             self.timers.at(time.monotonic() + STUCK_AFTER, self._free_stuck)
         running[spec.task] = row
         row.worker = worker
+        feed = None
+        if spec.deps or type(spec.args) is Stored:
+            supplied = self.supply(row, spec)
+            if supplied is None:
+                del running[spec.task]
+                self._spared.append(worker)
+                self.wait_again(row, spec, self._constructor_ready if spec.actor else self._ready)
+                return
+            spec, feed = supplied
         if spec.actor:
-            self.host(worker, row)
+            self.host(worker, row, spec, feed)
             return
         send = worker.link.send
         if spec.function not in worker.known:
@@ -183,8 +193,8 @@ class Tasks(Actors):
         if worker.options is not options or row.attempt or worker.gpus:
             worker.options = options if not row.attempt else None
             send(Using(options, worker.gpus, row.attempt))
-        if spec.deps:
-            send(Feed([self.rows[key].value for key in spec.deps]))
+        if feed:
+            send(feed)
         if spec.returns == -1:
             self.let_run_ahead(worker, row, spec)
         send(spec)
@@ -240,6 +250,8 @@ class Tasks(Actors):
             actor = worker.actor
             if actor is None:
                 self.scheduler.measured(spec.function, message.took)
+                if type(message.value) is Stored:
+                    self.remember(row, spec, [message.value])
             elif not spec.method:
                 self.constructed(worker, message.took < 0)
                 return
@@ -261,7 +273,8 @@ class Tasks(Actors):
         task = spec.task
         if spec.returns == -1:
             state, value = self._stream_ended(task, state, value)
-        if refs or row.waiters is not None or row.state or row.count <= 0 or state == FAILED:
+        plain = type(value) is bytes and state != FAILED and not refs
+        if not plain or row.waiters is not None or row.state or row.count <= 0:
             self.fill(task, state, value, refs)
         else:  # the common case, in line
             row.value = value
@@ -270,6 +283,8 @@ class Tasks(Actors):
             self.fill_all(range(task + 1, task + spec.returns), FAILED, value)
         if spec.deps or spec.refs or type(spec.args) is Stored:
             self.unpin(spec)
+        if task in self.remaking:
+            self.ended_again(task)
 
     def _stream_ended(self, task: int, state: int, value: Any) -> tuple[int, Any]:
         """A streaming call has ended: its error is its last item, as in Ray, and its own object is None."""
@@ -292,6 +307,8 @@ class Tasks(Actors):
         else:
             if worker.actor is None:
                 self.scheduler.measured(spec.function, message.took)
+                if spec.returns > 1:
+                    self.remember(row, spec, message.values)
             for i in range(1, len(message.values)):
                 self.fill(spec.task + i, READY, message.values[i], message.refs[i])
             first, refs = (message.values[0], message.refs[0]) if message.values else (errors.NONE, ())
@@ -366,8 +383,13 @@ class Tasks(Actors):
             self.unpin(spec)
 
     def own_block(self, worker: Worker, value: Any) -> None:
-        """A block that the worker was granted has become a value's."""
-        if type(value) is Stored:
+        """A block that the worker was granted, or a file that it wrote, has become a value's."""
+        if type(value) is not Stored:
+            return
+        if value.offset < 0:
+            worker.aside.pop(value.key, None)
+            self.ports.spilled(value.key, ~value.offset)
+        else:
             worker.granted = [grant for grant in worker.granted if grant[0] != value.offset]
 
     def _grant(self, worker: Worker, size: int) -> None:

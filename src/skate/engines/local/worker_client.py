@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from skate import exceptions
 from skate.core import refs
 from skate.core.engine import Context, Ready
-from skate.core.ids import worker_hex
+from skate.core.ids import object_binary, worker_hex
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import unpack
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
+from skate.engines.local import spills
 from skate.engines.local.arena import Mapping
 from skate.engines.local.boot import PAGE
 from skate.engines.local.link import BlockingLink
@@ -61,6 +62,7 @@ class WorkerClient(Mailbox):
         super().__init__(link, welcome)
         self.open_arena = open_arena
         self._mapping: Mapping | None = None
+        self._spills = ""
         self.taken: dict[int, int] = {}
         """Blocks allocated, and not yet in a message: size by offset."""
         self.ended: set[int] = set()
@@ -132,15 +134,16 @@ class WorkerClient(Mailbox):
             self._mapping = self.open_arena()
         return self._mapping
 
-    def _allocate(self, size: int) -> int:
+    def _allocate(self, key: int, size: int) -> int:
         pages = -(-size // PAGE)
         for grant in self.grants:
             if -(-grant[1] // PAGE) == pages:
                 self.grants.remove(grant)
                 self.taken[grant[0]] = grant[1]
                 return grant[0]
-        offset: int = decode_any(self._ask("allocate", encode_any((size,))))
-        self.taken[offset] = size
+        offset: int = decode_any(self._ask("allocate", encode_any((key, size))))
+        if offset >= 0:
+            self.taken[offset] = size
         self.heed_cancel()
         return offset
 
@@ -170,13 +173,32 @@ class WorkerClient(Mailbox):
         return self.mapping.slice(offset, size)
 
     def load(self, value: Value) -> Any:
-        """Unpack a value; arrays in shared memory are views, and count as references while they live."""
+        """Unpack a value; arrays in shared memory are views, and count as references while they live.
+
+        Raises `LostValue` when it was spilled and its file cannot be read.
+        """
         if type(value) is bytes:
             return unpack(value)
         assert isinstance(value, Stored)
-        key = value.key
-        self.borrow(key)
-        return unpack(self.mapping.read(value.offset, value.size, lambda: refs.released.append(key)))
+        if value.offset < 0:
+            data = spills.read(self._spill_folder(), value.key, value.size, ~value.offset)
+            if data is None:
+                raise LostValue(value.key)
+            return unpack(memoryview(data).toreadonly())
+        view = ~value.key
+        self.borrow(view)
+        return unpack(self.mapping.read(value.offset, value.size, lambda: refs.released.append(view)))
+
+    def _spill_folder(self) -> str:
+        if not self._spills:
+            self._spills = self.ask("spill_folder")
+        return self._spills
+
+    def unseen(self, outcomes: Sequence[Outcome]) -> None:
+        """Values that came for a `get` have been read, or will not be: what views were left is known to the hub."""
+        for outcome in outcomes:
+            if type(outcome.value) is Stored:
+                self.seen.append(outcome.value.key)
 
     # ------------------------------------------------------------------- objects
 
@@ -211,7 +233,16 @@ class WorkerClient(Mailbox):
     def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """The values in order."""
         keys = [ref._key for ref in refs]
-        outcomes = self._outcomes(keys, len(keys), timeout, True)
+        while True:
+            outcomes = self._outcomes(keys, len(keys), timeout, True)
+            try:
+                return self._load_all(outcomes, timeout)
+            except LostValue as lost:
+                self.ask("lose", lost.key)
+            finally:
+                self.unseen(outcomes)
+
+    def _load_all(self, outcomes: list[Outcome], timeout: float | None) -> list[Any]:
         waiting = False
         for outcome in outcomes:
             if outcome.state == FAILED:
@@ -267,14 +298,19 @@ class WorkerClient(Mailbox):
         future: asyncio.Future[Any] = loop.create_future()
 
         def settle(outcome: Outcome) -> None:
-            if future.done():
-                return
             try:
+                if future.done():
+                    return
                 if outcome.state == FAILED:
                     raise_outcome(outcome.value)
                 future.set_result(self.load(outcome.value))
+            except LostValue as lost:
+                self.ask("lose", lost.key)
+                self._subscribe(ref, True, answered)
             except BaseException as error:  # noqa: BLE001  it belongs to whoever awaits
                 future.set_exception(StopIterationError(error) if isinstance(error, StopIteration) else error)
+            finally:
+                self.unseen([outcome])
 
         def answered(message: Values) -> None:
             loop.call_soon_threadsafe(settle, message.outcomes[0])
@@ -380,6 +416,17 @@ class WorkerClient(Mailbox):
 
 class ActorExit(SystemExit):
     """Leaves an actor's method, and ends the actor."""
+
+
+class LostValue(exceptions.ObjectLostError):
+    """A spilled value whose file is gone, or is not what was written."""
+
+    def __init__(self, key: int) -> None:
+        super().__init__(object_binary(key, 0).hex(), message="The file that it was spilled to cannot be read.")
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LostValue, (self.key,)
 
 
 class StopIterationError(RuntimeError):
