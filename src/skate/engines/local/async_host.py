@@ -156,9 +156,12 @@ class AsyncHost:
 
     async def _run(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> None:
         worker, client = self.worker, self.client
-        options = calling.options if calling is not None else USUAL
-        attempt = calling.attempt if calling is not None else 0
-        running.set(Running(spec.task, spec.method, options, attempt, worker.gpus))
+        if calling is None:
+            options = USUAL
+            running.set(spec)
+        else:
+            options = calling.options
+            running.set(Running(spec.task, spec.method, options, calling.attempt, worker.gpus))
         try:
             method = worker.method(spec)
             if spec.args == NO_ARGUMENTS:
@@ -182,7 +185,13 @@ class AsyncHost:
             else:
                 worker.report(spec, error, options.name or worker.label(spec), options)
         finally:
-            self._ended(spec)
+            group = spec.group
+            self.free[group] += 1
+            if self.waiting[group]:
+                self.accept(*self.waiting[group].popleft())
+            if not self.flush_due:
+                self.flush_due = True
+                self.loop.call_soon(self._flush)
 
     async def _stream(self, spec: TaskSpec, items: AsyncIterator[Any], ahead: int) -> list[Any]:
         client, sent = self.client, 0
@@ -199,16 +208,6 @@ class AsyncHost:
             sent += 1
         client.allowed.pop(spec.task, None)
         return [None]
-
-    def _ended(self, spec: TaskSpec) -> None:
-        group = spec.group
-        self.free[group] += 1
-        waiting = self.waiting[group]
-        if waiting:
-            self.accept(*waiting.popleft())
-        if not self.flush_due:
-            self.flush_due = True
-            self.loop.call_soon(self._flush)
 
     def _flush_soon(self) -> None:
         if not self.flush_due:

@@ -59,7 +59,8 @@ class Running(msgspec.Struct, frozen=True, gc=False):
 
 
 IDLE = Running()
-running: ContextVar[Running | None] = ContextVar("skate_running", default=None)
+running: ContextVar[Running | TaskSpec | None] = ContextVar("skate_running", default=None)
+"""The call of a concurrent actor; of one without special options its spec says all."""
 
 
 class Mailbox(Client):

@@ -223,6 +223,7 @@ class Worker(Results):
         options = hosting.info.options
         client.actor = hosting.info
         self.gpus = hosting.gpus
+        client.gpus = hosting.gpus
         client.reconstructed = hosting.reconstructed
         self.actor_name = options.class_name
         name = f"{options.class_name}.__init__"

@@ -19,7 +19,7 @@ from skate.engines.local import spills
 from skate.engines.local.arena import Mapping
 from skate.engines.local.boot import PAGE
 from skate.engines.local.link import BlockingLink
-from skate.engines.local.mailbox import Mailbox, running
+from skate.engines.local.mailbox import Mailbox, Running, running
 from skate.engines.local.messages import (
     Call,
     Export,
@@ -69,6 +69,8 @@ class WorkerClient(Mailbox):
         """Item references past the end of their stream."""
         self.actor: ActorInfo | None = None
         self.reconstructed = False
+        self.gpus: tuple[int, ...] = ()
+        """Those that the actor holds."""
         self._helper: threading.Thread | None = None
 
     # ------------------------------------------------------------------- posting
@@ -377,6 +379,8 @@ class WorkerClient(Mailbox):
         from skate.core.resources import as_floats
 
         here = running.get() or self.current
+        if isinstance(here, TaskSpec):
+            here = Running(here.task, here.method, None, 0, self.gpus)
         options = here.options or TaskOptions()
         actor = self.actor
         holder = actor.options if actor is not None else options
