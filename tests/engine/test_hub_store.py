@@ -9,7 +9,7 @@ from skate.core.serialization import unpack
 from skate.engines.local.boot import PAGE
 from skate.engines.local.messages import Ask, DoneMany, Feed, Get, Hold, Item, Next, Release, Seen, Stored, TaskSpec
 from skate.engines.local.rows import FAILED, PENDING, READY
-from skate.exceptions import ObjectReconstructionFailedError, OutOfDiskError
+from skate.exceptions import ActorDiedError, ObjectReconstructionFailedError, OutOfDiskError
 
 
 @pytest.fixture
@@ -256,6 +256,38 @@ def test_one_of_several_returns_is_made_again_and_the_others_stay(small):
     small.release(task, task + 1)
     assert small.hub.recipes == {}
     small.check_empty()
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_methods_result_is_made_again_if_its_calls_may_be_retried(small, retries):
+    actor = small.actor(max_task_retries=retries)
+    small.arrive()
+    small.done(actor)
+    call = small.call(actor)
+    made(small, call)
+    small.hub.lose(call)
+    if retries:
+        assert small.row(call).state == PENDING and call in small.at_work()
+        made(small, call)
+        assert small.is_ready(call)
+    else:
+        with pytest.raises(ObjectReconstructionFailedError):
+            raise small.error(call)
+    small.release(call, actor)
+    small.arrive()
+    small.check_empty()
+
+
+def test_a_dead_actors_lost_result_is_the_actors_error(small):
+    actor = small.actor(max_task_retries=-1)
+    small.arrive()
+    small.done(actor)
+    call = small.call(actor)
+    made(small, call)
+    small.hub.kill(actor, True)
+    small.hub.lose(call)
+    with pytest.raises(ActorDiedError):
+        raise small.error(call)
 
 
 def test_attempts_are_bounded_by_max_retries(small):

@@ -144,6 +144,17 @@ class Actors(Lineage):
             row.worker = worker
             worker.link.send(spec)
 
+    def call_again(self, row: Row, spec: TaskSpec) -> None:
+        """Make a call of a method once more, after those that wait."""
+        self.pin(row, spec, self._call_ready)
+        actor = self.actors.get(spec.actor)
+        if actor is None or actor.dead:
+            self.finish(row, FAILED, actor.cause if actor is not None else errors.unknown_actor(spec.actor))
+            return
+        actor.pending += 1
+        actor.queues.setdefault(row.owner, deque()).append(row)
+        self.send_waiting(actor, row.owner)
+
     def _more_returns(self, spec: TaskSpec, row: Row, owner: Worker | None) -> None:
         raise NotImplementedError
 
@@ -258,10 +269,13 @@ class Actors(Lineage):
         raise NotImplementedError
 
     def _call_may_retry(self, actor: Actor, row: Row) -> bool:
-        limit: int | None = row.options.max_retries
-        if limit is None:
-            limit = actor.info.options.max_task_retries
+        limit = self.call_retries(actor, row)
         return limit < 0 or row.attempt < limit
+
+    def call_retries(self, actor: Actor, row: Row) -> int:
+        """How often a call may be tried again; -1: any number of times."""
+        limit: int | None = row.options.max_retries
+        return actor.info.options.max_task_retries if limit is None else limit
 
     # --------------------------------------------------------------------- ends
 

@@ -1,16 +1,16 @@
 """How lost results are made again: the calls that made them are remembered, and run once more.
 
 A call is remembered while one of its stored results is alive, or another remembered call takes one of its results: so
-that of a chain of results only the last need be kept. Small arguments are kept with it. What came from `put`, from an
-actor's method or from a stream cannot be made again, nor can what a task with ``max_retries=0`` made: a lost one of
-these is an error that says so.
+that of a chain of results only the last need be kept. Small arguments are kept with it. What came from `put` or from
+a stream cannot be made again, nor can what a task with ``max_retries=0`` made, or a method with ``max_task_retries=0``:
+a lost one of these is an error that says so.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from skate.core.spec import TaskOptions
+from skate.core.spec import CallOptions, TaskOptions
 from skate.engines.local import errors
 from skate.engines.local.arena import Arena
 from skate.engines.local.messages import Stored, TaskSpec
@@ -24,11 +24,13 @@ MOST = 100_000
 class Recipe:
     """A call that ended well, and can be run again."""
 
-    __slots__ = ("alive", "attempt", "inputs", "kept", "options", "spec", "uses")
+    __slots__ = ("alive", "attempt", "inputs", "kept", "options", "retries", "spec", "uses")
 
-    def __init__(self, spec: TaskSpec, options: TaskOptions, attempt: int) -> None:
+    def __init__(self, spec: TaskSpec, options: TaskOptions | CallOptions, retries: int, attempt: int) -> None:
         self.spec = spec
         self.options = options
+        self.retries = retries
+        """How many more runs than one it may have; -1: any number."""
         self.attempt = attempt
         self.alive: set[int] = set()
         """Its results that are stored and counted by somebody."""
@@ -56,19 +58,23 @@ class Lineage(Store):
         """Queue a call that needs a worker."""
         raise NotImplementedError
 
+    def call_again(self, row: Row, spec: TaskSpec) -> None:
+        """Make a call of an actor's method once more."""
+        raise NotImplementedError
+
     def _ready(self, row: Row) -> None:
         raise NotImplementedError
 
     # ----------------------------------------------------------------- remember
 
-    def remember(self, row: Row, spec: TaskSpec, values: list[Any]) -> None:
-        """A task with these values has just ended well; its inputs are still alive."""
+    def remember(self, row: Row, spec: TaskSpec, values: list[Any], retries: int) -> None:
+        """A call with these values has just ended well; its inputs are still alive."""
         stored = {spec.task + i for i, value in enumerate(values) if type(value) is Stored}
-        if not stored or row.options.max_retries == 0:
+        if not stored or retries == 0:
             return
         recipe = self.recipes.get(spec.task)
         if recipe is None:
-            recipe = self.recipes[spec.task] = Recipe(spec, row.options, row.attempt)
+            recipe = self.recipes[spec.task] = Recipe(spec, row.options, retries, row.attempt)
             for key in (*spec.deps, *spec.refs):
                 self._remember_input(recipe, key)
             if len(self.recipes) > MOST:
@@ -165,7 +171,7 @@ class Lineage(Store):
             spec = recipe.spec
             if spec.task in self.remaking:
                 continue
-            if 0 <= recipe.options.max_retries <= recipe.attempt:
+            if 0 <= recipe.retries <= recipe.attempt:
                 return "OBJECT_UNRECONSTRUCTABLE_MAX_ATTEMPTS_EXCEEDED", []
             if type(spec.args) is Stored and spec.args.key not in self.rows:
                 return "OBJECT_UNRECONSTRUCTABLE_PUT", []
@@ -192,8 +198,13 @@ class Lineage(Store):
                 # A record of its own: the first result's may be ready, or gone.
                 again.append(Row(count=0, spec=recipe.spec, options=recipe.options, attempt=recipe.attempt + 1))
         for row in again:
-            if row.spec is not None:
-                self.pin(row, row.spec, self._ready)
+            spec = row.spec
+            if spec is None:
+                continue
+            if spec.actor:
+                self.call_again(row, spec)
+                continue
+            self.pin(row, spec, self._ready)
             if not row.missing:
                 self._ready(row)
 

@@ -251,10 +251,12 @@ class Tasks(Actors):
             if actor is None:
                 self.scheduler.measured(spec.function, message.took)
                 if type(message.value) is Stored:
-                    self.remember(row, spec, [message.value])
+                    self.remember(row, spec, [message.value], row.options.max_retries)
             elif not spec.method:
                 self.constructed(worker, message.took < 0)
                 return
+            elif type(message.value) is Stored:
+                self.remember(row, spec, [message.value], self.call_retries(actor, row))
             self.finish(row, READY, message.value, message.refs)
             if actor is not None:
                 self.call_ended(actor)
@@ -307,8 +309,9 @@ class Tasks(Actors):
         else:
             if worker.actor is None:
                 self.scheduler.measured(spec.function, message.took)
-                if spec.returns > 1:
-                    self.remember(row, spec, message.values)
+            if spec.returns > 1:
+                retries = row.options.max_retries if worker.actor is None else self.call_retries(worker.actor, row)
+                self.remember(row, spec, message.values, retries)
             for i in range(1, len(message.values)):
                 self.fill(spec.task + i, READY, message.values[i], message.refs[i])
             first, refs = (message.values[0], message.refs[0]) if message.values else (errors.NONE, ())
