@@ -14,6 +14,7 @@ from skate.core import engine as engines
 from skate.core import refs
 from skate.core.environment import pack_environment
 from skate.core.folder import SessionFolder
+from skate.core.memory_rules import memory_rules
 from skate.core.settings import Settings, spilling
 
 _lock = threading.RLock()
@@ -155,6 +156,7 @@ def init(
         namespace=_namespace(namespace, job_config),
         environment=pack_environment(_job_environment(runtime_env, job_config), job=True),
         log_to_driver=log_to_driver is None or bool(log_to_driver),
+        memory=memory_rules(kwargs.get("_system_config"), os.environ),
         address=_address(address),
         **spilling(kwargs.get("_system_config"), kwargs.get("_temp_dir"), os.environ),
     )

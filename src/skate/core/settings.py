@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from skate.core.memory_rules import MemoryRules
+
 
 class Settings(msgspec.Struct, frozen=True):
     """The arguments of ``init`` that an engine acts on."""
@@ -32,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True):
     environment: str = ""
     """The job's runtime environment as JSON; empty: none."""
     log_to_driver: bool = True
+    memory: MemoryRules = MemoryRules()
+    """When to act against a shortage of memory."""
     address: str = ""
     """The cluster to join; empty: start a session of our own."""
 

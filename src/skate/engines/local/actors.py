@@ -325,8 +325,7 @@ class Actors(Lineage):
         final = worker.leaving is not None and worker.leaving[1]
         reason = worker.leaving[0] if worker.leaving is not None else how
         if final or not (limit < 0 or actor.restarts < limit):
-            cause = errors.actor_died(actor, errors.actor_death(actor, worker, reason))
-            self.bury(actor, cause, running)
+            self.bury(actor, errors.actor_lost(actor, worker, reason), running)
         else:
             self._restart(actor, worker, running, reason)
 

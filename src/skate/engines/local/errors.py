@@ -11,9 +11,35 @@ from skate.core import ids
 from skate.core.resources import as_floats, fits
 from skate.core.serialization import pack, unpack
 from skate.core.spec import Resources
+from skate.engines.local.meters import in_words
 from skate.engines.local.rows import Actor, Worker
 
 NONE = pack(None).to_bytes()
+
+
+_SIGKILL = {
+    True: " by the kernel, which ran out of memory; see memory= and num_cpus=",
+    False: " (not by the kernel for want of memory)",
+    None: " (the kernel's out-of-memory killer does that too; see memory= and num_cpus=)",
+}
+_CODES = {
+    0: " (by os._exit or sys.exit: a task ends by returning)",
+    70: " (a fault of the engine itself; its traceback is below)",
+}
+
+
+class ActorOutOfMemoryError(exceptions.ActorDiedError, exceptions.OutOfMemoryError):
+    """The actor took memory that was not there, or more than it had asked for, and was ended.
+
+    Ray raises OutOfMemoryError alone, which a program that expects actors to die does not catch.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def packed(error: BaseException) -> bytes:
@@ -26,8 +52,16 @@ def cancelled(label: str) -> bytes:
     return packed(exceptions.TaskCancelledError(error_message=f"Task {label} was cancelled."))
 
 
-def how_it_ended(status: int) -> str:
-    """A process's wait status in words."""
+def how_it_ended(status: int, peak: int = 0, starved: bool | None = None) -> str:
+    """A process's wait status in words, with the most memory that it had.
+
+    `starved`: whether the kernel has ended processes for want of memory; None: not known.
+    """
+    had = f", with up to {in_words(peak)} of memory" if peak else ""
+    return _status(status, starved) + had
+
+
+def _status(status: int, starved: bool | None) -> str:
     if status < 0:
         number = -status
         try:
@@ -36,11 +70,11 @@ def how_it_ended(status: int) -> str:
             name = f"signal {number}"
         hint = ""
         if number == signal.SIGKILL:
-            hint = " (the kernel's out-of-memory killer does that too; see memory= and num_cpus=)"
+            hint = _SIGKILL[starved]
         if number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL):
             hint = " (a crash in native code)"
         return f"killed by {name}{hint}"
-    return f"exited with code {status}"
+    return f"exited with code {status}{_CODES.get(status, '')}"
 
 
 def _last_words(worker: Worker) -> str:
@@ -91,7 +125,25 @@ def actor_death(actor: Actor, worker: Worker | None, how: str) -> str:
     """How an actor's process ended, in words."""
     pid = f" (pid {worker.pid})" if worker is not None else ""
     words = _last_words(worker) if worker is not None else ""
-    return f"The actor {name_of(actor)}{pid} died: {how}.{words}"
+    return f"The actor {name_of(actor)}{pid} died: {how.removesuffix('.')}.{words}"
+
+
+def actor_lost(actor: Actor, worker: Worker, how: str) -> bytes:
+    """An actor whose process is gone for good."""
+    text = actor_death(actor, worker, how)
+    if worker.doom is None:
+        return actor_died(actor, text)
+    return packed(_with_actor(ActorOutOfMemoryError(text), actor))
+
+
+def out_of_memory(label: str, worker: Worker, why: str, attempts: int) -> bytes:
+    """A task whose worker the memory monitor ended."""
+    tried = f" after {attempts + 1} attempts" if attempts else ""
+    return packed(
+        exceptions.OutOfMemoryError(
+            f"The worker running {label} was ended{tried}: pid {worker.pid} {why}{_last_words(worker)}"
+        )
+    )
 
 
 def constructor_failed(actor: Actor, error: bytes) -> bytes:

@@ -21,7 +21,9 @@ from skate.engines.local.arena import Arena
 from skate.engines.local.boot import POKE, Boot, memory, search_path
 from skate.engines.local.link import BrokenFrame, Link
 from skate.engines.local.logs import LogPipe
+from skate.engines.local.memory_watch import MemoryWatch
 from skate.engines.local.messages import Stored, Welcome, to_hub
+from skate.engines.local.meters import kernel_kills
 from skate.engines.local.pool import Pool
 from skate.engines.local.pump import Pump
 from skate.engines.local.requests import Requests
@@ -57,6 +59,8 @@ class Host:
         self.preloaded: set[str] = set()
         self.signals: list[tuple[Worker, int]] = []
         self.hub.timers.at(time.monotonic() + REAP_EVERY, self._reap)
+        self.watch = MemoryWatch(self, settings.memory)
+        self.kernel_kills = kernel_kills()
 
     # ------------------------------------------------------------ the hub's ports
 
@@ -157,6 +161,8 @@ class Host:
         if refs.released or refs.closed_streams:
             self.collect()
         self.hub.urgent.clear()
+        if self.watch.resting:
+            self.watch.arm()
         if self.pump.dirty:
             self.pump.flush()
         if self.signals:
@@ -215,7 +221,7 @@ class Host:
             for worker in list(self.hub.workers.values()):
                 self._bury(worker, "was lost with the process that starts workers")
 
-    def _report(self, kind: str, client: int, number: int) -> None:
+    def _report(self, kind: str, client: int, number: int, peak: int) -> None:
         worker = self.hub.workers.get(client)
         if worker is None:
             return
@@ -223,7 +229,14 @@ class Host:
             worker.pid = number
             self._preload()
         else:
-            self._bury(worker, errors.how_it_ended(number))
+            self._bury(
+                worker, errors.how_it_ended(number, peak, self._starved() if number == -signal.SIGKILL else None)
+            )
+
+    def _starved(self) -> bool | None:
+        """Whether the kernel has ended a process for want of memory since we last looked."""
+        before, self.kernel_kills = self.kernel_kills, kernel_kills()
+        return None if before < 0 else self.kernel_kills > before
 
     def _preload(self) -> None:
         """What this program has imported and workers will need, if it is safe to fork with."""

@@ -23,7 +23,7 @@ from skate.engines.local.messages import (
     Yield,
 )
 from skate.engines.local.rows import FAILED, METHOD, Family, Row, Worker
-from skate.engines.local.tasks import Tasks
+from skate.engines.local.shortage import Shortages
 
 STILLBORN = 3
 """Workers that die while they start, one after another, before those who wait for one are told."""
@@ -31,8 +31,8 @@ INSIST_AFTER = 0.02
 """Seconds after which a cancel that had no effect is repeated."""
 
 
-class Hub(Tasks):
-    """The whole: `tasks.py`, `actors.py` and `table.py`, and what concerns them all: cancels, workers, state."""
+class Hub(Shortages):
+    """The whole: `tasks.py`, `actors.py`, `table.py`, `shortage.py`, and what concerns all: cancels, workers, state."""
 
     # ------------------------------------------------------------------- cancel
 
@@ -134,6 +134,8 @@ class Hub(Tasks):
         self.scheduler.gone(worker)
         if not worker.up:
             self._was_stillborn(worker, how)
+        if worker.doom is not None:
+            how = worker.doom.why
         running = list(worker.running.values())
         worker.running = {}
         for offset, size in worker.granted:
@@ -194,6 +196,8 @@ class Hub(Tasks):
                 self.finish(row, FAILED, errors.cancelled(self.label(row)))
             elif position or not worker.up or (worker.leaving and worker.leaving[0] == "retired"):
                 self.enqueue(row)  # it had not begun
+            elif worker.doom is not None:
+                self.ended_for_memory(worker, row, spec, worker.doom)
             elif self._may_retry(row):
                 self._again(row, spec)
             else:

@@ -61,8 +61,8 @@ class Pool:
             except (BrokenPipeError, ConnectionResetError):
                 return  # the zygote is gone, and all workers with it
 
-    def reports(self, handle: Callable[[str, int, int], None]) -> bool:
-        """Hand on what the zygote has reported: ``(kind, client, pid or status)``. False when it is gone."""
+    def reports(self, handle: Callable[[str, int, int, int], None]) -> bool:
+        """Hand on what the zygote has reported: ``(kind, client, pid or status, peak)``. False when it is gone."""
         while True:
             try:
                 message = self.control.recv(4096, socket.MSG_DONTWAIT)
@@ -72,8 +72,7 @@ class Pool:
                 return False
             if not message:
                 return False
-            kind, client, number = msgspec.msgpack.decode(message)
-            handle(kind, client, number)
+            handle(*msgspec.msgpack.decode(message))
 
     def close(self) -> None:
         """End the zygote, and with it every worker; returns when it is reaped."""

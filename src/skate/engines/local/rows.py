@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -53,15 +53,38 @@ class Row(msgspec.Struct, gc=False):
     """Of the row of an actor itself."""
 
 
+class Doom(NamedTuple):
+    """Why the memory monitor ends a worker."""
+
+    why: str
+    shortage: bool
+    """Memory ran out; otherwise the call took more than it had asked for."""
+    counts: bool
+    """Whether that uses up one of the call's attempts."""
+
+
+class Shortage:
+    """What the memory monitor has done to a task so far."""
+
+    __slots__ = ("ended", "pardoned")
+
+    def __init__(self) -> None:
+        self.ended = 0
+        self.pardoned = 0
+        """How many of these ends do not count as attempts."""
+
+
 class Worker:
     """A worker process, as the hub sees it."""
 
     __slots__ = (
         "actor",
         "aside",
+        "base",
         "batch",
         "blocked",
         "client",
+        "doom",
         "environment",
         "family",
         "gpus",
@@ -130,6 +153,10 @@ class Worker:
         """Hosts an actor with coroutines, which a cancel can stop."""
         self.tail: deque[str] = deque(maxlen=20)
         """The last lines it wrote."""
+        self.base = 0
+        """Bytes that it had when it was given its call; kept where ``memory=`` is enforced."""
+        self.doom: Doom | None = None
+        """Why the memory monitor ends it."""
 
 
 class Family:

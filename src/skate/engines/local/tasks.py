@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from skate.core.settings import Settings
@@ -25,7 +26,7 @@ from skate.engines.local.messages import (
     Using,
     Yield,
 )
-from skate.engines.local.rows import FAILED, READY, Family, Row, Stream, Worker
+from skate.engines.local.rows import FAILED, READY, Family, Row, Shortage, Stream, Worker
 from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
 from skate.engines.local.store import Files
 from skate.engines.local.timers import Timers
@@ -71,6 +72,10 @@ class Tasks(Actors):
         self.stillborn: dict[str, int] = {}
         """Workers of an environment that died before they were up, one after another."""
         self.finished = 0
+        self.meter: Callable[[Worker], int] | None = None
+        """Tells how much memory a worker has, where ``memory=`` is enforced."""
+        self.shortages: dict[int, Shortage] = {}
+        """Tasks that the memory monitor has ended, and that are tried again."""
 
     # --------------------------------------------------------------- submission
 
@@ -168,6 +173,8 @@ class Tasks(Actors):
         running = worker.running
         if not running:
             self.urgent.append(worker)
+            if self.meter is not None:
+                worker.base = self.meter(worker)
         elif not self._watching:
             self._watching = True
             self.timers.at(time.monotonic() + STUCK_AFTER, self._free_stuck)
@@ -273,6 +280,8 @@ class Tasks(Actors):
         row.spec = row.options = row.worker = row.owner = None
         self.finished += 1
         task = spec.task
+        if self.shortages:
+            self.shortages.pop(task, None)
         if spec.returns == -1:
             state, value = self._stream_ended(task, state, value)
         plain = type(value) is bytes and state != FAILED and not refs
@@ -349,7 +358,12 @@ class Tasks(Actors):
 
     def _may_retry(self, row: Row) -> bool:
         limit: int = row.options.max_retries
-        return limit < 0 or row.attempt < limit
+        return limit < 0 or row.attempt - self._pardoned(row) < limit
+
+    def _pardoned(self, row: Row) -> int:
+        """Attempts that ended for want of memory, through no fault of the task."""
+        shortage = self.shortages.get(row.spec.task) if self.shortages and row.spec is not None else None
+        return shortage.pardoned if shortage is not None else 0
 
     def _again(self, row: Row, spec: TaskSpec) -> None:
         row.attempt += 1

@@ -8,7 +8,8 @@ Requests and reports are msgpack arrays over a socket that keeps message boundar
 * ``["fork", client]`` with four descriptors (the worker's reading and writing pipe, its stdout, its stderr);
 * ``["preload", [module, ...]]``: import these when there is nothing else to do; later workers are spared it;
 * ``["signal", pid, number]``: only the parent can be sure that a pid is still its child's;
-* ``["forked", client, pid]`` and ``["ended", client, status]`` back; a negative status is a signal.
+* ``["forked", client, pid, 0]`` and ``["ended", client, status, peak]`` back; a negative status is a signal, the peak
+  is the most memory in bytes that the worker had.
 
 When the driver is gone, however it went, the zygote ends its children and itself; should the zygote be killed, the
 kernel kills each worker with it (PR_SET_PDEATHSIG).
@@ -124,7 +125,7 @@ class Zygote:
         self.children[pid] = client
         for fd in fds:
             os.close(fd)
-        self._report("forked", client, pid)
+        self._report("forked", client, pid, 0)
 
     def _report(self, *what: object) -> None:
         try:
@@ -150,12 +151,12 @@ class Zygote:
 
     def _reap(self) -> None:
         while self.children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 return
             client = self.children.pop(pid, None)
             if client is not None:
-                self._report("ended", client, os.waitstatus_to_exitcode(status))
+                self._report("ended", client, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024)
 
     def end(self) -> None:
         """Leave no child behind, not even dying, nor what they have started."""
