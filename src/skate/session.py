@@ -130,6 +130,9 @@ def init(
     environment variable SKATE_SPILL_DIRECTORY names. SKATE_SPILL_LIMIT is the most bytes that they may
     take; ``_system_config={"local_fs_capacity_threshold": 0.95}`` is how full that disk may become.
 
+    ``_system_config`` and the environment also say when memory counts as short and whether ``memory=`` is
+    enforced: `skate.core.memory_rules` has the names.
+
     The remaining arguments are Ray's; they configure what an embedded engine does not have
     (dashboard, daemons' logs, cgroups) and have no effect.
 

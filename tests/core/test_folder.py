@@ -71,6 +71,29 @@ def test_the_folder_of_a_killed_process_is_swept_by_the_next_session():
 def test_a_sweep_leaves_what_is_not_a_sessions_folder(root):
     (root / "skate-of-somebody-else").mkdir()
     (root / f"{folder._PREFIX}1-just-being-made").mkdir()
+    (root / f".{folder._PREFIX}{os.getpid()}-half-made").mkdir()
+    (root / f"{folder._PREFIX}odd").mkdir()
     (root / f"{folder._PREFIX}a-file").write_text("x")
     assert sweep() == []
-    assert len(list(root.iterdir())) == 3
+    assert len(list(root.iterdir())) == 5
+
+
+@pytest.mark.parametrize("call", ["mkdir", "flock", "rename", "unlink", "rmdir"])
+def test_a_process_killed_in_the_middle_of_making_or_deleting_its_folder_leaves_nothing(call, root):
+    script = f"""
+import fcntl, os, signal
+from skate.core.folder import SessionFolder
+module = fcntl if {call!r} == "flock" else os
+real = getattr(module, {call!r})
+def kill(*args):
+    real(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(module, {call!r}, kill)
+made = SessionFolder()
+open(os.path.join(made.path, "more"), "w").close()
+made.remove()
+"""
+    ended = subprocess.run([sys.executable, "-c", script])
+    assert ended.returncode == -signal.SIGKILL
+    SessionFolder().remove()
+    assert list(root.iterdir()) == []

@@ -10,6 +10,7 @@ from scripted import Session
 from skate import exceptions
 from skate.core.memory_rules import MemoryRules
 from skate.core.settings import Settings
+from skate.engines.local import errors
 from skate.engines.local.rows import Doom, Worker
 
 SHORT = Doom("had 1 GB when memory was short.", True, False)
@@ -52,6 +53,16 @@ def test_shortages_do_not_use_up_the_attempts(session: Session) -> None:
     session.die(session.up_with(task))
     session.die(session.up_with(task))
     assert isinstance(session.error(task), exceptions.WorkerCrashedError)
+
+
+def test_shortages_leave_a_lost_result_all_its_attempts(session: Session) -> None:
+    task = session.task()
+    for _ in range(5):
+        end(session, task, SHORT)
+        session.wait(61)
+    session.up_with(task)
+    session.done(task, session.block())
+    assert session.hub.recipes[task].attempt == 0
 
 
 def test_task_that_was_alone_uses_up_an_attempt_and_fails_in_the_end(session: Session) -> None:
@@ -178,3 +189,25 @@ def test_actor_that_may_be_restarted_is(session: Session) -> None:
     session.done(actor)
     session.done(call)
     assert session.is_ready(call)
+
+
+@pytest.mark.parametrize(
+    ("status", "peak", "starved", "words"),
+    [
+        (3, 0, None, "exited with code 3"),
+        (
+            0,
+            2 << 30,
+            None,
+            "exited with code 0 (by os._exit or sys.exit: a task ends by returning), with up to 2.1 GB of memory",
+        ),
+        (-11, 0, None, "killed by SIGSEGV (a crash in native code)"),
+        (-9, 0, True, "killed by SIGKILL by the kernel, which ran out of memory; see memory= and num_cpus="),
+        (-9, 0, False, "killed by SIGKILL (not by the kernel for want of memory)"),
+        (-9, 0, None, "killed by SIGKILL (the kernel's out-of-memory killer does that too; see memory= and num_cpus=)"),
+        (-15, 0, None, "killed by SIGTERM"),
+        (-40, 0, None, "killed by signal 40"),
+    ],
+)
+def test_end_of_a_process_in_words(status: int, peak: int, starved: bool | None, words: str) -> None:
+    assert errors.how_it_ended(status, peak, starved) == words

@@ -1,7 +1,8 @@
 """A session's folder: made when the session starts, gone when it ends, swept by the next if its process was killed.
 
 The folder's owner holds a lock on a file in it. The kernel drops the lock with the process, however that dies, so a
-folder whose lock can be taken belongs to nobody; a pid that was given to another process fools nobody.
+folder whose lock can be taken belongs to nobody; a pid that was given to another process fools nobody. Only one that
+has no lock yet, or no more, goes by the pid in its name: its process died in the middle of making or deleting it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class SessionFolder:
         sweep(parent)
         name = f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
         self.path = os.path.join(parent, name)
-        unlocked = os.path.join(parent, f".{name}")  # a name that nobody sweeps, until the lock is taken
+        unlocked = os.path.join(parent, f".{name}")  # not swept while we live, though nobody holds the lock yet
         os.mkdir(unlocked, 0o700)
         self._lock = os.open(os.path.join(unlocked, _LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -63,7 +64,8 @@ def sweep(parent: str = "") -> list[str]:
     swept = []
     for name in os.listdir(parent):
         path = os.path.join(parent, name)
-        if name.startswith(_PREFIX) and _abandoned(path):
+        half_made = name.startswith(f".{_PREFIX}")
+        if (half_made and _is_dead(name)) or (name.startswith(_PREFIX) and _abandoned(path)):
             _delete(path)
             swept.append(path)
     return swept
@@ -72,8 +74,10 @@ def sweep(parent: str = "") -> list[str]:
 def _abandoned(path: str) -> bool:
     try:
         lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return _is_dead(os.path.basename(path))  # just going
     except OSError:
-        return False  # just being made, or just going
+        return False
     try:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,3 +85,17 @@ def _abandoned(path: str) -> bool:
         return False
     finally:
         os.close(lock)
+
+
+def _is_dead(name: str) -> bool:
+    """Whether the process in a folder's name is gone."""
+    pid = name.lstrip(".").split("-")[2]
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

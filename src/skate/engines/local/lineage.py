@@ -65,6 +65,10 @@ class Lineage(Store):
     def _ready(self, row: Row) -> None:
         raise NotImplementedError
 
+    def pardoned(self, row: Row) -> int:
+        """Attempts that do not count."""
+        raise NotImplementedError
+
     # ----------------------------------------------------------------- remember
 
     def remember(self, row: Row, spec: TaskSpec, values: list[Any], retries: int) -> None:
@@ -72,15 +76,16 @@ class Lineage(Store):
         stored = {spec.task + i for i, value in enumerate(values) if type(value) is Stored}
         if not stored or retries == 0:
             return
+        attempt = row.attempt - self.pardoned(row)
         recipe = self.recipes.get(spec.task)
         if recipe is None:
-            recipe = self.recipes[spec.task] = Recipe(spec, row.options, retries, row.attempt)
+            recipe = self.recipes[spec.task] = Recipe(spec, row.options, retries, attempt)
             for key in (*spec.deps, *spec.refs):
                 self._remember_input(recipe, key)
             if len(self.recipes) > MOST:
                 self.forgotten = True
                 self._forget_recipe(next(iter(self.recipes)))
-        recipe.attempt = row.attempt
+        recipe.attempt = attempt
         recipe.alive |= {key for key in stored if key in self.rows}
         if not recipe.alive:
             self._forget_unused(recipe)

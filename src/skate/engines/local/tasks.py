@@ -358,9 +358,9 @@ class Tasks(Actors):
 
     def _may_retry(self, row: Row) -> bool:
         limit: int = row.options.max_retries
-        return limit < 0 or row.attempt - self._pardoned(row) < limit
+        return limit < 0 or row.attempt - self.pardoned(row) < limit
 
-    def _pardoned(self, row: Row) -> int:
+    def pardoned(self, row: Row) -> int:
         """Attempts that ended for want of memory, through no fault of the task."""
         shortage = self.shortages.get(row.spec.task) if self.shortages and row.spec is not None else None
         return shortage.pardoned if shortage is not None else 0
