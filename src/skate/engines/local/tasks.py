@@ -62,7 +62,8 @@ class Tasks(Actors):
         """Workers that were idle and have just been given something: flush them at once."""
         self.timers = Timers()
         self._families: dict[int, tuple[Any, Family]] = {}
-        self._warned: set[Any] = set()
+        self.doubtful: set[Any] = set()
+        """Families that nothing here can ever serve, and that the user was told of."""
         self._watching = False
         self._spared: list[Worker] = []
         """Workers whose call could not be sent after all."""
@@ -141,9 +142,14 @@ class Tasks(Actors):
         return family
 
     def _warn_infeasible(self, family: Family, row: Row) -> None:
-        if family not in self._warned:
-            self._warned.add(family)
+        if family not in self.doubtful:
+            self.doubtful.add(family)
             self.ports.warn(errors.infeasible(self.label(row), family.need, self.scheduler.total))
+            self.doubt()
+
+    def doubt(self) -> None:
+        """Something can never run: look who waits for it."""
+        raise NotImplementedError
 
     def decide(self) -> None:
         """Set going everything that can go now."""
