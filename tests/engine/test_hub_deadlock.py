@@ -120,7 +120,7 @@ def test_a_circle_through_what_a_task_holds(with_x):
     worker = with_x.up_with(outer)
     block(with_x, worker, with_x.task(resources=NEEDS_X, owner=worker))
     (error,) = told(worker)
-    assert "waits for what is held by f (pid" in str(error)
+    assert "waits for f, which waits for x, which is held by f (pid" in str(error)
 
 
 def test_an_actor_that_waits_in_its_constructor_for_one_that_calls_it(session):

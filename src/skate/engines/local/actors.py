@@ -224,6 +224,10 @@ class Actors(Lineage):
         self.actors[spec.actor].queues.setdefault(row.owner, deque()).appendleft(row)
         self.wait_again(row, spec, self._call_ready)
 
+    def label(self, row: Row) -> str:
+        """A call's name for messages."""
+        raise NotImplementedError
+
     def let_run_ahead(self, worker: Worker, row: Row, spec: TaskSpec) -> None:
         """A new attempt of a stream may go at once as far as its reader has come."""
         raise NotImplementedError
@@ -256,12 +260,15 @@ class Actors(Lineage):
             self.bury(actor, errors.constructor_failed(actor, message.error))
             self.ports.signal(worker, signal.SIGKILL)
             return
-        if message.retry and not row.cancelled and self._call_may_retry(actor, row):
-            row.attempt += 1
-            self.rewind(spec.task)
-            self._send_call(worker, row, spec)
-            return
-        self.finish(row, FAILED, message.error)
+        error = message.error
+        if message.retry and self._call_may_retry(actor, row):
+            if not row.cancelled:
+                row.attempt += 1
+                self.rewind(spec.task)
+                self._send_call(worker, row, spec)
+                return
+            error = errors.cancelled(self.label(row))
+        self.finish(row, FAILED, error)
         self.call_ended(actor)
 
     def rewind(self, task: int) -> None:

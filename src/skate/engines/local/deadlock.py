@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from skate.engines.local.rows import PENDING, Actor, Family, Row, Worker
+from skate.engines.local.rows import PENDING, Actor, Row, Worker
 
 if TYPE_CHECKING:
     from skate.engines.local.hub import Hub
@@ -27,8 +27,14 @@ class Wait(NamedTuple):
     number: int
 
 
-Node = Row | Worker | Wait
-"""What has to go on: a call (the row that has its spec), a worker, or a wait that the search begins with."""
+class Share(NamedTuple):
+    """A resource of which too little is free: one of those who hold some has to end."""
+
+    name: str
+
+
+Node = Row | Worker | Share | Wait
+"""What has to go on: a call (the row that has its spec), a worker; or a wait that the search begins with."""
 AT_ONCE = 500
 """Nodes that a worker's wait may cost when it begins; a search that needs more is put off."""
 
@@ -64,7 +70,7 @@ def possible(hub: Hub, worker: Worker) -> bool:
     for row in running.values():
         if row.waiters is not None or (row.spec is not None and row.spec.returns != 1):
             return True
-    return bool(hub.scheduler.waiting) and any(name != "CPU" for name, _ in worker.taken)
+    return any(name != "CPU" for name, _ in worker.taken)
 
 
 def never(hub: Hub, start: Node, most: int = 0) -> Never | None:
@@ -83,6 +89,7 @@ class _Search:
         """How many more of its needs a node waits for; 0: it goes on."""
         self.needed: dict[int, list[int]] = {}
         """Who needs a node, once for each time that it does."""
+        self.shares: dict[str, Share] = {}
         self.before: dict[int, Row] = {}
         """Of a call queued for an actor: the nearest call before it that is not ready to be sent."""
         self.lines: set[int] = set()
@@ -164,6 +171,9 @@ class _Search:
         if isinstance(node, Wait):
             calls = self.calls(node.rows)
             return GOES_ON if calls is None else Needs(node.number, calls)
+        if isinstance(node, Share):
+            workers = self.hub.workers.values()
+            return Needs(1, [worker for worker in workers if any(node.name == held for held, _ in worker.taken)])
         return self.of_call(node)
 
     def of_worker(self, worker: Worker) -> Needs:
@@ -199,7 +209,7 @@ class _Search:
             return GOES_ON
         if worker is not None and (worker.actor is not None or _head(worker) is row):
             return Needs(1, [worker])
-        inputs = self.calls(self.hub.rows[key] for key in spec.deps) if row.missing else []
+        inputs = self.calls(filter(None, map(self.hub.rows.get, spec.deps))) if row.missing else []
         if inputs is None:
             return GOES_ON
         if spec.method:
@@ -207,7 +217,11 @@ class _Search:
         family = self.hub._family(row.options)
         if family.infeasible:
             return Needs(1, [])
-        return Needs(len(inputs), inputs) if inputs else self.of_queued(family)
+        # CPUs come free while others wait, what else it needs does not.
+        free = self.hub.scheduler.free
+        short = [name for name, units in family.need if name != "CPU" and units > free.get(name, 0)]
+        inputs += [self.shares.setdefault(name, Share(name)) for name in short]
+        return Needs(len(inputs), inputs)
 
     def of_method(self, row: Row, key: int, needs: list[Node]) -> Needs:
         """A method call that is not sent needs its arguments, the calls of its caller before it, and its actor."""
@@ -235,15 +249,6 @@ class _Search:
                     last = queued
         return self.before.get(id(row))
 
-    def of_queued(self, family: Family) -> Needs:
-        """A call that needs a worker: CPUs come free while others wait, what else it needs does not."""
-        free = self.hub.scheduler.free
-        for name, units in family.need:
-            if name != "CPU" and units > free.get(name, 0):
-                workers = self.hub.workers.values()
-                return Needs(1, [worker for worker in workers if any(name == held for held, _ in worker.taken)])
-        return GOES_ON
-
 
 def _head(worker: Worker) -> Row | None:
     """The call that a plain worker, or an ordinary actor, runs."""
@@ -262,7 +267,9 @@ def in_words(hub: Hub, path: list[Node]) -> str:
 
 def _how(node: Node, following: Node) -> str:
     """How one waits for the next; nothing for a call that runs in it, for they have one name."""
-    if not isinstance(node, Row):
+    if isinstance(node, Share):
+        return "is held by"
+    if not isinstance(node, Row) or isinstance(following, Share):
         return "waits for"
     if isinstance(following, Row):
         if following.actor is not None:
@@ -271,13 +278,13 @@ def _how(node: Node, following: Node) -> str:
     assert isinstance(following, Worker)
     if node.worker is following and (following.actor is None or (_head(following) is node and not following.is_async)):
         return ""
-    return "waits in the queue of" if node.spec is not None and node.spec.method else "waits for what is held by"
+    return "waits in the queue of"
 
 
 def _name(hub: Hub, node: Node) -> str:
     """What runs in a worker, with its pid; or a call."""
-    if isinstance(node, Wait):
-        return "the caller"
+    if isinstance(node, Wait | Share):
+        return "the caller" if isinstance(node, Wait) else node.name
     worker = node if isinstance(node, Worker) else node.worker
     if isinstance(node, Row) and (worker is None or _head(worker) is not node):
         return hub.label(node)

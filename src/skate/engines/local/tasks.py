@@ -340,7 +340,7 @@ class Tasks(Actors):
             self.call_failed(worker, row, spec, message)
         else:
             self.scheduler.measured(spec.function, message.took)
-            if message.retry and not row.cancelled and self._may_retry(row):
+            if message.retry and self._may_retry(row):
                 self._again(row, spec)
             else:
                 self.finish(row, FAILED, message.error)
@@ -358,6 +358,9 @@ class Tasks(Actors):
         return limit < 0 or row.attempt < limit
 
     def _again(self, row: Row, spec: TaskSpec) -> None:
+        if row.cancelled:  # it failed at the moment of its cancel
+            self.finish(row, FAILED, errors.cancelled(self.label(row)))
+            return
         row.attempt += 1
         row.worker = None
         self.rewind(spec.task)
