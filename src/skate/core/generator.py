@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, Generic, NoReturn
 
 from skate.core import engine as engines
 from skate.core.refs import ObjectRef, R_co, TaskID, closed_streams, make_ref
+
+_one_at_a_time = threading.Lock()
+"""Several threads may read one generator: each item goes to one of them."""
 
 
 class ObjectRefGenerator(Generic[R_co]):
@@ -27,11 +31,9 @@ class ObjectRefGenerator(Generic[R_co]):
         return self
 
     def __next__(self) -> ObjectRef[R_co]:
-        item = self._peek()
-        if item is not None:
+        while (item := self._peek()) is not None:
             engines.current().wait([item], 1, None)
-            if not self._at_end(item):
-                self._following = None
+            if self._take(item):
                 return item
         raise StopIteration
 
@@ -39,11 +41,9 @@ class ObjectRefGenerator(Generic[R_co]):
         return self
 
     async def __anext__(self) -> ObjectRef[R_co]:
-        item = self._peek()
-        if item is not None:
+        while (item := self._peek()) is not None:
             await _until_ready(item)
-            if not self._at_end(item):
-                self._following = None
+            if self._take(item):
                 return item
         raise StopAsyncIteration
 
@@ -91,11 +91,18 @@ class ObjectRefGenerator(Generic[R_co]):
 
     def _peek(self) -> ObjectRef[R_co] | None:
         """The item that `next` gives, ready or not; None past the end."""
-        if self._finished:
-            return None
-        if self._following is None:
-            self._following = engines.current().next_item(self._generator_ref._key)
-        return self._following
+        with _one_at_a_time:
+            if not self._finished and self._following is None:
+                self._following = engines.current().next_item(self._generator_ref._key)
+            return self._following
+
+    def _take(self, item: ObjectRef[R_co]) -> bool:
+        """Take a ready item; False when another thread was quicker, or it lies past the end."""
+        with _one_at_a_time:
+            if self._following is not item or self._at_end(item):
+                return False
+            self._following = None
+            return True
 
     def _at_end(self, item: ObjectRef[R_co]) -> bool:
         if engines.current().is_end(item):

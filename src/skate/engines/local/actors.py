@@ -271,7 +271,7 @@ class Actors(Lineage):
         self.finish(row, FAILED, error)
         self.call_ended(actor)
 
-    def rewind(self, task: int) -> None:
+    def rewind(self, task: int, worker: Worker | None = None) -> None:
         """A new attempt yields a stream's items from the start."""
         raise NotImplementedError
 

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from skate.core.settings import Settings
 from skate.core.spec import TaskOptions
 from skate.engines.local import errors
-from skate.engines.local.actors import Actors
 from skate.engines.local.arena import Arena
 from skate.engines.local.boot import POKE
 from skate.engines.local.messages import (
@@ -18,8 +17,6 @@ from skate.engines.local.messages import (
     Export,
     Failed,
     Grant,
-    Item,
-    Resume,
     Stored,
     TaskSpec,
     Using,
@@ -28,6 +25,7 @@ from skate.engines.local.messages import (
 from skate.engines.local.rows import FAILED, READY, Family, Row, Stream, Worker
 from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
 from skate.engines.local.store import Files
+from skate.engines.local.streams import Streams
 from skate.engines.local.timers import Timers
 
 LARGEST_GRANT = 4 << 20
@@ -48,7 +46,7 @@ class Ports(Files, Protocol):
         """Tell the user something on the driver's standard error."""
 
 
-class Tasks(Actors):
+class Tasks(Streams):
     """Tasks, from submission to their results."""
 
     def __init__(self, settings: Settings, total: dict[str, int], arena: Arena, ports: Ports) -> None:
@@ -276,11 +274,12 @@ class Tasks(Actors):
         spec = row.spec
         if spec is None:
             return
+        worker = row.worker
         row.spec = row.options = row.worker = row.owner = None
         self.finished += 1
         task = spec.task
         if spec.returns == -1:
-            state, value = self._stream_ended(task, state, value)
+            state, value = self.stream_ended(task, state, value, worker)
         plain = type(value) is bytes and state != FAILED and not refs
         if not plain or row.waiters is not None or row.state or row.count <= 0:
             self.fill(task, state, value, refs)
@@ -293,14 +292,6 @@ class Tasks(Actors):
             self.unpin(spec)
         if task in self.remaking:
             self.ended_again(task)
-
-    def _stream_ended(self, task: int, state: int, value: Any) -> tuple[int, Any]:
-        """A streaming call has ended: its error is its last item, as in Ray, and its own object is None."""
-        stream = self.streams.get(task)
-        if stream is not None and state == FAILED:
-            self.item(stream, FAILED, value, ())
-        self.end_stream(task)
-        return READY, errors.NONE
 
     def done_many(self, worker: Worker, message: DoneMany) -> None:
         """A call with no return, several, or a stream ended well."""
@@ -361,16 +352,10 @@ class Tasks(Actors):
         if row.cancelled:  # it failed at the moment of its cancel
             self.finish(row, FAILED, errors.cancelled(self.label(row)))
             return
+        self.rewind(spec.task, row.worker)
         row.attempt += 1
         row.worker = None
-        self.rewind(spec.task)
         self.enqueue(row)
-
-    def rewind(self, task: int) -> None:
-        """A new attempt yields a stream's items from the start: those delivered are skipped."""
-        stream = self.streams.get(task)
-        if stream is not None:
-            stream.skip = stream.made
 
     def _refill(self, worker: Worker) -> None:
         """Keep a worker busy, or let it rest."""
@@ -412,30 +397,3 @@ class Tasks(Actors):
         if offset is not None:
             worker.granted.append((offset, size))
             worker.link.send(Grant(offset, size))
-
-    def made(self, worker: Worker, message: Item) -> None:
-        """A stream's item arrived."""
-        stream = self.streams.get(message.task)
-        if stream is None:
-            self.discard(message.value)
-            return
-        if stream.skip:
-            stream.skip -= 1
-            self.discard(message.value)
-            return
-        self.item(stream, FAILED if message.failed else READY, message.value, message.refs)
-
-    def let_run_ahead(self, worker: Worker, row: Row, spec: TaskSpec) -> None:
-        """A new attempt of a stream with back-pressure may go at once as far as its reader has come."""
-        stream = self.streams.get(spec.task)
-        if stream is not None and stream.read and row.options.backpressure > 0:
-            worker.link.send(Resume(spec.task, stream.read + row.options.backpressure))
-
-    def read_on(self, task: int) -> None:
-        """A reader took an item: its maker may go on, if it waits for that."""
-        row, stream = self.rows.get(task), self.streams.get(task)
-        if row is None or stream is None or row.worker is None or row.options is None:
-            return
-        if row.options.backpressure > 0:
-            row.worker.link.send(Resume(task, stream.read + row.options.backpressure))
-            self.urgent.append(row.worker)
