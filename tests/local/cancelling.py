@@ -24,7 +24,6 @@ Case = Callable[[str], Iterator[Any]]
 """Yields once: the reference to cancel, when its call is in the state in question. What follows cleans up."""
 CASES: dict[str, Case] = {}
 FORCED = {"forced"}
-NOT_RECURSIVE: set[str] = set()
 
 
 def case(function: Case) -> Case:
@@ -279,7 +278,7 @@ def stream_that_nobody_reads(path: str) -> Iterator[Any]:
 
 @case
 def stream_held_back(path: str) -> Iterator[Any]:
-    generator = stream.options(_generator_backpressure_num_objects=2).remote(path, 0)
+    generator = stream.options(_generator_backpressure_num_objects=3).remote(path, 0)
     begun(path)
     yield generator
 

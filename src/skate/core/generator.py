@@ -9,9 +9,6 @@ from typing import Any, Generic, NoReturn
 from skate.core import engine as engines
 from skate.core.refs import ObjectRef, R_co, TaskID, closed_streams, make_ref
 
-_one_at_a_time = threading.Lock()
-"""Several threads may read one generator: each item goes to one of them."""
-
 
 class ObjectRefGenerator(Generic[R_co]):
     """Yields an `ObjectRef` for each item of a streaming task as soon as the item exists.
@@ -20,12 +17,13 @@ class ObjectRefGenerator(Generic[R_co]):
     ends. Dropping the generator stops the task.
     """
 
-    __slots__ = ("__weakref__", "_finished", "_following", "_generator_ref")
+    __slots__ = ("__weakref__", "_finished", "_following", "_generator_ref", "_lock")
 
     def __init__(self, task: int) -> None:
         self._generator_ref: ObjectRef[Any] = make_ref(task)
         self._following: ObjectRef[R_co] | None = None
         self._finished = False
+        self._lock = threading.Lock()  # several threads may read: each item goes to one of them
 
     def __iter__(self) -> ObjectRefGenerator[R_co]:
         return self
@@ -91,14 +89,14 @@ class ObjectRefGenerator(Generic[R_co]):
 
     def _peek(self) -> ObjectRef[R_co] | None:
         """The item that `next` gives, ready or not; None past the end."""
-        with _one_at_a_time:
+        with self._lock:
             if not self._finished and self._following is None:
                 self._following = engines.current().next_item(self._generator_ref._key)
             return self._following
 
     def _take(self, item: ObjectRef[R_co]) -> bool:
         """Take a ready item; False when another thread was quicker, or it lies past the end."""
-        with _one_at_a_time:
+        with self._lock:
             if self._following is not item or self._at_end(item):
                 return False
             self._following = None
