@@ -35,6 +35,8 @@ class Actors(Lineage):
         super().__init__(arena)
         self.actors: dict[int, Actor] = {}
         self.names: dict[tuple[str, str], Actor] = {}
+        self.children: dict[int, set[int]] = {}
+        """Calls under way that a call under way has made, for a cancel to find."""
 
     # ----------------------------------------------------------------- creation
 
@@ -119,6 +121,8 @@ class Actors(Lineage):
             self.discard(spec.args)
             raise errors.too_many_calls(actor)
         row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent, maker=METHOD)
+        if parent:
+            self.children.setdefault(parent, set()).add(spec.task)
         if spec.returns != 1:
             self._more_returns(spec, row, owner)
         elif owner is not None:

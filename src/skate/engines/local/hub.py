@@ -49,8 +49,8 @@ class Hub(Tasks):
 
     def _cancel(self, row: Row, spec: TaskSpec, force: bool, recursive: bool) -> None:
         if recursive:
-            for child in [r for r in self.rows.values() if r.parent == spec.task and r.spec is not None]:
-                if child.actor is None and child.spec is not None:
+            for child in [self.rows.get(key) for key in self.children.get(spec.task, ())]:
+                if child is not None and child.actor is None and child.spec is not None:
                     self._cancel(child, child.spec, force and not child.spec.actor, True)
         row.cancelled = True
         worker = row.worker

@@ -76,6 +76,8 @@ class Tasks(Streams):
     def submit(self, spec: TaskSpec, options: TaskOptions, owner: Worker | None, parent: int = 0) -> None:
         """A new task. Its returns count one reference each, of the owner."""
         row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent)
+        if parent:
+            self.children.setdefault(parent, set()).add(spec.task)
         if spec.returns != 1:
             self._more_returns(spec, row, owner)
         elif owner is not None:
@@ -275,6 +277,8 @@ class Tasks(Streams):
         if spec is None:
             return
         worker = row.worker
+        if row.parent:
+            self._forget_child(row.parent, spec.task)
         row.spec = row.options = row.worker = row.owner = None
         self.finished += 1
         task = spec.task
@@ -292,6 +296,13 @@ class Tasks(Streams):
             self.unpin(spec)
         if task in self.remaking:
             self.ended_again(task)
+
+    def _forget_child(self, parent: int, task: int) -> None:
+        siblings = self.children.get(parent)
+        if siblings is not None:
+            siblings.discard(task)
+            if not siblings:
+                del self.children[parent]
 
     def done_many(self, worker: Worker, message: DoneMany) -> None:
         """A call with no return, several, or a stream ended well."""
