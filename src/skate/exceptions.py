@@ -24,6 +24,7 @@ The tree (a name in brackets is a second base, so that plain Python handlers cat
      ├─ PendingCallsLimitExceeded
      ├─ TaskUnschedulableError
      ├─ ActorUnschedulableError
+     ├─ DeadlockError                     of Skate alone: Ray waits for ever
      ├─ TaskPlacementGroupRemoved
      ├─ ActorPlacementGroupRemoved
      ├─ RuntimeEnvSetupError
@@ -450,6 +451,12 @@ class ActorUnschedulableError(RayError):
 
     def __str__(self) -> str:
         return f"The actor cannot be scheduled: {self.error_message}"
+
+
+class DeadlockError(RayError):
+    """A wait would never end, because what it waits for waits for it. Not in Ray, which goes on waiting."""
+
+    _unsaid = "This wait would never end: what it waits for waits for the caller."
 
 
 class TaskPlacementGroupRemoved(RayError):

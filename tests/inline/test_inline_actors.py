@@ -17,6 +17,7 @@ from skate.exceptions import (
     ActorHandleNotFoundError,
     ActorUnavailableError,
     ActorUnschedulableError,
+    DeadlockError,
     GetTimeoutError,
     PendingCallsLimitExceeded,
     RayActorError,
@@ -94,7 +95,7 @@ def test_waiting_for_oneself_is_an_error_rather_than_a_deadlock():
             return 1
 
     a = A.remote()
-    with pytest.raises(RuntimeError, match=r"Deadlock: A\.other"):
+    with pytest.raises(DeadlockError, match=r"never end: A\.other"):
         skate.get(a.wait_for_myself.remote())
     assert skate.get(a.other.remote()) == 1
 
@@ -114,7 +115,7 @@ def test_two_actors_that_wait_for_each_other_are_told():
             return skate.get(caller.answer.remote())
 
     a, b = Sync.remote(), Async.remote()
-    with pytest.raises(RuntimeError, match=r"Deadlock: (Sync\.answer|Async\.back)"):
+    with pytest.raises(DeadlockError, match=r"never end: (Sync\.answer|Async\.back)"):
         skate.get(a.call.remote(b, a))
 
 
@@ -131,7 +132,7 @@ def test_async_actor_blocked_on_its_own_loop_is_told():
             return 1
 
     a = A.remote()
-    with pytest.raises(RuntimeError, match="await the reference"):
+    with pytest.raises(DeadlockError, match="await the reference"):
         skate.get(a.wrong.remote())
     assert skate.get(a.right.remote()) == 1
 

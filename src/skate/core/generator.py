@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, Generic, NoReturn
 
@@ -16,22 +17,21 @@ class ObjectRefGenerator(Generic[R_co]):
     ends. Dropping the generator stops the task.
     """
 
-    __slots__ = ("__weakref__", "_finished", "_following", "_generator_ref")
+    __slots__ = ("__weakref__", "_finished", "_following", "_generator_ref", "_lock")
 
     def __init__(self, task: int) -> None:
         self._generator_ref: ObjectRef[Any] = make_ref(task)
         self._following: ObjectRef[R_co] | None = None
         self._finished = False
+        self._lock = threading.Lock()  # several threads may read: each item goes to one of them
 
     def __iter__(self) -> ObjectRefGenerator[R_co]:
         return self
 
     def __next__(self) -> ObjectRef[R_co]:
-        item = self._peek()
-        if item is not None:
+        while (item := self._peek()) is not None:
             engines.current().wait([item], 1, None)
-            if not self._at_end(item):
-                self._following = None
+            if self._take(item):
                 return item
         raise StopIteration
 
@@ -39,11 +39,9 @@ class ObjectRefGenerator(Generic[R_co]):
         return self
 
     async def __anext__(self) -> ObjectRef[R_co]:
-        item = self._peek()
-        if item is not None:
+        while (item := self._peek()) is not None:
             await _until_ready(item)
-            if not self._at_end(item):
-                self._following = None
+            if self._take(item):
                 return item
         raise StopAsyncIteration
 
@@ -91,11 +89,18 @@ class ObjectRefGenerator(Generic[R_co]):
 
     def _peek(self) -> ObjectRef[R_co] | None:
         """The item that `next` gives, ready or not; None past the end."""
-        if self._finished:
-            return None
-        if self._following is None:
-            self._following = engines.current().next_item(self._generator_ref._key)
-        return self._following
+        with self._lock:
+            if not self._finished and self._following is None:
+                self._following = engines.current().next_item(self._generator_ref._key)
+            return self._following
+
+    def _take(self, item: ObjectRef[R_co]) -> bool:
+        """Take a ready item; False when another thread was quicker, or it lies past the end."""
+        with self._lock:
+            if self._following is not item or self._at_end(item):
+                return False
+            self._following = None
+            return True
 
     def _at_end(self, item: ObjectRef[R_co]) -> bool:
         if engines.current().is_end(item):

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from skate.engines.inline.records import FAILED, PENDING, Call, Row
 from skate.engines.inline.session import Session
-from skate.exceptions import ActorUnschedulableError, TaskUnschedulableError
+from skate.exceptions import ActorUnschedulableError, DeadlockError, TaskUnschedulableError
 
 
 def until(session: Session, rows: Sequence[Row], count: int, timeout: float | None, stop_at_failure: bool) -> bool:
     """Wait until `count` rows are ready, or one failed; False when time is up.
 
-    Raises TaskUnschedulableError, ActorUnschedulableError or RuntimeError instead of waiting for ever for what cannot
+    Raises TaskUnschedulableError, ActorUnschedulableError or DeadlockError instead of waiting for ever for what cannot
     become ready.
     """
     waiter = _Waiter(rows, count, stop_at_failure)
@@ -183,9 +183,10 @@ class _Search:
 
     def _thread(self, thread: int) -> Exception | None:
         if thread == self.me:
-            return RuntimeError(
-                f"Deadlock: {self.wanted} can only run when the code that waits for it here has ended. In an async "
-                "method, await the reference instead of calling get; otherwise wait for it in the caller."
+            return DeadlockError(
+                f"This wait would never end: {self.wanted} can only run when the code that waits for it here has "
+                "ended. In an async method, await the reference instead of calling get; otherwise wait for it in the "
+                "caller."
             )
         pending, needed = self.session.blocked.get(thread, ((), 0))
         reasons = [self.row(row) for row in pending]

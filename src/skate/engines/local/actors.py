@@ -35,6 +35,8 @@ class Actors(Lineage):
         super().__init__(arena)
         self.actors: dict[int, Actor] = {}
         self.names: dict[tuple[str, str], Actor] = {}
+        self.children: dict[int, set[int]] = {}
+        """Calls under way that a call under way has made, for a cancel to find."""
 
     # ----------------------------------------------------------------- creation
 
@@ -119,6 +121,8 @@ class Actors(Lineage):
             self.discard(spec.args)
             raise errors.too_many_calls(actor)
         row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent, maker=METHOD)
+        if parent:
+            self.children.setdefault(parent, set()).add(spec.task)
         if spec.returns != 1:
             self._more_returns(spec, row, owner)
         elif owner is not None:
@@ -224,6 +228,10 @@ class Actors(Lineage):
         self.actors[spec.actor].queues.setdefault(row.owner, deque()).appendleft(row)
         self.wait_again(row, spec, self._call_ready)
 
+    def label(self, row: Row) -> str:
+        """A call's name for messages."""
+        raise NotImplementedError
+
     def let_run_ahead(self, worker: Worker, row: Row, spec: TaskSpec) -> None:
         """A new attempt of a stream may go at once as far as its reader has come."""
         raise NotImplementedError
@@ -256,15 +264,18 @@ class Actors(Lineage):
             self.bury(actor, errors.constructor_failed(actor, message.error))
             self.ports.signal(worker, signal.SIGKILL)
             return
-        if message.retry and not row.cancelled and self._call_may_retry(actor, row):
-            row.attempt += 1
-            self.rewind(spec.task)
-            self._send_call(worker, row, spec)
-            return
-        self.finish(row, FAILED, message.error)
+        error = message.error
+        if message.retry and self._call_may_retry(actor, row):
+            if not row.cancelled:
+                row.attempt += 1
+                self.rewind(spec.task)
+                self._send_call(worker, row, spec)
+                return
+            error = errors.cancelled(self.label(row))
+        self.finish(row, FAILED, error)
         self.call_ended(actor)
 
-    def rewind(self, task: int) -> None:
+    def rewind(self, task: int, worker: Worker | None = None) -> None:
         """A new attempt yields a stream's items from the start."""
         raise NotImplementedError
 

@@ -193,20 +193,24 @@ class AsyncHost:
                 self.flush_due = True
                 self.loop.call_soon(self._flush)
 
-    async def _stream(self, spec: TaskSpec, items: AsyncIterator[Any], ahead: int) -> list[Any]:
+    async def _stream(self, spec: TaskSpec, items: Any, ahead: int) -> list[Any]:
         client, sent = self.client, 0
         if ahead > 0:
             client.allowed.setdefault(spec.task, ahead)
-        async for item in items:
-            while ahead > 0 and sent >= client.allowed[spec.task]:
-                await self.resumed.setdefault(spec.task, asyncio.Event()).wait()
-                self.resumed.pop(spec.task, None)
-            value, inner = self.worker.lay(item, 0)
-            client.finished(Item(spec.task, value, inner))
-            client.sent(value)
-            self._flush_soon()
-            sent += 1
-        client.allowed.pop(spec.task, None)
+        try:
+            async for item in items:
+                value, inner = self.worker.lay(item, 0)
+                client.finished(Item(spec.task, value, inner))
+                client.sent(value)
+                self._flush_soon()
+                sent += 1
+                while ahead > 0 and sent >= client.allowed[spec.task]:
+                    await self.resumed.setdefault(spec.task, asyncio.Event()).wait()
+                    self.resumed.pop(spec.task, None)
+        finally:
+            client.allowed.pop(spec.task, None)
+            self.resumed.pop(spec.task, None)
+            await items.aclose()
         return [None]
 
     def _flush_soon(self) -> None:

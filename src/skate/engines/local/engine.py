@@ -162,22 +162,20 @@ class LocalEngine(Client):
         """Wait for all rows, or the first to fail."""
         deadline = None if timeout is None else time.monotonic() + timeout
         pending = [row for row in rows if not row.state]
-        if timeout is None:
-            with self.lock:
-                for row in pending:
-                    why = self.hub.hopeless(row)
-                    if why is not None:
-                        raise_outcome(why)
         hub = self.hub
         failures = -1
+        why: bytes | None = None
 
         def arrived() -> bool:
-            nonlocal failures
+            nonlocal failures, why
             if self.closed:
                 return True
             if hub.failures != failures:
                 failures = hub.failures
                 if any(row.state == FAILED for row in rows):
+                    return True
+                why = self._hopeless(rows, len(rows)) if timeout is None else None
+                if why is not None:
                     return True
             while pending and pending[-1].state:
                 pending.pop()
@@ -188,7 +186,17 @@ class LocalEngine(Client):
             raise exceptions.GetTimeoutError(
                 f"Get timed out: {missing} of {len(rows)} objects were not ready after {timeout} seconds."
             )
+        if why is not None:
+            raise_outcome(why)
         self._check_open()
+
+    def _hopeless(self, rows: list[Row], count: int) -> bytes | None:
+        """The packed error for one who would wait for ever until `count` of these are ready."""
+        if not self.hub.doubtful:
+            return None
+        with self.lock:
+            pending = [row for row in rows if not row.state]
+            return self.hub.hopeless(pending, count - (len(rows) - len(pending)))
 
     def wait(
         self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
@@ -203,12 +211,23 @@ class LocalEngine(Client):
                 for row in rows:
                     if not row.state:
                         self.hub.when_ready(row, arrivals.append)
-            self.pump.turns.until(lambda: len(arrivals) >= missing or self.closed, deadline)
+            failures, why = -1, None
+
+            def arrived() -> bool:
+                nonlocal failures, why
+                if timeout is None and self.hub.failures != failures:
+                    failures = self.hub.failures
+                    why = self._hopeless(rows, count)
+                return len(arrivals) >= missing or self.closed or why is not None
+
+            self.pump.turns.until(arrived, deadline)
             self._check_open()
             with self.lock:
                 for row in rows:
                     if row.waiters is not None and not row.state:
                         row.waiters = [waiter for waiter in row.waiters if waiter != arrivals.append] or None
+            if why is not None and len(arrivals) < missing:
+                raise_outcome(why)
         ready: list[ObjectRef[Any]] = []
         rest: list[ObjectRef[Any]] = []
         for ref, row in zip(refs, rows, strict=True):

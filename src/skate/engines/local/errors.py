@@ -187,6 +187,17 @@ def unschedulable(label: str, need: Resources, total: dict[str, int], actor: boo
     return packed(kind(infeasible(label, need, total)))
 
 
+def deadlock(circle: str, is_async: bool) -> bytes:
+    """What the wait that closes a circle of waits gets."""
+    remedy = "In an async method, await the reference instead of calling get. " if is_async else ""
+    return packed(
+        exceptions.DeadlockError(
+            f"This wait would never end: {circle}. {remedy}Return the reference and let the caller wait for it, or "
+            f"make an actor of the circle async, or threaded with max_concurrency."
+        )
+    )
+
+
 def too_large(size: int, capacity: int) -> exceptions.ObjectStoreFullError:
     """A value that is larger than the store."""
     return exceptions.ObjectStoreFullError(

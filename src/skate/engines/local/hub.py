@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from skate.core.resources import as_floats
-from skate.engines.local import errors, state
+from skate.engines.local import deadlock, errors, state
 from skate.engines.local.boot import POKE
 from skate.engines.local.messages import (
     Cancel,
@@ -49,8 +49,8 @@ class Hub(Shortages):
 
     def _cancel(self, row: Row, spec: TaskSpec, force: bool, recursive: bool) -> None:
         if recursive:
-            for child in [r for r in self.rows.values() if r.parent == spec.task and r.spec is not None]:
-                if child.actor is None and child.spec is not None:
+            for child in [self.rows.get(key) for key in self.children.get(spec.task, ())]:
+                if child is not None and child.actor is None and child.spec is not None:
                     self._cancel(child, child.spec, force and not child.spec.actor, True)
         row.cancelled = True
         worker = row.worker
@@ -227,19 +227,16 @@ class Hub(Shortages):
                     used.update(self.inputs(spec))
         return used
 
-    def hopeless(self, row: Row) -> bytes | None:
-        """The packed error for one who would wait for what can never be made."""
-        if row.spec is not None and row.spec.method:
-            actor = self.actors.get(row.spec.actor)
-            if actor is None or actor.worker is not None:
-                return None
-            row = self.rows[actor.key]
-        if row.spec is None or row.missing:
+    def hopeless(self, rows: list[Row], count: int) -> bytes | None:
+        """The packed error for one who would wait until `count` of these are ready, and some can never be made."""
+        if not self.doubtful:
             return None
-        family = self._family(row.options)
-        if not family.infeasible:
+        found = deadlock.never(self, deadlock.Wait(rows, count))
+        row = found.hopeless if found is not None else None
+        if row is None or row.spec is None:
             return None
-        return errors.unschedulable(self.label(row), family.need, self.scheduler.total, bool(row.spec.actor))
+        need = self._family(row.options).need
+        return errors.unschedulable(self.label(row), need, self.scheduler.total, bool(row.spec.actor))
 
     # -------------------------------------------------------------------- state
 

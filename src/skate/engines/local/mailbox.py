@@ -29,6 +29,7 @@ from skate.engines.local.messages import (
     Feed,
     Grant,
     Hold,
+    Outcome,
     Release,
     Resume,
     Seen,
@@ -41,6 +42,7 @@ from skate.engines.local.messages import (
     decode_any,
     encode_any,
 )
+from skate.engines.local.rows import FAILED
 from skate.engines.local.turns import Turns
 
 if TYPE_CHECKING:
@@ -198,7 +200,10 @@ class Mailbox(Client):
             self.replies[message.request] = message
 
     def _answer(self, message: Answer) -> None:
-        self.replies[message.request] = message
+        if message.request in self.abandoned or message.request in self.callbacks:  # a get that would never end
+            self._values(Values(message.request, [Outcome(FAILED, message.data)]))
+        else:
+            self.replies[message.request] = message
 
     def _cancelled(self, message: Cancel) -> None:
         self.cancelled.add(message.task)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from skate.engines.local import errors
+from skate.engines.local import deadlock, errors
 from skate.engines.local.hub import Hub
 from skate.engines.local.messages import (
     Answer,
@@ -41,11 +42,14 @@ from skate.engines.local.rows import FAILED, PENDING, Row, Worker
 from skate.engines.local.timers import Timer
 from skate.exceptions import PendingCallsLimitExceeded
 
+LOOK_AFTER = 0.05
+"""Seconds after which a wait is looked at that may have become one without end."""
+
 
 class Question:
     """A worker's `Get` that could not be answered at once."""
 
-    __slots__ = ("answered", "hub", "message", "missing", "rows", "timer", "worker")
+    __slots__ = ("answered", "hub", "message", "missing", "rows", "suspect", "timer", "worker")
 
     def __init__(self, hub: Requests, worker: Worker, message: Get, rows: list[Row], missing: int) -> None:
         self.hub = hub
@@ -55,12 +59,16 @@ class Question:
         self.missing = missing
         self.answered = False
         self.timer: Timer | None = None
+        self.suspect = False
+        """It will be looked at: it may have become one that nothing can answer."""
 
     def one_ready(self, row: Row) -> None:
         """One of the objects is ready."""
         self.missing -= 1
         if self.missing <= 0 or (row.state == FAILED and self.message.values):
             self.answer()
+        elif self.message.blocks and self.message.timeout is None:
+            self.hub.look_later(self)
 
     def answer(self) -> None:
         """Enough are ready, or time is up."""
@@ -195,12 +203,10 @@ class Requests(Hub):
             self.answer_get(worker, message)
             return
         if message.timeout is None:
-            for row in waiting:
-                why = self.hopeless(row)
-                if why is not None:
-                    self.give_up(row, why)
-                    self.answer_get(worker, message)
-                    return
+            why = self.hopeless(waiting, missing)
+            if why is not None:
+                self._refuse(worker, message, why)
+                return
         question = Question(self, worker, message, waiting, missing)
         for row in waiting:
             self.when_ready(row, question.one_ready)
@@ -209,6 +215,46 @@ class Requests(Hub):
         if message.blocks:
             worker.questions.add(question)
             self.block(worker)
+            if message.timeout is None and deadlock.possible(self, worker):
+                self._look(question, deadlock.AT_ONCE)
+
+    def _look(self, question: Question, most: int) -> None:
+        """Tell a worker whose wait would never end."""
+        if question.answered:
+            return
+        worker = question.worker
+        why = self.hopeless(question.rows, question.missing)
+        try:
+            found = deadlock.never(self, worker, most) if why is None else None
+        except deadlock.Unfinished:
+            self.look_later(question)
+            return
+        if found is not None:
+            why = errors.deadlock(deadlock.in_words(self, found.path), worker.is_async)
+        if why is not None and question.close():
+            self._refuse(worker, question.message, why)
+
+    def look_later(self, question: Question) -> None:
+        """Something changed for a worker that waits: look before long, and once for all that happens until then."""
+        if not question.suspect:
+            question.suspect = True
+            self.timers.at(time.monotonic() + LOOK_AFTER, partial(self._look_now, question))
+
+    def _look_now(self, question: Question) -> None:
+        question.suspect = False
+        self._look(question, 0)
+
+    def doubt(self) -> None:
+        """Something can never run: whoever waits already may wait for that."""
+        self.failures += 1  # the driver's threads look for themselves
+        for worker in self.workers.values():
+            for question in worker.questions:
+                if question.message.timeout is None:
+                    self.look_later(question)
+
+    def _refuse(self, worker: Worker, message: Get, why: bytes) -> None:
+        worker.link.send(Answer(message.request, why, True))
+        self.urgent.append(worker)
 
     def answer_get(self, worker: Worker, message: Get) -> None:
         """Send the state of what a worker asked for."""

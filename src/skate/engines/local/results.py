@@ -98,19 +98,29 @@ class Results:
             from skate.engines.local.async_host import iterate
 
             value = iterate(value)
-        client, task = self.client, spec.task
+        try:
+            self._send_items(spec.task, value, ahead)
+        finally:
+            if hasattr(value, "close"):
+                value.close()  # here, rather than when the last reference goes: its `finally` is part of the call
+        return [None]
+
+    def _send_items(self, task: int, items: Iterable[Any], ahead: int) -> None:
+        """Send a stream's items, at most `ahead` more than its reader has taken (0: any number)."""
+        client = self.client
         if ahead > 0:
             client.allowed.setdefault(task, ahead)
         try:
-            for number, item in enumerate(value):
-                if ahead > 0 and number >= client.allowed[task]:
-                    client.until(partial(self._may_send, task, number))
+            for number, item in enumerate(items, 1):
                 self.send_item(task, item)
+                if ahead > 0 and number >= client.allowed[task]:
+                    client.until(partial(self._may_go_on, task, number))
+                if task in client.cancelled:  # nobody reads on; where a call cannot be interrupted, it ends here
+                    raise KeyboardInterrupt
         finally:
             client.allowed.pop(task, None)
-        return [None]
 
-    def _may_send(self, task: int, number: int) -> bool:
+    def _may_go_on(self, task: int, number: int) -> bool:
         return self.client.allowed[task] > number or task in self.client.cancelled
 
     def send_item(self, task: int, item: Any) -> None:

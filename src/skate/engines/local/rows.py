@@ -214,7 +214,7 @@ class Actor:
 class Stream:
     """Items of a streaming call between their maker and their reader."""
 
-    __slots__ = ("closed", "ended", "fresh", "items", "made", "promised", "read", "skip")
+    __slots__ = ("closed", "ended", "held_back", "items", "made", "promised", "read", "skip")
 
     def __init__(self) -> None:
         self.items: deque[Row] = deque()
@@ -227,3 +227,5 @@ class Stream:
         self.read = 0
         self.skip = 0
         """Items that a new attempt makes again, and that are not delivered twice."""
+        self.held_back = False
+        """Its maker waits for its reader, and has lent its CPUs."""

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from skate.core.settings import Settings
 from skate.core.spec import TaskOptions
 from skate.engines.local import errors
-from skate.engines.local.actors import Actors
 from skate.engines.local.arena import Arena
 from skate.engines.local.boot import POKE
 from skate.engines.local.messages import (
@@ -19,8 +18,6 @@ from skate.engines.local.messages import (
     Export,
     Failed,
     Grant,
-    Item,
-    Resume,
     Stored,
     TaskSpec,
     Using,
@@ -29,6 +26,7 @@ from skate.engines.local.messages import (
 from skate.engines.local.rows import FAILED, READY, Family, Row, Shortage, Stream, Worker
 from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
 from skate.engines.local.store import Files
+from skate.engines.local.streams import Streams
 from skate.engines.local.timers import Timers
 
 LARGEST_GRANT = 4 << 20
@@ -49,7 +47,7 @@ class Ports(Files, Protocol):
         """Tell the user something on the driver's standard error."""
 
 
-class Tasks(Actors):
+class Tasks(Streams):
     """Tasks, from submission to their results."""
 
     def __init__(self, settings: Settings, total: dict[str, int], arena: Arena, ports: Ports) -> None:
@@ -63,7 +61,8 @@ class Tasks(Actors):
         """Workers that were idle and have just been given something: flush them at once."""
         self.timers = Timers()
         self._families: dict[int, tuple[Any, Family]] = {}
-        self._warned: set[Any] = set()
+        self.doubtful: set[Any] = set()
+        """Families that nothing here can ever serve, and that the user was told of."""
         self._watching = False
         self._spared: list[Worker] = []
         """Workers whose call could not be sent after all."""
@@ -82,6 +81,8 @@ class Tasks(Actors):
     def submit(self, spec: TaskSpec, options: TaskOptions, owner: Worker | None, parent: int = 0) -> None:
         """A new task. Its returns count one reference each, of the owner."""
         row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent)
+        if parent:
+            self.children.setdefault(parent, set()).add(spec.task)
         if spec.returns != 1:
             self._more_returns(spec, row, owner)
         elif owner is not None:
@@ -146,9 +147,14 @@ class Tasks(Actors):
         return family
 
     def _warn_infeasible(self, family: Family, row: Row) -> None:
-        if family not in self._warned:
-            self._warned.add(family)
+        if family not in self.doubtful:
+            self.doubtful.add(family)
             self.ports.warn(errors.infeasible(self.label(row), family.need, self.scheduler.total))
+            self.doubt()
+
+    def doubt(self) -> None:
+        """Something can never run: look who waits for it."""
+        raise NotImplementedError
 
     def decide(self) -> None:
         """Set going everything that can go now."""
@@ -277,13 +283,16 @@ class Tasks(Actors):
         spec = row.spec
         if spec is None:
             return
+        worker = row.worker
+        if row.parent:
+            self._forget_child(row.parent, spec.task)
         row.spec = row.options = row.worker = row.owner = None
         self.finished += 1
         task = spec.task
         if self.shortages:
             self.shortages.pop(task, None)
         if spec.returns == -1:
-            state, value = self._stream_ended(task, state, value)
+            state, value = self.stream_ended(task, state, value, worker)
         plain = type(value) is bytes and state != FAILED and not refs
         if not plain or row.waiters is not None or row.state or row.count <= 0:
             self.fill(task, state, value, refs)
@@ -297,13 +306,12 @@ class Tasks(Actors):
         if task in self.remaking:
             self.ended_again(task)
 
-    def _stream_ended(self, task: int, state: int, value: Any) -> tuple[int, Any]:
-        """A streaming call has ended: its error is its last item, as in Ray, and its own object is None."""
-        stream = self.streams.get(task)
-        if stream is not None and state == FAILED:
-            self.item(stream, FAILED, value, ())
-        self.end_stream(task)
-        return READY, errors.NONE
+    def _forget_child(self, parent: int, task: int) -> None:
+        siblings = self.children.get(parent)
+        if siblings is not None:
+            siblings.discard(task)
+            if not siblings:
+                del self.children[parent]
 
     def done_many(self, worker: Worker, message: DoneMany) -> None:
         """A call with no return, several, or a stream ended well."""
@@ -343,7 +351,7 @@ class Tasks(Actors):
             self.call_failed(worker, row, spec, message)
         else:
             self.scheduler.measured(spec.function, message.took)
-            if message.retry and not row.cancelled and self._may_retry(row):
+            if message.retry and self._may_retry(row):
                 self._again(row, spec)
             else:
                 self.finish(row, FAILED, message.error)
@@ -366,16 +374,13 @@ class Tasks(Actors):
         return shortage.pardoned if shortage is not None else 0
 
     def _again(self, row: Row, spec: TaskSpec) -> None:
+        if row.cancelled:  # it failed at the moment of its cancel
+            self.finish(row, FAILED, errors.cancelled(self.label(row)))
+            return
+        self.rewind(spec.task, row.worker)
         row.attempt += 1
         row.worker = None
-        self.rewind(spec.task)
         self.enqueue(row)
-
-    def rewind(self, task: int) -> None:
-        """A new attempt yields a stream's items from the start: those delivered are skipped."""
-        stream = self.streams.get(task)
-        if stream is not None:
-            stream.skip = stream.made
 
     def _refill(self, worker: Worker) -> None:
         """Keep a worker busy, or let it rest."""
@@ -417,30 +422,3 @@ class Tasks(Actors):
         if offset is not None:
             worker.granted.append((offset, size))
             worker.link.send(Grant(offset, size))
-
-    def made(self, worker: Worker, message: Item) -> None:
-        """A stream's item arrived."""
-        stream = self.streams.get(message.task)
-        if stream is None:
-            self.discard(message.value)
-            return
-        if stream.skip:
-            stream.skip -= 1
-            self.discard(message.value)
-            return
-        self.item(stream, FAILED if message.failed else READY, message.value, message.refs)
-
-    def let_run_ahead(self, worker: Worker, row: Row, spec: TaskSpec) -> None:
-        """A new attempt of a stream with back-pressure may go at once as far as its reader has come."""
-        stream = self.streams.get(spec.task)
-        if stream is not None and stream.read and row.options.backpressure > 0:
-            worker.link.send(Resume(spec.task, stream.read + row.options.backpressure))
-
-    def read_on(self, task: int) -> None:
-        """A reader took an item: its maker may go on, if it waits for that."""
-        row, stream = self.rows.get(task), self.streams.get(task)
-        if row is None or stream is None or row.worker is None or row.options is None:
-            return
-        if row.options.backpressure > 0:
-            row.worker.link.send(Resume(task, stream.read + row.options.backpressure))
-            self.urgent.append(row.worker)

@@ -21,6 +21,7 @@ from skate.engines.local.boot import PAGE
 from skate.engines.local.link import BlockingLink
 from skate.engines.local.mailbox import Mailbox, Running, running
 from skate.engines.local.messages import (
+    Answer,
     Call,
     Export,
     Get,
@@ -214,7 +215,7 @@ class WorkerClient(Mailbox):
 
     def _outcomes(self, keys: list[int], count: int, timeout: float | None, values: bool) -> list[Outcome]:
         request = next(self.requests)
-        blocks = self.may_block and threading.get_ident() == self.main
+        blocks = threading.get_ident() == self.main
         if self.fresh:
             self.settle()
         with self.lock:
@@ -226,7 +227,8 @@ class WorkerClient(Mailbox):
             self.abandoned.add(request)
             raise
         reply = replies.pop(request)
-        assert isinstance(reply, Values)
+        if isinstance(reply, Answer):
+            raise_outcome(reply.data)
         for key, outcome in zip(keys, reply.outcomes, strict=True):
             if outcome.state == END:
                 self.ended.add(key)

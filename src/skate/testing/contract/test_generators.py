@@ -5,12 +5,14 @@
 import asyncio
 import gc
 import itertools
+import os
+import threading
 import time
 
 import numpy as np
 import pytest
 
-from skate.testing.contract import differs_on_ray, needs_background
+from skate.testing.contract import differs_on_ray, ends_a_process, needs_background
 from skate.testing.contract.tools import eventually
 
 
@@ -436,3 +438,156 @@ def test_anext_on_a_generator(ray):
         return first
 
     assert asyncio.run(main()) == 1
+
+
+@needs_background
+@pytest.mark.slow
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_backpressure_counts_the_items_that_nobody_has_taken(ray, tally, ahead):
+    @ray.remote(_generator_backpressure_num_objects=ahead)
+    def g():
+        for i in range(8):
+            tally.add()
+            yield i
+
+    gen = g.remote()
+    assert eventually(lambda: tally.count() == ahead)
+    time.sleep(0.5)
+    assert tally.count() == ahead
+    assert ray.get(next(gen)) == 0
+    assert eventually(lambda: tally.count() == ahead + 1)
+    assert ray.get(list(gen)) == list(range(1, 8))
+
+
+@differs_on_ray("a maker that waits for its reader keeps its CPU, and the reader may wait for that")
+def test_backpressure_lends_the_cpu(ray):
+    @ray.remote(_generator_backpressure_num_objects=1)
+    def g():
+        yield from (i for i in range(3))
+
+    gens = [g.remote() for _ in range(5)]
+    assert ray.get([next(gen) for gen in reversed(gens)], timeout=20) == [0] * 5
+    assert [ray.get(list(gen)) for gen in gens] == [[1, 2]] * 5
+
+
+def test_a_retry_after_an_error_yields_nothing_twice(ray, tally):
+    @ray.remote(max_retries=2, retry_exceptions=True)
+    def g():
+        for i in range(4):
+            if i == 2 and tally.count() == 0:
+                tally.add()
+                raise ValueError("once")
+            yield i
+
+    assert ray.get(list(g.remote())) == [0, 1, 2, 3]
+
+
+@ends_a_process
+def test_a_retry_after_a_death_yields_nothing_twice(ray, tally):
+    @ray.remote(max_retries=2)
+    def g():
+        for i in range(5):
+            if i == 3 and tally.count() == 0:
+                tally.add()
+                time.sleep(0.3)
+                os._exit(1)
+            yield i
+
+    assert ray.get(list(g.remote())) == [0, 1, 2, 3, 4]
+
+
+@ends_a_process
+def test_a_death_without_retries_comes_after_the_good_items(ray):
+    @ray.remote(max_retries=0)
+    def g():
+        yield 0
+        yield 1
+        time.sleep(0.3)
+        os._exit(1)
+
+    gen = g.remote()
+    assert ray.get([next(gen), next(gen)]) == [0, 1]
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(next(gen))
+    with pytest.raises(StopIteration):
+        next(gen)
+
+
+@differs_on_ray("the task runs on to its end")
+@needs_background
+def test_dropping_a_generator_stops_its_task(ray, tally):
+    @ray.remote
+    def g():
+        for i in range(1000):
+            tally.add()
+            yield i
+            time.sleep(0.01)
+
+    gen = g.remote()
+    assert ray.get(next(gen)) == 0
+    del gen
+    gc.collect()
+    time.sleep(0.5)
+    count = tally.count()
+    time.sleep(0.3)
+    assert tally.count() == count < 100
+
+
+@differs_on_ray("one of the threads fails with AssertionError")
+def test_threads_may_share_a_generator(ray):
+    @ray.remote
+    def g():
+        for i in range(100):
+            yield i
+
+    gen, got = g.remote(), []
+
+    def read():
+        for ref in gen:
+            got.append(ray.get(ref))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(got) == list(range(100))
+
+
+def test_async_for_over_a_generator(ray):
+    @ray.remote
+    def g():
+        for i in range(5):
+            yield i
+
+    async def main():
+        return [await ref async for ref in g.remote()]
+
+    assert asyncio.run(main()) == [0, 1, 2, 3, 4]
+
+
+def test_async_for_in_an_async_actor(ray):
+    @ray.remote
+    def g():
+        for i in range(5):
+            yield i
+
+    @ray.remote
+    class A:
+        async def total(self):
+            return sum([await ref async for ref in g.remote()])
+
+    assert ray.get(A.remote().total.remote()) == 10
+
+
+def test_items_travel_to_tasks(ray):
+    @ray.remote
+    def g():
+        for i in range(4):
+            yield np.full(1 << 15, i)
+
+    @ray.remote
+    def first(block):
+        return int(block[0])
+
+    assert ray.get([first.remote(ref) for ref in g.remote()]) == [0, 1, 2, 3]

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from skate.testing.contract import differs_on_ray
 from skate.testing.contract.target import ENGINE
 
 # Ray starts a process for every level, at about a second each.
@@ -217,3 +218,69 @@ def test_child_outlives_the_parent_that_did_not_wait(ray):
 
     (ref,) = ray.get(parent.remote())
     assert ray.get(ref) == "grown up"
+
+
+@differs_on_ray("it waits for ever")
+def test_an_actor_that_waits_for_itself_is_told(ray):
+    @ray.remote
+    class A:
+        def outer(self, me):
+            return ray.get(me.inner.remote())
+
+        def inner(self):
+            return "inner"
+
+    a = A.remote()
+    with pytest.raises(ray.exceptions.DeadlockError):
+        ray.get(a.outer.remote(a), timeout=20)
+    assert ray.get(a.inner.remote(), timeout=20) == "inner"
+
+
+@differs_on_ray("it waits for ever")
+def test_actors_that_wait_for_each_other_are_told(ray):
+    @ray.remote
+    class A:
+        def outer(self, me, other):
+            return ray.get(other.between.remote(me))
+
+        def between(self, other):
+            return ray.get(other.inner.remote())
+
+        def inner(self):
+            return "inner"
+
+    a, b = A.remote(), A.remote()
+    with pytest.raises(ray.exceptions.DeadlockError):
+        ray.get(a.outer.remote(a, b), timeout=20)
+    assert ray.get([a.inner.remote(), b.inner.remote()], timeout=20) == ["inner"] * 2
+
+
+@differs_on_ray("it waits for ever")
+def test_a_wait_for_what_needs_something_infeasible_is_told(ray):
+    @ray.remote(resources={"contract_nowhere": 1})
+    def nowhere():
+        return 1
+
+    @ray.remote
+    def use(x):
+        return x
+
+    for wait_for in (ray.get, lambda ref: ray.wait([ref])):
+        with pytest.raises(ray.exceptions.TaskUnschedulableError):
+            wait_for(use.remote(nowhere.remote()))
+
+
+def test_a_wait_with_a_timeout_in_a_circle_ends_with_it(ray):
+    @ray.remote
+    class A:
+        def outer(self, me):
+            try:
+                return ray.get(me.inner.remote(), timeout=0.5)
+            except ray.exceptions.GetTimeoutError:
+                return "timeout"
+
+        def inner(self):
+            return "inner"
+
+    a = A.remote()
+    assert ray.get(a.outer.remote(a), timeout=20) == "timeout"
