@@ -76,6 +76,9 @@ class ScriptedWorker(Worker):
 class Session:
     """The hub, its ports, and helpers that read like a story."""
 
+    meter = None
+    """As a port: ``memory=`` is not enforced."""
+
     def __init__(self, cpus: int = 2, pages: int = 64, **total: int) -> None:
         self.clock = Clock()
         self._hub_modules = {sys.modules[cls.__module__] for cls in Requests.__mro__ if cls is not object}

@@ -42,7 +42,6 @@ def test_task_is_tried_again_after_a_pause_that_doubles(session: Session) -> Non
     session.up_with(task)
     session.done(task)
     assert session.is_ready(task)
-    assert session.hub.shortages == {}
 
 
 def test_shortages_do_not_use_up_the_attempts(session: Session) -> None:

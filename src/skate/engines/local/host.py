@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ class Host:
         self.preloaded: set[str] = set()
         self.signals: list[tuple[Worker, int]] = []
         self.hub.timers.at(time.monotonic() + REAP_EVERY, self._reap)
+        self.meter: Callable[[Worker], int] | None = None
         self.watch = MemoryWatch(self, settings.memory)
         self.kernel_kills = kernel_kills()
 

@@ -38,7 +38,7 @@ class MemoryWatch:
         """What each worker runs, and since which look."""
         self.helpless = False
         if rules.enforce:
-            host.hub.meter = lambda worker: own_memory(worker.pid)
+            host.meter = lambda worker: own_memory(worker.pid)
 
     def arm(self) -> None:
         """Look in a while if something runs."""

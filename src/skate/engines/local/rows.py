@@ -49,6 +49,8 @@ class Row(msgspec.Struct, gc=False):
     maker: int = 0
     """Of a further return, or an item of a stream: its task; else METHOD, PUT, or 0: a task of the same key."""
     cancelled: bool = False
+    shortage: Shortage | None = None
+    """Of a task that the memory monitor has ended, and that is tried again."""
     actor: Actor | None = None
     """Of the row of an actor itself."""
 

@@ -30,8 +30,8 @@ class Shortages(Tasks):
             if self._may_retry(row):
                 self._again(row, spec)
                 return
-        elif self._may_wait(row, spec, doom):
-            pause = delay(self.settings.memory.retry_delay_ms, self.shortages[spec.task].ended)
+        elif self._may_wait(row, doom):
+            pause = delay(self.settings.memory.retry_delay_ms, row.shortage.ended if row.shortage is not None else 1)
             self.ports.warn(f"{self.label(row)} is tried again in {pause:g} s.")
             row.attempt += 1
             self.rewind(spec.task)
@@ -39,15 +39,15 @@ class Shortages(Tasks):
             return
         self.finish(row, FAILED, errors.out_of_memory(self.label(row), worker, doom.why, row.attempt))
 
-    def _may_wait(self, row: Row, spec: TaskSpec, doom: Doom) -> bool:
+    def _may_wait(self, row: Row, doom: Doom) -> bool:
         """Whether a task that a shortage ended may be tried again; counts the end if so."""
         most = self.settings.memory.oom_retries
-        shortage = self.shortages.get(spec.task) or Shortage()
+        shortage = row.shortage or Shortage()
         if row.options.max_retries == 0 or 0 <= most <= shortage.ended or (doom.counts and not self._may_retry(row)):
             return False
         shortage.ended += 1
         shortage.pardoned += not doom.counts
-        self.shortages[spec.task] = shortage
+        row.shortage = shortage
         return True
 
     def _after_pause(self, row: Row, spec: TaskSpec) -> None:

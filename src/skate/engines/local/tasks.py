@@ -23,7 +23,7 @@ from skate.engines.local.messages import (
     Using,
     Yield,
 )
-from skate.engines.local.rows import FAILED, READY, Family, Row, Shortage, Stream, Worker
+from skate.engines.local.rows import FAILED, READY, Family, Row, Stream, Worker
 from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
 from skate.engines.local.store import Files
 from skate.engines.local.streams import Streams
@@ -36,6 +36,9 @@ STUCK_AFTER = 0.02
 
 class Ports(Files, Protocol):
     """What the hub needs done by others."""
+
+    meter: Callable[[Worker], int] | None
+    """Tells how much memory a worker has, where ``memory=`` is enforced."""
 
     def start(self, environment: str) -> Worker | None:
         """Start a worker process; `Hub.arrived` follows, or `Hub.died`. None when there is nobody left to fork one."""
@@ -71,10 +74,6 @@ class Tasks(Streams):
         self.stillborn: dict[str, int] = {}
         """Workers of an environment that died before they were up, one after another."""
         self.finished = 0
-        self.meter: Callable[[Worker], int] | None = None
-        """Tells how much memory a worker has, where ``memory=`` is enforced."""
-        self.shortages: dict[int, Shortage] = {}
-        """Tasks that the memory monitor has ended, and that are tried again."""
 
     # --------------------------------------------------------------- submission
 
@@ -179,8 +178,8 @@ class Tasks(Streams):
         running = worker.running
         if not running:
             self.urgent.append(worker)
-            if self.meter is not None:
-                worker.base = self.meter(worker)
+            if self.ports.meter is not None:
+                worker.base = self.ports.meter(worker)
         elif not self._watching:
             self._watching = True
             self.timers.at(time.monotonic() + STUCK_AFTER, self._free_stuck)
@@ -289,8 +288,6 @@ class Tasks(Streams):
         row.spec = row.options = row.worker = row.owner = None
         self.finished += 1
         task = spec.task
-        if self.shortages:
-            self.shortages.pop(task, None)
         if spec.returns == -1:
             state, value = self.stream_ended(task, state, value, worker)
         plain = type(value) is bytes and state != FAILED and not refs
@@ -370,8 +367,7 @@ class Tasks(Streams):
 
     def pardoned(self, row: Row) -> int:
         """Attempts that ended for want of memory, through no fault of the task."""
-        shortage = self.shortages.get(row.spec.task) if self.shortages and row.spec is not None else None
-        return shortage.pardoned if shortage is not None else 0
+        return row.shortage.pardoned if row.shortage is not None else 0
 
     def _again(self, row: Row, spec: TaskSpec) -> None:
         if row.cancelled:  # it failed at the moment of its cancel
