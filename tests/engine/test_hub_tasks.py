@@ -10,6 +10,7 @@ from scripted import ERROR, NONE, Session
 from skate.core.serialization import pack, unpack
 from skate.engines.local.boot import PAGE, POKE
 from skate.engines.local.messages import (
+    Answer,
     Back,
     Cancel,
     Define,
@@ -686,8 +687,8 @@ def test_a_get_of_what_can_never_be_made_fails_and_the_call_leaves_nothing(sessi
     assert "can never run here" in session.warnings[0]
     session.release(source)
     session.tell(worker, Get(1, [700], 1, None, True, True))
-    (outcome,) = worker.link.of(Values)[0].outcomes
-    assert isinstance(unpack(outcome.value), TaskUnschedulableError)
+    (answer,) = worker.link.of(Answer)
+    assert answer.failed and isinstance(unpack(answer.data), TaskUnschedulableError)
     session.tell(worker, Release([700]))
     session.done(task)
     session.release(task)

@@ -196,7 +196,11 @@ class LocalEngine(Client):
             return None
         with self.lock:
             pending = [row for row in rows if not row.state]
-            return self.hub.hopeless(pending, count - (len(rows) - len(pending)))
+            hopeless = self.hub.hopeless(pending, count - (len(rows) - len(pending)))
+            if hopeless is None:
+                return None
+            self.hub.give_up(*hopeless)
+            return hopeless[1]
 
     def wait(
         self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
@@ -215,7 +219,7 @@ class LocalEngine(Client):
 
             def arrived() -> bool:
                 nonlocal failures, why
-                if timeout is None and self.hub.failures != failures:
+                if timeout is None and why is None and self.hub.failures != failures:
                     failures = self.hub.failures
                     why = self._hopeless(rows, count)
                 return len(arrivals) >= missing or self.closed or why is not None
@@ -226,7 +230,7 @@ class LocalEngine(Client):
                 for row in rows:
                     if row.waiters is not None and not row.state:
                         row.waiters = [waiter for waiter in row.waiters if waiter != arrivals.append] or None
-            if why is not None and len(arrivals) < missing:
+            if why is not None:
                 raise_outcome(why)
         ready: list[ObjectRef[Any]] = []
         rest: list[ObjectRef[Any]] = []

@@ -227,8 +227,11 @@ class Hub(Shortages):
                     used.update(self.inputs(spec))
         return used
 
-    def hopeless(self, rows: list[Row], count: int) -> bytes | None:
-        """The packed error for one who would wait until `count` of these are ready, and some can never be made."""
+    def hopeless(self, rows: list[Row], count: int) -> tuple[Row, bytes] | None:
+        """What nothing can run, when somebody would wait for it until `count` of these are ready; and the error.
+
+        Whoever asks is told, and gives it up: so that its arguments are freed, and others who wait are told too.
+        """
         if not self.doubtful:
             return None
         found = deadlock.never(self, deadlock.Wait(rows, count))
@@ -236,7 +239,7 @@ class Hub(Shortages):
         if row is None or row.spec is None:
             return None
         need = self._family(row.options).need
-        return errors.unschedulable(self.label(row), need, self.scheduler.total, bool(row.spec.actor))
+        return row, errors.unschedulable(self.label(row), need, self.scheduler.total, bool(row.spec.actor))
 
     # -------------------------------------------------------------------- state
 

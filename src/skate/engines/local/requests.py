@@ -203,9 +203,10 @@ class Requests(Hub):
             self.answer_get(worker, message)
             return
         if message.timeout is None:
-            why = self.hopeless(waiting, missing)
-            if why is not None:
-                self._refuse(worker, message, why)
+            hopeless = self.hopeless(waiting, missing)
+            if hopeless is not None:
+                self._refuse(worker, message, hopeless[1])
+                self.give_up(*hopeless)
                 return
         question = Question(self, worker, message, waiting, missing)
         for row in waiting:
@@ -223,15 +224,19 @@ class Requests(Hub):
         if question.answered:
             return
         worker = question.worker
-        why = self.hopeless(question.rows, question.missing)
+        hopeless = self.hopeless(question.rows, question.missing)
+        if hopeless is not None:
+            if question.close():
+                self._refuse(worker, question.message, hopeless[1])
+            self.give_up(*hopeless)
+            return
         try:
-            found = deadlock.never(self, worker, most) if why is None else None
+            found = deadlock.never(self, worker, most)
         except deadlock.Unfinished:
             self.look_later(question)
             return
-        if found is not None:
+        if found is not None and question.close():
             why = errors.deadlock(deadlock.in_words(self, found.path), worker.is_async)
-        if why is not None and question.close():
             self._refuse(worker, question.message, why)
 
     def look_later(self, question: Question) -> None:
