@@ -51,7 +51,7 @@ class Streams(Actors):
         row, stream = self.rows.get(task), self.streams.get(task)
         if row is None or stream is None or row.worker is None or row.options is None:
             return
-        if row.options.backpressure > 0:
+        if row.options.backpressure > 0 and not row.cancelled:  # it shall not end before its cancel arrives
             row.worker.link.send(Resume(task, stream.read + row.options.backpressure))
             self.urgent.append(row.worker)
             if stream.made - stream.read < row.options.backpressure:
