@@ -8,6 +8,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from skate.core.serialization import Packed, pack
@@ -18,20 +19,22 @@ _OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "core") + os.sep)
 
 
 def split_returns(value: Any, count: int, name: str) -> list[Any]:
-    """The `count` values of a call with several returns; ValueError when it returned another number of them."""
+    """The `count` values of a call with several returns.
+
+    ValueError when it returned another number of them (a generator may have more: nobody asks for them), TypeError when
+    what it returned has no number at all.
+    """
     if count == 1:
         return [value]
     if count == 0:
         return []
     if inspect.isgenerator(value):
-        values = list(value)
+        values = list(islice(value, count))
+        value.close()
+    elif not hasattr(value, "__len__"):
+        raise TypeError(f"{name} has num_returns={count}, but returned one {type(value).__name__}, not {count} values.")
     else:
-        try:
-            values = list(value)
-        except TypeError:
-            raise ValueError(
-                f"{name} has num_returns={count}, but returned one {type(value).__name__}, not {count} values."
-            ) from None
+        values = list(value)
     if len(values) != count:
         raise ValueError(f"{name} has num_returns={count}, but returned {len(values)} values.")
     return values

@@ -7,7 +7,7 @@ import inspect
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
-from types import CoroutineType, coroutine
+from types import CoroutineType, GeneratorType, coroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from skate.core.calls import NO_ARGUMENTS, fill_call
@@ -174,7 +174,7 @@ class AsyncHost:
                 value = await value
             if spec.returns == -1 and inspect.isasyncgen(value):
                 value = await self._stream(spec, value, options.backpressure)
-            elif spec.returns != 1:
+            elif spec.returns != 1 or type(value) is GeneratorType:
                 value = worker.expand(spec, value, worker.label(spec), options.backpressure)
             worker.deliver(spec, value, 0)
             value = None

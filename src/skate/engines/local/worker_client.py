@@ -6,15 +6,18 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec.structs import replace
 
 from skate import exceptions
 from skate.core import refs
 from skate.core.engine import Context, Ready
+from skate.core.environment import merge_environments
 from skate.core.ids import object_binary, worker_hex
 from skate.core.refs import ObjectRef, make_ref
-from skate.core.serialization import unpack
-from skate.core.spec import ActorInfo, CallOptions, TaskOptions
+from skate.core.serialization import unpack_value
+from skate.core.spec import ActorInfo, ActorOptions, CallOptions, TaskOptions
 from skate.engines.local import spills
 from skate.engines.local.arena import Mapping
 from skate.engines.local.boot import PAGE
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
     import asyncio
 
 
+Inheriting = TypeVar("Inheriting", TaskOptions, ActorOptions)
+
 LARGEST_SPARE = 4 << 20
 MOST_SPARES = 4
 
@@ -83,8 +88,15 @@ class WorkerClient(Mailbox):
     def _post_task(self, spec: TaskSpec, options: TaskOptions) -> None:
         self._count_returns(spec)
         self.sent(spec.args)
-        self.link.out.append(Submit(spec, options, self._parent()))
+        self.link.out.append(Submit(spec, self._inherit(options), self._parent()))
         self.link.flush()
+
+    def _inherit(self, options: Inheriting) -> Inheriting:
+        """What runs in an environment starts children in it too; their own fields go over it."""
+        ours = self.welcome.environment
+        if not ours or options.environment == ours:
+            return options
+        return replace(options, environment=merge_environments(ours, options.environment))
 
     def _post_call(self, spec: TaskSpec, options: CallOptions) -> None:
         self._count_returns(spec)
@@ -118,6 +130,7 @@ class WorkerClient(Mailbox):
         self.link.flush()
 
     def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
+        info = replace(info, options=self._inherit(info.options))
         data = self._ask("spawn", encoder.encode(SpawnRequest(spec, info)))
         self.sent(spec.args)
         made = decode_info(data)
@@ -181,16 +194,16 @@ class WorkerClient(Mailbox):
         Raises `LostValue` when it was spilled and its file cannot be read.
         """
         if type(value) is bytes:
-            return unpack(value)
+            return unpack_value(value)
         assert isinstance(value, Stored)
         if value.offset < 0:
             data = spills.read(self._spill_folder(), value.key, value.size, ~value.offset)
             if data is None:
                 raise LostValue(value.key)
-            return unpack(memoryview(data).toreadonly())
+            return unpack_value(memoryview(data).toreadonly())
         view = ~value.key
         self.borrow(view)
-        return unpack(self.mapping.read(value.offset, value.size, lambda: refs.released.append(view)))
+        return unpack_value(self.mapping.read(value.offset, value.size, lambda: refs.released.append(view)))
 
     def _spill_folder(self) -> str:
         if not self._spills:
@@ -401,7 +414,7 @@ class WorkerClient(Mailbox):
             reconstructed=self.reconstructed,
             resources=as_floats(holder.resources),
             gpus=here.gpus,
-            environment=holder.environment or self.welcome.job_environment,
+            environment=merge_environments(self.welcome.job_environment, holder.environment),
             driver=False,
         )
 
