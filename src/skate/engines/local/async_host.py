@@ -51,7 +51,11 @@ class AsyncHost:
         """Make the instance with the loop running, as its constructor may expect."""
 
         async def make() -> Any:
-            return cls(*args, **kwargs)
+            if not inspect.iscoroutinefunction(inspect.getattr_static(cls, "__init__")):
+                return cls(*args, **kwargs)
+            instance: Any = cls.__new__(cls, *args, **kwargs)
+            await instance.__init__(*args, **kwargs)
+            return instance
 
         return self.loop.run_until_complete(make())
 

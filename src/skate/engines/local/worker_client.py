@@ -18,6 +18,7 @@ from skate.core.ids import object_binary, worker_hex
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import unpack_value
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, TaskOptions
+from skate.engines.execution import full_name
 from skate.engines.local import spills
 from skate.engines.local.arena import Mapping
 from skate.engines.local.boot import PAGE
@@ -77,6 +78,10 @@ class WorkerClient(Mailbox):
         self.reconstructed = False
         self.gpus: tuple[int, ...] = ()
         """Those that the actor holds."""
+        self.exiting = False
+        """Whether a call asked for the actor's end by exit_actor: it holds though the call caught what that raised."""
+        self.target: Any = None
+        """The function of the task that runs, or the actor's class."""
         self._helper: threading.Thread | None = None
 
     # ------------------------------------------------------------------- posting
@@ -399,15 +404,17 @@ class WorkerClient(Mailbox):
         options = here.options or TaskOptions()
         actor = self.actor
         holder = actor.options if actor is not None else options
-        function = here.function
+        name = here.function
+        function = full_name(self.target) if here.task else ""
         if actor is not None and here.task:
-            function = f"{actor.options.class_name}.{function or '__init__'}"
+            name = f"{actor.options.class_name}.{here.function or '__init__'}"
+            function = f"{function}.{here.function or '__init__'}"
         return Context(
             namespace=self.welcome.namespace,
             node=self.welcome.node,
             worker=worker_hex(self.welcome.client),
             task=here.task,
-            task_name=options.name or function,
+            task_name=options.name or name,
             function_name=function,
             attempt=here.attempt,
             actor=actor,
@@ -427,6 +434,7 @@ class WorkerClient(Mailbox):
         """End the calling actor for good."""
         if self.actor is None:
             raise TypeError("exit_actor can only be called inside an actor.")
+        self.exiting = True
         raise ActorExit
 
     def close(self) -> None:
