@@ -32,7 +32,7 @@ def _script_of(target: Any) -> str:
     for part in vars(target).values() if isinstance(target, type) else (target,):
         code = getattr(part, "__code__", None)
         if code is not None:
-            return os.path.splitext(os.path.basename(code.co_filename))[0]
+            return str(os.path.splitext(os.path.basename(code.co_filename))[0])
     return ""
 
 
