@@ -53,7 +53,6 @@ class ObjectRef(Generic[R_co]):
 
     def __init__(self, binary: bytes) -> None:
         """Rebuild a reference from its 28 bytes, as `binary` gave them."""
-        self._key = self._index = 0
         if not isinstance(binary, bytes):
             raise TypeError(f"ObjectRef takes bytes, not {binary!r} ({type(binary).__name__})")
         self._key, self._index = ids.parse_object(binary)

@@ -336,18 +336,18 @@ class Actors(Lineage):
         if worker is not None:
             self.ports.signal(worker, signal.SIGKILL)
 
-    def orphan(self, actor: Actor, parent: Actor) -> None:
-        """The actor that made this one is gone: as in Ray, it ends too, whoever has a handle."""
-        if actor.dead:
-            return
-        worker = actor.worker
-        ended = f"the actor that made it, {errors.name_of(parent)}, ended, and it is not detached"
-        self.bury(actor, errors.actor_died(actor, f"The actor {errors.name_of(actor)} ended: {ended}."))
-        if worker is not None:
-            self.ports.signal(worker, signal.SIGKILL)
+    def _end_children(self, worker: Worker, parent: Actor) -> None:
+        """The actors that a dead one has made end too, whoever has their handles: as in Ray."""
+        for actor in list(worker.children):
+            ended = f"the actor that made it, {errors.name_of(parent)}, ended, and it is not detached"
+            process = actor.worker
+            self.bury(actor, errors.actor_died(actor, f"The actor {errors.name_of(actor)} ended: {ended}."))
+            if process is not None:
+                self.ports.signal(process, signal.SIGKILL)
 
     def host_died(self, worker: Worker, actor: Actor, running: list[Row], how: str) -> None:
         """An actor's process is gone: restart it, or bury it."""
+        self._end_children(worker, actor)
         if actor.worker is worker:
             actor.worker = None
         if actor.dead:

@@ -146,8 +146,6 @@ class Hub(Shortages):
             self.lingered(worker, task)
         if worker.actor is not None:
             self.host_died(worker, worker.actor, running, how)
-            for child in list(worker.children):
-                self.orphan(child, worker.actor)
         else:
             self._tasks_died(worker, running, how)
         for key, count in worker.shown.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from skate.engines.local import errors
 from skate.engines.local.actors import Actors
 from skate.engines.local.messages import Item, Resume, TaskSpec
 from skate.engines.local.rows import FAILED, READY, Row, Stream, Worker
