@@ -163,6 +163,9 @@ class _Made:
 def make_actor_class(plain: type[T], options: dict[str, Any]) -> ActorClass[T]:
     """`plain` as an actor class; ValueError for an option it does not know."""
     check_actor_options(options)
+    missing = sorted(getattr(plain, "__abstractmethods__", ()))
+    if missing:
+        raise TypeError(f"{plain.__qualname__} is abstract, and cannot be an actor: it lacks {', '.join(missing)}.")
     name = plain.__name__
     arguments = Arguments(name, _constructor_parameters(plain))
     return _wrap(_Made(Definition(plain, name), tuple(_method_infos(plain)), arguments, options))

@@ -144,13 +144,15 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
 def put(value: R, *, _owner: Any = None, _tensor_transport: str | None = None) -> ObjectRef[R]:
     """Store a copy of `value` and return a reference to it.
 
-    Values that take 64 KiB and more go to shared memory. `_owner` and `_tensor_transport` have no
-    effect.
+    Values that take 64 KiB and more go to shared memory. `_tensor_transport` has no effect.
 
     Raises:
+        ValueError: an `_owner`, which Ray 2.56 dropped.
         TypeError: the value is a reference itself, or cannot be pickled (the path to the part is named).
         ObjectStoreFullError: there is no room in shared memory.
     """
+    if _owner is not None:
+        raise ValueError("put(_owner=...) is gone, here as in Ray: an object belongs to whoever puts it")
     if isinstance(value, ObjectRef):
         raise TypeError("put of an ObjectRef: it names a stored value already. (A list may hold it.)")
     return (engines._current or engines.current()).put(value)

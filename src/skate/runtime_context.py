@@ -9,6 +9,10 @@ from skate.core import engine as engines
 from skate.core import ids
 from skate.core.environment import unpack_environment
 from skate.core.refs import ActorID, BaseID, JobID, NodeID, PlacementGroupID, TaskID
+from skate.runtime_env import RuntimeEnv
+
+_OTHER_ACCELERATORS = ("TPU", "NPU", "HPU", "neuron_cores", "RBLN", "FURIOSA", "MBLT", "TTNPU")
+"""Kinds that Ray lists beside GPU; none is assigned here."""
 
 
 class RuntimeContext:
@@ -65,7 +69,8 @@ class RuntimeContext:
         return (context.task_name or context.function_name) if context.task else None
 
     def get_task_function_name(self) -> str | None:
-        """The name of the function or method that runs; None in a driver."""
+        """The function or method that runs, with its module: ``module.function``, ``module.Class.method``; None in a
+        driver."""
         context = _context()
         return context.function_name if context.task else None
 
@@ -116,9 +121,9 @@ class RuntimeContext:
         return _context().namespace
 
     @property
-    def runtime_env(self) -> dict[str, Any]:
-        """The runtime environment that the calling code runs in."""
-        return unpack_environment(_context().environment)
+    def runtime_env(self) -> RuntimeEnv:
+        """The runtime environment that the calling code runs in; a dict."""
+        return RuntimeEnv(**unpack_environment(_context().environment))
 
     def get_runtime_env_string(self) -> str:
         """The runtime environment as JSON."""
@@ -133,7 +138,7 @@ class RuntimeContext:
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """Numbers of the accelerators assigned to the calling task or actor, by kind; an empty list if none."""
-        return {"GPU": [str(gpu) for gpu in _context().gpus]}
+        return {"GPU": [str(gpu) for gpu in _context().gpus], **{kind: [] for kind in _OTHER_ACCELERATORS}}
 
     def get_resource_ids(self) -> dict[str, list[str]]:
         """The same as `get_accelerator_ids`."""

@@ -266,6 +266,8 @@ def _describe(running: engines.Engine) -> RayContext:
             "object_store_address": None,
             "raylet_socket_name": None,
             "session_dir": _folder.path if _folder is not None else None,
+            "metrics_export_port": None,
+            "dashboard_agent_listen_port": None,
             "webui_url": "",
             "dashboard_url": "",
         }
@@ -334,7 +336,13 @@ def check_namespace(given: Any) -> None:
 
 def _namespace(given: Any, job_config: Any) -> str:
     check_namespace(given)
-    return given or getattr(job_config, "ray_namespace", None) or os.urandom(16).hex()
+    return given or getattr(job_config, "ray_namespace", None) or _anonymous()
+
+
+def _anonymous() -> str:
+    """A namespace that nobody else has, in the form of a UUID, as Ray's."""
+    text = os.urandom(16).hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 def _job_environment(given: Any, job_config: Any) -> Any:

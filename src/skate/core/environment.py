@@ -45,7 +45,7 @@ def pack_environment(value: Any, *, job: bool) -> str:
         if part is not None:
             checked[key] = part
     if "env_vars" in checked:
-        checked["env_vars"] = _variables(checked["env_vars"])
+        checked["env_vars"] = check_variables(checked["env_vars"])
     if "working_dir" in checked:
         checked["working_dir"] = _directory("working_dir", checked["working_dir"], job)
     if "py_modules" in checked:
@@ -81,7 +81,8 @@ def _refused(key: object) -> Exception:
     return ValueError(f"runtime_env has no field {key!r}. What works: {works}.")
 
 
-def _variables(value: Any) -> dict[str, str]:
+def check_variables(value: Any) -> dict[str, str]:
+    """A copy of ``env_vars``; TypeError unless it maps strings to strings."""
     if not isinstance(value, Mapping):
         raise TypeError(f"runtime_env['env_vars'] must be a dict of strings, not {_kind(value)}")
     for name, text in value.items():

@@ -8,10 +8,11 @@ the floor.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from skate.core import engine as engines
 from skate.core import ids
@@ -52,6 +53,8 @@ class ObjectRef(Generic[R_co]):
 
     def __init__(self, binary: bytes) -> None:
         """Rebuild a reference from its 28 bytes, as `binary` gave them."""
+        if not isinstance(binary, bytes):
+            raise TypeError(f"ObjectRef takes bytes, not {binary!r} ({type(binary).__name__})")
         self._key, self._index = ids.parse_object(binary)
         engines.current().borrow(self._key)
 
@@ -64,6 +67,11 @@ class ObjectRef(Generic[R_co]):
     def from_hex(cls, text: str) -> ObjectRef[Any]:
         """Rebuild a reference from what `hex` gave."""
         return cls(bytes.fromhex(text))
+
+    @classmethod
+    def from_binary(cls, binary: bytes) -> ObjectRef[Any]:
+        """Rebuild a reference from what `binary` gave."""
+        return cls(binary)
 
     def binary(self) -> bytes:
         """The 28 bytes of the id."""
@@ -108,6 +116,14 @@ class ObjectRef(Generic[R_co]):
 
         engine.on_ready(self, settle)
         return future
+
+    def as_future(self) -> Any:
+        """An `asyncio.Future` of the running loop that gets the value or the error."""
+        return as_asyncio_future(self)
+
+    def call_site(self) -> str:
+        """Where the object was made; "": it is not recorded, as in Ray by default."""
+        return ""
 
     def __await__(self) -> Generator[Any, None, R_co]:
         waiting: Generator[Any, None, R_co] = as_asyncio_future(self).__await__()
@@ -177,17 +193,29 @@ class BaseID:
     SIZE = 0
 
     def __init__(self, binary: bytes) -> None:
+        if not isinstance(binary, bytes):
+            raise TypeError(f"{type(self).__name__} takes bytes, not {binary!r} ({type(binary).__name__})")
         if len(binary) != self.SIZE:
             raise ValueError(f"{type(self).__name__} has {self.SIZE} bytes, not {len(binary)}")
         self._binary = binary
 
     @classmethod
-    def from_hex(cls, text: str) -> BaseID:
+    def from_hex(cls, text: str) -> Self:
         """Rebuild an id from its hexadecimal form."""
         return cls(bytes.fromhex(text))
 
     @classmethod
-    def nil(cls) -> BaseID:
+    def from_binary(cls, binary: bytes) -> Self:
+        """Rebuild an id from its bytes."""
+        return cls(binary)
+
+    @classmethod
+    def from_random(cls) -> Self:
+        """An id that nothing has."""
+        return cls(os.urandom(cls.SIZE))
+
+    @classmethod
+    def nil(cls) -> Self:
         """The id that names nothing."""
         return cls(b"\xff" * cls.SIZE)
 
@@ -221,21 +249,39 @@ class BaseID:
 
 
 class TaskID(BaseID):
-    """Names a task; 24 bytes."""
+    """Names a task; 24 bytes, of which the last 4 name its job."""
 
     SIZE = 24
 
+    def job_id(self) -> JobID:
+        """The job the task belongs to."""
+        return JobID(self._binary[-JobID.SIZE :])
+
 
 class ActorID(BaseID):
-    """Names an actor; 16 bytes."""
+    """Names an actor; 16 bytes, of which the last 4 name its job."""
 
     SIZE = 16
+
+    @property
+    def job_id(self) -> JobID:
+        """The job the actor belongs to."""
+        return JobID(self._binary[-JobID.SIZE :])
 
 
 class JobID(BaseID):
     """Names a driver's session; 4 bytes."""
 
     SIZE = 4
+
+    @classmethod
+    def from_int(cls, number: int) -> Self:
+        """The id with that number."""
+        return cls(number.to_bytes(cls.SIZE, "little"))
+
+    def int(self) -> int:
+        """The id's number."""
+        return int.from_bytes(self._binary, "little")
 
 
 class NodeID(BaseID):

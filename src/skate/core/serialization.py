@@ -114,6 +114,19 @@ def unpack(data: bytes | memoryview, loads: Callable[..., Any] = pickle.loads) -
     return loads(view[start : start + length], buffers=buffers)
 
 
+def unpack_value(data: bytes | memoryview, loads: Callable[..., Any] = pickle.loads) -> Any:
+    """As `unpack`, for a user's value: what its classes raise while it is rebuilt becomes RaySystemError, as in Ray."""
+    try:
+        return unpack(data, loads)
+    except Exception as error:
+        import traceback
+
+        from skate.exceptions import RaySystemError
+
+        what = f"a value could not be rebuilt here: {type(error).__name__}: {error}"
+        raise RaySystemError(what, "".join(traceback.format_exception(error))) from error
+
+
 def dump_definition(target: Callable[..., Any]) -> bytes:
     """Pickle a function or class, by value where it cannot be imported; TypeError names the culprit.
 

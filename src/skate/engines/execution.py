@@ -8,6 +8,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from skate.core.serialization import Packed, pack
@@ -17,21 +18,41 @@ _HERE = os.path.dirname(__file__)
 _OURS = (_HERE + os.sep, os.path.join(os.path.dirname(_HERE), "core") + os.sep)
 
 
+def full_name(target: Any) -> str:
+    """``module.function``, or ``module.Class`` with the classes around it; the script's name stands for __main__."""
+    module = getattr(target, "__module__", None) or ""
+    if module == "__main__":
+        module = _script_of(target) or module
+    name: str = target.__qualname__ if isinstance(target, type) else getattr(target, "__name__", type(target).__name__)
+    return f"{module}.{name}" if module else f"{name}"
+
+
+def _script_of(target: Any) -> str:
+    """The name of the file that defines a function, or a method of a class; "" when there is none."""
+    for part in vars(target).values() if isinstance(target, type) else (target,):
+        code = getattr(part, "__code__", None)
+        if code is not None:
+            return str(os.path.splitext(os.path.basename(code.co_filename))[0])
+    return ""
+
+
 def split_returns(value: Any, count: int, name: str) -> list[Any]:
-    """The `count` values of a call with several returns; ValueError when it returned another number of them."""
+    """The `count` values of a call with several returns.
+
+    ValueError when it returned another number of them (a generator may have more: nobody asks for them), TypeError when
+    what it returned has no number at all.
+    """
     if count == 1:
         return [value]
     if count == 0:
         return []
     if inspect.isgenerator(value):
-        values = list(value)
+        values = list(islice(value, count))
+        value.close()
+    elif not hasattr(value, "__len__"):
+        raise TypeError(f"{name} has num_returns={count}, but returned one {type(value).__name__}, not {count} values.")
     else:
-        try:
-            values = list(value)
-        except TypeError:
-            raise ValueError(
-                f"{name} has num_returns={count}, but returned one {type(value).__name__}, not {count} values."
-            ) from None
+        values = list(value)
     if len(values) != count:
         raise ValueError(f"{name} has num_returns={count}, but returned {len(values)} values.")
     return values
@@ -45,7 +66,8 @@ def is_stream(value: Any) -> bool:
 def task_error(error: BaseException, name: str, *, actor: str | None = None, actor_id: str | None = None) -> RayError:
     """What the caller's `get` raises for `error`, raised by the call `name` in this process."""
     asyncio = sys.modules.get("asyncio")  # costly to import, and without it there is nothing of it to catch
-    if isinstance(error, KeyboardInterrupt) or (asyncio is not None and isinstance(error, asyncio.CancelledError)):
+    stopped = actor is not None and asyncio is not None and isinstance(error, asyncio.CancelledError)
+    if stopped or isinstance(error, KeyboardInterrupt):
         return TaskCancelledError(error_message=f"Task {name} was cancelled while it ran.")
     frames = _user_frames(error)
     if frames is None:  # it arose in the engine, as when a result cannot be pickled: its own lines tell nothing

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from skate.core import ids
+from skate.core.call_options import is_coroutine
 from skate.core.calls import PackedCall
 from skate.core.spec import ActorInfo
 from skate.engines.inline.lanes import Loop, Threads, has_coroutines
-from skate.engines.inline.records import Call, Outcome, failure
+from skate.engines.inline.records import Call, Outcome, current, failure
 from skate.engines.inline.running import ActorExit, arguments, call_error, run
 from skate.engines.inline.session import Session
 from skate.engines.inline.streams import Stream
@@ -41,6 +44,14 @@ class Actor:
         self.death: Outcome | None = None
         """What calls get once it is dead."""
         self.restarts = 0
+        self.leaving = False
+        """Whether a call asked for its end by exit_actor."""
+        self._starting: asyncio.Future[None] | None = None
+        """An ``async def`` constructor that runs."""
+        self.maker: Actor | None = None
+        """The actor that made this one, which ends with it."""
+        self.children: dict[int, Actor] = {}
+        """Living actors that this one has made."""
         self.count = 2 if options.detached else 1
         self.mailbox: list[Call] = []
         self.running: set[Call] = set()
@@ -107,6 +118,10 @@ class Actor:
         try:
             with session.machine.inside(call, own_loop=isinstance(self.lane, Loop)):
                 found = arguments(session, call)
+                if found is not None and is_coroutine(inspect.getattr_static(self.cls, "__init__")):
+                    instance = self.cls.__new__(self.cls, *found[0], **found[1])
+                    self._starting = asyncio.ensure_future(self._await_constructor(call, instance, found))
+                    return
                 if found is not None:
                     instance = self.cls(*found[0], **found[1])
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its callers'
@@ -115,11 +130,27 @@ class Actor:
         if found is None:
             self._input_failed(call)
             return
+        found = None
+        self._constructed(call, instance)
+
+    async def _await_constructor(
+        self, call: Call, instance: Any, found: tuple[tuple[Any, ...], dict[str, Any]]
+    ) -> None:
+        """Run a constructor that is an ``async def``, which Ray allows too."""
+        current.set(call)
+        try:
+            await instance.__init__(*found[0], **found[1])
+        except BaseException as error:  # noqa: BLE001  whatever user code raises is its callers'
+            self._construction_failed(call, error)
+        else:
+            self._constructed(call, instance)
+
+    def _constructed(self, call: Call, instance: Any) -> None:
+        session = self.session
         with session.lock:
             if self.creation is not call or self.state != STARTING:
                 return  # killed meanwhile
             self.instance, self.state = instance, ALIVE
-        instance = found = None
         session.settle(call, [])
         self.dispatch()
 
@@ -325,7 +356,18 @@ class Actor:
         session.settle(self.creation, [])
         if self.lane is not None:
             session.threads.extend(self.lane.stop())
+        self._end_children()
         session.drop_all((*self._held, self.key))
+
+    def _end_children(self) -> None:
+        """As in Ray, the actors that this one made end with it, whoever has their handles."""
+        if self.maker is not None:
+            self.maker.children.pop(self.key, None)
+        children, self.children = list(self.children.values()), {}
+        for child in children:
+            child.die(
+                f"The actor {child.title} ended: the actor that made it, {self.title}, ended, and it is not detached."
+            )
 
     def _shut_down(self, instance: Any) -> None:
         """Let the instance say goodbye, as Ray does."""

@@ -21,7 +21,7 @@ from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import dump_definition, pack
 from skate.core.settings import Settings
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
-from skate.engines.execution import as_raised
+from skate.engines.execution import as_raised, full_name
 from skate.engines.inline.actors import Actor
 from skate.engines.inline.lanes import JOIN
 from skate.engines.inline.records import END, FAILED, PENDING, Call, Row, current, success
@@ -133,6 +133,10 @@ class InlineEngine:
             environment = merge_environments(self._environment(), options.environment)
             cls: Any = definition.target
             actor = Actor(session, info, cls, packed, environment)
+            maker = current.get()
+            if maker is not None and maker.actor is not None and not options.detached:
+                maker.actor.children[actor.key] = actor
+                actor.maker = maker.actor
             if options.name:
                 session.names[name] = actor
         creation = actor.creation
@@ -206,6 +210,7 @@ class InlineEngine:
         call = current.get()
         if call is None or call.actor is None:
             raise TypeError("exit_actor works inside an actor only.")
+        call.actor.leaving = True
         raise ActorExit
 
     # ----------------------------------------------------------------- objects
@@ -352,7 +357,9 @@ class InlineEngine:
             worker,
             task=call.key,
             task_name=call.name or call.label,
-            function_name=call.label if actor is not None else call.function_name,
+            function_name=f"{full_name(actor.cls)}.{call.function_name}"
+            if actor is not None
+            else full_name(call.target),
             attempt=call.attempt,
             actor=actor.info if actor is not None else None,
             reconstructed=actor is not None and actor.restarts > 0,

@@ -11,7 +11,7 @@ from skate.core import ids
 from skate.core.calls import NO_ARGUMENTS, fill_call
 from skate.core.generator import DynamicObjectRefGenerator
 from skate.core.options import DYNAMIC
-from skate.core.refs import ObjectRef, make_ref
+from skate.core.refs import ObjectRef, TaskID, make_ref
 from skate.core.serialization import pack
 from skate.core.spec import ActorOptions
 from skate.engines.execution import is_stream, split_returns, task_error
@@ -98,6 +98,8 @@ def function_of(call: Call) -> Any:
 
 def results(session: Session, call: Call, value: Any) -> list[Outcome]:
     """The packed results of a call that returned."""
+    if call.actor is not None and call.actor.leaving:
+        raise ActorExit  # exit_actor holds though the call caught what it raised
     returns = getattr(call.options, "returns", 1)
     if returns == DYNAMIC:
         value, returns = _dynamic(session, call, value), 1
@@ -160,7 +162,7 @@ def failed(session: Session, call: Call, error: BaseException) -> bool:
         return _exited(session, call, error)
     if call.may_retry and retries_on(call, error):
         return True
-    session.fail(call, call_error(call, error))
+    session.fail(call, call_error(call, error), raised=True)
     return False
 
 
@@ -199,7 +201,7 @@ def call_error(call: Call, error: BaseException) -> BaseException:
 
 def cancelled(call: Call, when: str) -> TaskCancelledError:
     """What callers see of a cancelled call."""
-    return TaskCancelledError(ids.task_binary(call.key).hex(), f"{call.label} was cancelled {when}.")
+    return TaskCancelledError(TaskID(ids.task_binary(call.key)), f"{call.label} was cancelled {when}.")
 
 
 # --------------------------------------------------------------------------- generators

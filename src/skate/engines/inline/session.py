@@ -17,9 +17,9 @@ from skate.core.serialization import Packed, dump_definition
 from skate.core.settings import Settings
 from skate.core.spec import Definition
 from skate.engines.inline.machine import Machine
-from skate.engines.inline.records import END, FAILED, PENDING, Call, Outcome, Row, failure
+from skate.engines.inline.records import END, FAILED, NOTHING, PENDING, Call, Outcome, Row, failure
 from skate.engines.inline.unpacking import load
-from skate.exceptions import ObjectLostError, ObjectStoreFullError
+from skate.exceptions import ObjectLostError, ObjectStoreFullError, TaskCancelledError
 
 if TYPE_CHECKING:
     from skate.engines.inline.actors import Actor
@@ -227,12 +227,17 @@ class Session:
         self.tidy()
         return True
 
-    def fail(self, call: Call, error: BaseException | Outcome) -> bool:
-        """End a call with an error, its own or one that is packed already."""
+    def fail(self, call: Call, error: BaseException | Outcome, raised: bool = False) -> bool:
+        """End a call with an error, its own or one that is packed already.
+
+        A generator's own error (`raised`) is its last item, and its own object is None, as in Ray.
+        """
         outcome = error if isinstance(error, Outcome) else failure(error)
         stream = call.stream
         if stream is not None:
             stream.fail(outcome)
+            if raised and not isinstance(error, TaskCancelledError):
+                return self.settle(call, [NOTHING])
         return self.settle(call, [outcome] * len(call.keys))
 
     def failed_argument(self, call: Call) -> Outcome | None:

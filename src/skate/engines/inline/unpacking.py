@@ -12,7 +12,7 @@ import io
 import pickle
 from typing import Any
 
-from skate.core.serialization import unpack
+from skate.core.serialization import unpack_value
 
 Data = bytes | memoryview
 
@@ -24,8 +24,8 @@ _TRACKER_ID = {"_make_skeleton_class": 4, "_make_skeleton_enum": 5}
 def read(data: Data) -> Any:
     """The value of a packed form."""
     if _BY_DEFINITION not in bytes(data[: _head(data)]):
-        return unpack(data)
-    return unpack(data, load)
+        return unpack_value(data)
+    return unpack_value(data, load)
 
 
 def _head(data: Data) -> int:

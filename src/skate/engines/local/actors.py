@@ -60,6 +60,9 @@ class Actors(Lineage):
             row.count += 1
         if owner is not None:
             owner.held.add(info.actor)
+            if owner.actor is not None and not options.detached:
+                actor.maker = owner
+                owner.children.add(actor)
         self.pin(row, spec, self._constructor_ready)
         if not row.missing:
             self._constructor_ready(row)
@@ -117,7 +120,7 @@ class Actors(Lineage):
     def call(self, spec: TaskSpec, options: CallOptions, owner: Worker | None, parent: int = 0) -> None:
         """A new call of a method; PendingCallsLimitExceeded when the actor has as many waiting as it allows."""
         actor = self.actors.get(spec.actor)
-        if actor is not None and not actor.dead and 0 <= actor.info.options.max_pending_calls <= actor.pending:
+        if actor is not None and not actor.dead and 0 < actor.info.options.max_pending_calls <= actor.pending:
             self.discard(spec.args)
             raise errors.too_many_calls(actor)
         row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent, maker=METHOD)
@@ -264,16 +267,25 @@ class Actors(Lineage):
             self.bury(actor, errors.constructor_failed(actor, message.error))
             self.ports.signal(worker, signal.SIGKILL)
             return
-        error = message.error
         if message.retry and self._call_may_retry(actor, row):
             if not row.cancelled:
                 row.attempt += 1
                 self.rewind(spec.task)
                 self._send_call(worker, row, spec)
                 return
-            error = errors.cancelled(self.label(row))
-        self.finish(row, FAILED, error)
+            self.finish(row, FAILED, errors.cancelled(spec.task, self.label(row)))
+        else:
+            self.raised(row, spec, message)
         self.call_ended(actor)
+
+    def raised(self, row: Row, spec: TaskSpec, message: Failed) -> None:
+        """A call raised for good. As in Ray, a generator's own error is its last item, and its own object is None."""
+        stream = self.streams.get(spec.task) if spec.returns == -1 and not message.cancelled else None
+        if stream is None:
+            self.finish(row, FAILED, message.error)
+        else:
+            self.item(stream, FAILED, message.error, ())
+            self.finish(row, READY, errors.NONE)
 
     def rewind(self, task: int, worker: Worker | None = None) -> None:
         """A new attempt yields a stream's items from the start."""
@@ -324,8 +336,18 @@ class Actors(Lineage):
         if worker is not None:
             self.ports.signal(worker, signal.SIGKILL)
 
+    def _end_children(self, worker: Worker, parent: Actor) -> None:
+        """The actors that a dead one has made end too, whoever has their handles: as in Ray."""
+        for actor in list(worker.children):
+            ended = f"the actor that made it, {errors.name_of(parent)}, ended, and it is not detached"
+            process = actor.worker
+            self.bury(actor, errors.actor_died(actor, f"The actor {errors.name_of(actor)} ended: {ended}."))
+            if process is not None:
+                self.ports.signal(process, signal.SIGKILL)
+
     def host_died(self, worker: Worker, actor: Actor, running: list[Row], how: str) -> None:
         """An actor's process is gone: restart it, or bury it."""
+        self._end_children(worker, actor)
         if actor.worker is worker:
             actor.worker = None
         if actor.dead:
@@ -372,6 +394,8 @@ class Actors(Lineage):
         own.count += 1  # its last handle may go with one of its calls, and we are not done with it
         actor.dead = True
         actor.cause = cause
+        if actor.maker is not None:
+            actor.maker.children.discard(actor)
         name = (actor.namespace, actor.info.options.name)
         if self.names.get(name) is actor:
             del self.names[name]

@@ -7,7 +7,7 @@ import inspect
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
-from types import CoroutineType, coroutine
+from types import CoroutineType, GeneratorType, coroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from skate.core.calls import NO_ARGUMENTS, fill_call
@@ -51,7 +51,11 @@ class AsyncHost:
         """Make the instance with the loop running, as its constructor may expect."""
 
         async def make() -> Any:
-            return cls(*args, **kwargs)
+            if not inspect.iscoroutinefunction(inspect.getattr_static(cls, "__init__")):
+                return cls(*args, **kwargs)
+            instance: Any = cls.__new__(cls, *args, **kwargs)
+            await instance.__init__(*args, **kwargs)
+            return instance
 
         return self.loop.run_until_complete(make())
 
@@ -174,7 +178,7 @@ class AsyncHost:
                 value = await value
             if spec.returns == -1 and inspect.isasyncgen(value):
                 value = await self._stream(spec, value, options.backpressure)
-            elif spec.returns != 1:
+            elif spec.returns != 1 or type(value) is GeneratorType:
                 value = worker.expand(spec, value, worker.label(spec), options.backpressure)
             worker.deliver(spec, value, 0)
             value = None

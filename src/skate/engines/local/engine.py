@@ -16,7 +16,7 @@ from skate import exceptions
 from skate.core import ids, refs
 from skate.core.engine import Context, Ready
 from skate.core.refs import ObjectRef, make_ref
-from skate.core.serialization import unpack
+from skate.core.serialization import unpack, unpack_value
 from skate.core.settings import Settings
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
 from skate.engines.local import errors, spills, state
@@ -116,7 +116,7 @@ class LocalEngine(Client):
                 raise_outcome(row.value)
             data = self._data(ref._key, row)
             if data is not None:
-                return unpack(data)
+                return unpack_value(data)
 
     def _data(self, key: int, row: Row) -> bytes | memoryview | None:
         """The packed value of a ready row; None when it was lost."""
@@ -149,7 +149,7 @@ class LocalEngine(Client):
         values: list[Any] = []
         for row in rows:
             if row.state == READY and type(row.value) is bytes:  # the common case, in line
-                values.append(unpack(row.value))
+                values.append(unpack_value(row.value))
                 continue
             if not row.state:  # the wait ended for the sake of another
                 failed = [other.value for other in rows if other.state == FAILED]

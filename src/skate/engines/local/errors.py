@@ -8,6 +8,7 @@ from typing import Any
 
 from skate import exceptions
 from skate.core import ids
+from skate.core.refs import TaskID
 from skate.core.resources import as_floats, fits
 from skate.core.serialization import pack, unpack
 from skate.core.spec import Resources
@@ -47,9 +48,9 @@ def packed(error: BaseException) -> bytes:
     return pack(error).to_bytes()
 
 
-def cancelled(label: str) -> bytes:
+def cancelled(task: int, label: str) -> bytes:
     """A task that `cancel` ended."""
-    return packed(exceptions.TaskCancelledError(error_message=f"Task {label} was cancelled."))
+    return packed(exceptions.TaskCancelledError(TaskID(ids.task_binary(task)), f"It was a call of {label}."))
 
 
 def how_it_ended(status: int, peak: int = 0, starved: bool | None = None) -> str:

@@ -70,7 +70,7 @@ class Hub(Shortages):
         if worker is not None:
             worker.lingering[spec.task] = spec
             self.hold_inputs(spec)
-        self.finish(row, FAILED, errors.cancelled(self.label(row)))
+        self.finish(row, FAILED, errors.cancelled(spec.task, self.label(row)))
         actor = self.actors.get(spec.actor)
         if actor is not None:
             self.call_ended(actor)
@@ -115,7 +115,7 @@ class Hub(Shortages):
                 continue
             row.worker = None
             if row.cancelled:
-                self.finish(row, FAILED, errors.cancelled(self.label(row)))
+                self.finish(row, FAILED, errors.cancelled(row.spec.task, self.label(row)))
                 continue
             if row.spec.actor:
                 self.actors[row.spec.actor].queues.setdefault(row.owner, deque()).appendleft(row)
@@ -193,7 +193,7 @@ class Hub(Shortages):
                 continue
             row.worker = None
             if row.cancelled:
-                self.finish(row, FAILED, errors.cancelled(self.label(row)))
+                self.finish(row, FAILED, errors.cancelled(spec.task, self.label(row)))
             elif position or not worker.up or (worker.leaving and worker.leaving[0] == "retired"):
                 self.enqueue(row)  # it had not begun
             elif worker.doom is not None:

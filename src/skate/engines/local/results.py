@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from skate.core import ids
+from skate.core.refs import TaskID
 from skate.core.serialization import LARGE, pack, unpack
 from skate.core.spec import CallOptions
 from skate.engines.execution import is_stream, pack_error, split_returns, task_error
@@ -68,7 +69,7 @@ class Results:
 
     def refuse(self, spec: TaskSpec) -> None:
         """A call that was cancelled before it began."""
-        error = pack(TaskCancelledError(error_message="The task was cancelled before it began.")).to_bytes()
+        error = pack(TaskCancelledError(TaskID(ids.task_binary(spec.task)), "It had not begun.")).to_bytes()
         self.client.cancelled.discard(spec.task)
         self.client.finished(Failed(spec.task, error, False, True))
 
@@ -141,6 +142,8 @@ class Results:
     def deliver(self, spec: TaskSpec, value: Any, took: int) -> None:
         """Send a call's result."""
         self.show_rest()
+        if self.client.exiting:
+            raise ActorExit
         if spec.returns == 1:
             if value is None:
                 self.client.finished(Done(spec.task, NONE, (), took))
@@ -173,14 +176,17 @@ class Results:
             return
         if isinstance(error, SystemExit) and not isinstance(error, ActorExit):
             self._exit_for(error)
-        if isinstance(error, ActorExit):
+        if isinstance(error, ActorExit) or client.exiting:
             self.leave("it called exit_actor", final=True)
         retry = bool(options.retry_exceptions) and isinstance(error, Exception)
         if retry and options.retry_on:
             retry = isinstance(error, unpack(options.retry_on))
         actor_id = ids.actor_binary(spec.actor).hex() if spec.actor else None
         failure: RayError = task_error(error, name, actor=self.actor_name or None, actor_id=actor_id)
-        cancelled = isinstance(failure, TaskCancelledError) and not isinstance(error, Exception)
+        cancelled = False
+        if isinstance(failure, TaskCancelledError):
+            failure.task_id = TaskID(ids.task_binary(spec.task))
+            cancelled = not isinstance(error, Exception)
         data = pack_error(failure).to_bytes()
         client.cancelled.discard(spec.task)
         if client.may_block:  # with other calls under way, their blocks are not ours to judge

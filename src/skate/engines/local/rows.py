@@ -85,6 +85,7 @@ class Worker:
         "base",
         "batch",
         "blocked",
+        "children",
         "client",
         "doom",
         "environment",
@@ -123,6 +124,8 @@ class Worker:
         self.lingering: dict[int, TaskSpec] = {}
         """Calls given up while they run on: their inputs stay where they are until they end."""
         self.known: set[bytes] = set()
+        self.children: set[Actor] = set()
+        """Living actors that the actor it hosts has made, and that end with it."""
         self.held: set[int] = set()
         self.shown: dict[int, int] = {}
         """Stored values that it was sent for a `get` and has not said it has read: each is a view."""
@@ -187,6 +190,7 @@ class Actor:
         "ending",
         "info",
         "key",
+        "maker",
         "namespace",
         "pending",
         "queues",
@@ -200,6 +204,8 @@ class Actor:
         self.key = info.actor
         self.spec = spec
         self.namespace = namespace
+        self.maker: Worker | None = None
+        """Hosts the actor that made this one, which ends with it."""
         self.worker: Worker | None = None
         self.queues: dict[Worker | None, deque[Row]] = {}
         """Calls that cannot be sent yet, by caller, in order."""

@@ -25,7 +25,9 @@ def rows(hub: Hub, kind: str) -> list[dict[str, Any]]:
 
 def _nodes(hub: Hub) -> list[dict[str, Any]]:
     total = as_floats(tuple(hub.scheduler.total.items()))
-    return [{"NodeID": ids.node_hex(NODE), "Alive": True, "Resources": total, "Labels": dict(hub.settings.labels)}]
+    node = ids.node_hex(NODE)
+    labels = {"ray.io/node-id": node, **hub.settings.labels}
+    return [{"NodeID": node, "Alive": True, "Resources": total, "Labels": labels}]
 
 
 def _actor_state(actor: Actor) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from skate.engines.local import errors
 from skate.engines.local.actors import Actors
 from skate.engines.local.messages import Item, Resume, TaskSpec
 from skate.engines.local.rows import FAILED, READY, Row, Stream, Worker
@@ -70,12 +69,11 @@ class Streams(Actors):
             stream.skip = stream.made
             self._stop_lending(stream, worker)
 
-    def stream_ended(self, task: int, state: int, value: Any, worker: Worker | None) -> tuple[int, Any]:
-        """A streaming call has ended: its error is its last item, as in Ray, and its own object is None."""
+    def stream_ended(self, task: int, state: int, value: Any, worker: Worker | None) -> None:
+        """A streaming call has ended; what it failed of is its last item."""
         stream = self.streams.get(task)
         if stream is not None:
             self._stop_lending(stream, worker)
             if state == FAILED:
                 self.item(stream, FAILED, value, ())
         self.end_stream(task)
-        return READY, errors.NONE

@@ -289,7 +289,7 @@ class Tasks(Streams):
         self.finished += 1
         task = spec.task
         if spec.returns == -1:
-            state, value = self.stream_ended(task, state, value, worker)
+            self.stream_ended(task, state, value, worker)
         plain = type(value) is bytes and state != FAILED and not refs
         if not plain or row.waiters is not None or row.state or row.count <= 0:
             self.fill(task, state, value, refs)
@@ -351,7 +351,7 @@ class Tasks(Streams):
             if message.retry and self._may_retry(row):
                 self._again(row, spec)
             else:
-                self.finish(row, FAILED, message.error)
+                self.raised(row, spec, message)
         self._refill(worker)
 
     def give_up(self, row: Row, cause: bytes) -> None:
@@ -371,7 +371,7 @@ class Tasks(Streams):
 
     def _again(self, row: Row, spec: TaskSpec) -> None:
         if row.cancelled:  # it failed at the moment of its cancel
-            self.finish(row, FAILED, errors.cancelled(self.label(row)))
+            self.finish(row, FAILED, errors.cancelled(spec.task, self.label(row)))
             return
         self.rewind(spec.task, row.worker)
         row.attempt += 1

@@ -83,7 +83,9 @@ class Worker(Results):
         self.flusher: threading.Thread | None = None
         self.late = threading.Event()
         """Results may wait behind a call that takes long."""
-        self.environment_seen = ""
+        self.visible = {name: text for name, text in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"}
+        """What the worker began with."""
+        self.narrowed = False
 
     # ---------------------------------------------------------------------- loop
 
@@ -130,6 +132,11 @@ class Worker(Results):
     def _set_gpus(self, gpus: tuple[int, ...]) -> None:
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+            self.narrowed = True
+        elif self.narrowed:  # by an earlier call: this one sees what it would in a new worker
+            self.narrowed = False
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+            os.environ.update(self.visible)
 
     def _set_threads(self, resources: Resources) -> None:
         """As Ray does: numeric libraries loaded from now on use as many threads as the call has CPUs."""
@@ -141,7 +148,13 @@ class Worker(Results):
         """The function or class of that hash, unpickled once."""
         found = self.functions.get(function)
         if found is None:
-            found = self.functions[function] = pickle.loads(self.blobs[function][0])
+            blob, name = self.blobs[function]
+            try:
+                found = pickle.loads(blob)
+            except Exception as error:
+                text = f"{name} could not be loaded in a worker: {type(error).__name__}: {error}"
+                raise RuntimeError(text) from error
+            self.functions[function] = found
         return found
 
     # --------------------------------------------------------------------- tasks
@@ -160,7 +173,7 @@ class Worker(Results):
             self._arm_flusher()
         started = time.perf_counter()
         try:
-            function = self.functions.get(spec.function) or self.definition(spec.function)
+            function = client.target = self.functions.get(spec.function) or self.definition(spec.function)
             if spec.args == NO_ARGUMENTS:
                 args: tuple[Any, ...] = ()
                 kwargs: dict[str, Any] = {}
@@ -229,7 +242,7 @@ class Worker(Results):
         name = f"{options.class_name}.__init__"
         client.current = Running(spec.task, "", None, 0, hosting.gpus)
         try:
-            cls = self.definition(spec.function)
+            cls = client.target = self.definition(spec.function)
             args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
             is_async = has_coroutines(cls)
             if is_async:

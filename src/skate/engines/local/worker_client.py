@@ -6,15 +6,19 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec.structs import replace
 
 from skate import exceptions
 from skate.core import refs
 from skate.core.engine import Context, Ready
+from skate.core.environment import merge_environments
 from skate.core.ids import object_binary, worker_hex
 from skate.core.refs import ObjectRef, make_ref
-from skate.core.serialization import unpack
-from skate.core.spec import ActorInfo, CallOptions, TaskOptions
+from skate.core.serialization import unpack_value
+from skate.core.spec import ActorInfo, ActorOptions, CallOptions, TaskOptions
+from skate.engines.execution import full_name
 from skate.engines.local import spills
 from skate.engines.local.arena import Mapping
 from skate.engines.local.boot import PAGE
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
     import asyncio
 
 
+Inheriting = TypeVar("Inheriting", TaskOptions, ActorOptions)
+
 LARGEST_SPARE = 4 << 20
 MOST_SPARES = 4
 
@@ -72,6 +78,10 @@ class WorkerClient(Mailbox):
         self.reconstructed = False
         self.gpus: tuple[int, ...] = ()
         """Those that the actor holds."""
+        self.exiting = False
+        """Whether a call asked for the actor's end by exit_actor: it holds though the call caught what that raised."""
+        self.target: Any = None
+        """The function of the task that runs, or the actor's class."""
         self._helper: threading.Thread | None = None
 
     # ------------------------------------------------------------------- posting
@@ -83,8 +93,15 @@ class WorkerClient(Mailbox):
     def _post_task(self, spec: TaskSpec, options: TaskOptions) -> None:
         self._count_returns(spec)
         self.sent(spec.args)
-        self.link.out.append(Submit(spec, options, self._parent()))
+        self.link.out.append(Submit(spec, self._inherit(options), self._parent()))
         self.link.flush()
+
+    def _inherit(self, options: Inheriting) -> Inheriting:
+        """What runs in an environment starts children in it too; their own fields go over it."""
+        ours = self.welcome.environment
+        if not ours or options.environment == ours:
+            return options
+        return replace(options, environment=merge_environments(ours, options.environment))
 
     def _post_call(self, spec: TaskSpec, options: CallOptions) -> None:
         self._count_returns(spec)
@@ -118,6 +135,7 @@ class WorkerClient(Mailbox):
         self.link.flush()
 
     def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
+        info = replace(info, options=self._inherit(info.options))
         data = self._ask("spawn", encoder.encode(SpawnRequest(spec, info)))
         self.sent(spec.args)
         made = decode_info(data)
@@ -181,16 +199,16 @@ class WorkerClient(Mailbox):
         Raises `LostValue` when it was spilled and its file cannot be read.
         """
         if type(value) is bytes:
-            return unpack(value)
+            return unpack_value(value)
         assert isinstance(value, Stored)
         if value.offset < 0:
             data = spills.read(self._spill_folder(), value.key, value.size, ~value.offset)
             if data is None:
                 raise LostValue(value.key)
-            return unpack(memoryview(data).toreadonly())
+            return unpack_value(memoryview(data).toreadonly())
         view = ~value.key
         self.borrow(view)
-        return unpack(self.mapping.read(value.offset, value.size, lambda: refs.released.append(view)))
+        return unpack_value(self.mapping.read(value.offset, value.size, lambda: refs.released.append(view)))
 
     def _spill_folder(self) -> str:
         if not self._spills:
@@ -386,22 +404,24 @@ class WorkerClient(Mailbox):
         options = here.options or TaskOptions()
         actor = self.actor
         holder = actor.options if actor is not None else options
-        function = here.function
+        name = here.function
+        function = full_name(self.target) if here.task else ""
         if actor is not None and here.task:
-            function = f"{actor.options.class_name}.{function or '__init__'}"
+            name = f"{actor.options.class_name}.{here.function or '__init__'}"
+            function = f"{function}.{here.function or '__init__'}"
         return Context(
             namespace=self.welcome.namespace,
             node=self.welcome.node,
             worker=worker_hex(self.welcome.client),
             task=here.task,
-            task_name=options.name or function,
+            task_name=options.name or name,
             function_name=function,
             attempt=here.attempt,
             actor=actor,
             reconstructed=self.reconstructed,
             resources=as_floats(holder.resources),
             gpus=here.gpus,
-            environment=holder.environment or self.welcome.job_environment,
+            environment=merge_environments(self.welcome.job_environment, holder.environment),
             driver=False,
         )
 
@@ -414,6 +434,7 @@ class WorkerClient(Mailbox):
         """End the calling actor for good."""
         if self.actor is None:
             raise TypeError("exit_actor can only be called inside an actor.")
+        self.exiting = True
         raise ActorExit
 
     def close(self) -> None:

@@ -1,5 +1,7 @@
 """How actors begin, restart and end."""
 
+import abc
+import asyncio
 import gc
 import os
 import signal
@@ -315,3 +317,54 @@ def test_error_of_a_dead_actor_tells_class_and_id(ray, mortal):
     error = raised(lambda: ray.get(a.end.remote("os._exit")))
     assert "Mortal" in str(error) and actor_id in str(error)
     assert error.actor_id == actor_id
+
+
+@ends_a_process
+def test_exit_actor_holds_though_the_call_catches_what_it_raises(ray):
+    @ray.remote
+    class A:
+        def leave(self):
+            try:
+                ray.actor.exit_actor()
+            except BaseException:  # noqa: BLE001 what it raises is the engine's affair
+                return "stayed"
+
+        def f(self):
+            return 1
+
+    a = A.remote()
+    for call in (a.leave, a.f):
+        with pytest.raises(ray.exceptions.ActorDiedError):
+            ray.get(call.remote(), timeout=30)
+
+
+def test_constructor_may_be_a_coroutine(ray):
+    @ray.remote
+    class A:
+        async def __init__(self, x):
+            await asyncio.sleep(0.01)
+            self.x = x
+
+        async def get(self):
+            return self.x
+
+    assert ray.get(A.remote("awaited").get.remote()) == "awaited"
+
+
+def test_abstract_class_cannot_be_an_actor(ray):
+    class Abstract(abc.ABC):
+        @abc.abstractmethod
+        def f(self):
+            """Not here."""
+
+    with pytest.raises(TypeError):
+        ray.remote(Abstract)
+
+
+def test_no_limit_of_pending_calls_is_zero(ray):
+    @ray.remote(max_pending_calls=0)
+    class A:
+        def f(self):
+            return 1
+
+    assert ray.get(A.remote().f.remote()) == 1

@@ -262,3 +262,60 @@ def test_one_node_that_is_alive(ray):
     assert node["Alive"] is True
     assert node["Resources"]["CPU"] == 2
     assert node["NodeID"] == ray.get_runtime_context().get_node_id()
+
+
+class Named:
+    def method(self, ray_of):
+        return ray_of().get_runtime_context().get_task_function_name()
+
+
+def test_function_name_has_its_module(ray):
+    f = ray.remote(lambda: ray.get_runtime_context().get_task_function_name())
+    assert ray.get(f.options(name="other").remote()) == f"{__name__}.<lambda>"
+
+    @ray.remote
+    def inner():
+        return ray.get_runtime_context().get_task_function_name()
+
+    assert ray.get(inner.remote()) == f"{__name__}.inner"
+
+
+def test_method_name_has_its_module_and_class(ray):
+    name = ray.get(ray.remote(Named).remote().method.remote(lambda: ray))
+    assert name == f"{__name__}.Named.method"
+
+
+def test_environment_in_the_context_is_a_runtime_env(ray):
+    @ray.remote(runtime_env={"env_vars": {"KIND": "1"}})
+    def f():
+        environment = ray.get_runtime_context().runtime_env
+        return isinstance(environment, dict), environment.env_vars()
+
+    assert ray.get(f.remote()) == (True, {"KIND": "1"})
+
+
+def test_variables_of_a_runtime_env_are_checked_where_it_is_made(ray):
+    with pytest.raises(TypeError):
+        ray.runtime_env.RuntimeEnv(env_vars={"A": 1})
+
+
+def test_node_labels_have_the_id_of_the_node(ray):
+    node = ray.get_runtime_context().get_node_id()
+    assert ray.nodes()[0]["Labels"]["ray.io/node-id"] == node
+    assert ray.get_runtime_context().get_node_labels()["ray.io/node-id"] == node
+
+
+def test_gpus_of_one_call_are_not_seen_by_the_next(ray):
+    @ray.remote(num_cpus=1)
+    def look():
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    before = ray.get(look.remote())
+    for _ in range(3):
+        assert ray.get(look.options(num_gpus=1).remote()) in ("0", "1")
+        assert ray.get(look.remote()) == before
+
+
+def test_other_accelerators_are_listed_without_numbers(ray):
+    found = ray.get_runtime_context().get_accelerator_ids()
+    assert found["GPU"] == [] and found["TPU"] == []

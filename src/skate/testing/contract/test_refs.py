@@ -267,3 +267,38 @@ def test_serializers_of_the_users_own_choice(ray):
         ray.util.deregister_serializer(Handle)
     with pytest.raises(TypeError):
         ray.put(Handle(3))
+
+
+def test_refs_and_ids_are_rebuilt_from_their_bytes(ray):
+    ref = ray.put("rebuilt")
+    same = ray.ObjectRef.from_binary(ref.binary())
+    assert same == ref and ray.get(same) == "rebuilt"
+    task = ref.task_id()
+    assert ray.TaskID.from_binary(task.binary()) == task == ray.TaskID.from_hex(task.hex())
+    assert task.job_id() == ref.job_id()
+
+
+@pytest.mark.parametrize("given", ["text", 5, None], ids=["str", "int", "none"])
+def test_ids_are_made_of_bytes_only(ray, given):
+    for kind in (ray.ObjectRef, ray.TaskID, ray.ActorID, ray.NodeID):
+        with pytest.raises(TypeError):
+            kind(given)
+
+
+def test_ids_have_numbers_random_ones_and_none(ray):
+    assert ray.JobID.from_int(3).int() == 3
+    assert ray.NodeID.from_random() != ray.NodeID.from_random()
+    assert ray.ActorID.nil().is_nil() and not ray.ActorID.from_random().is_nil()
+
+
+def test_actor_id_knows_its_job(ray):
+    @ray.remote
+    class A:
+        pass
+
+    assert A.remote()._actor_id.job_id == ray.put(1).job_id()
+
+
+def test_owner_of_a_put_cannot_be_chosen(ray):
+    with pytest.raises(ValueError):
+        ray.put(1, _owner="somebody")

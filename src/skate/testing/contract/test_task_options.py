@@ -32,12 +32,13 @@ def test_too_many_returned_values_raise_value_error(ray):
         ray.get(f.remote())
 
 
-def test_result_that_is_no_sequence_raises_value_error(ray):
+@pytest.mark.parametrize("value", [5, None, iter([1, 2])], ids=["int", "none", "iterator"])
+def test_result_that_has_no_length_raises_type_error(ray, value):
     @ray.remote(num_returns=2)
     def f():
-        return 5
+        return value
 
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(TypeError):
         ray.get(f.remote())
 
 
