@@ -1,0 +1,438 @@
+"""Chaos: much work of many kinds while workers die, and every result has to be right, or its exact error.
+
+::
+
+    python -m skate.testing.chaos --seed 1 --tasks 50000 --actors 200
+
+The seed decides the work and the faults; what meets what is up to the machine. A run ends with status 0 and a summary;
+with 1 and what was wrong; with 2 and the state of everything when it did not end in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import click
+import psutil
+
+import skate
+from skate.core import engine as engines
+from skate.engines.local.boot import PAGE
+from skate.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
+from skate.testing import chaos_work as work
+from skate.testing.chaos_state import report
+from skate.testing.faults import Fault, FaultPlan, inject
+
+WINDOW = 300
+"""Calls under way at once."""
+LIVING = 6
+"""Actors alive at once."""
+MAY_CRASH = (WorkerCrashedError,)
+
+
+class Job(NamedTuple):
+    """A call and what may come of it: `want`, or an error of one of the classes `may`."""
+
+    kind: str
+    ref: Any
+    want: Any
+    may: tuple[type[BaseException], ...] = ()
+    must_fail: bool = False
+    """`want` is a class and a text: the error that has to come."""
+    items: int = -1
+    """Of a stream: how many are read before it is dropped; `want` is the list of all."""
+    keep: Any = None
+    """What has to live until the result is there."""
+
+
+class Wrong(AssertionError):
+    """Something came out that should not."""
+
+
+class Troupe:
+    """The actors that are alive, and what may happen to their calls."""
+
+    def __init__(self, chance: random.Random, count: int, tasks: int) -> None:
+        self.chance = chance
+        self.left = count
+        self.every = max(1, tasks // max(1, count))
+        self.living: deque[tuple[str, Any, list[bool]]] = deque()
+        """Kind, handle, and whether somebody killed it."""
+        self.order = 0
+
+    def turn(self, i: int) -> None:
+        """New actors come, old ones leave."""
+        if i % self.every == 0 and self.left:
+            self.left -= 1
+            kind = self.chance.choice(list(work.ACTORS))
+            cls, options = work.ACTORS[kind]
+            boxed = [skate.put(work.pattern(i, self.chance.choice((10, 90_000))))]
+            self.living.append((kind, skate.remote(**options)(cls).remote(boxed) if options else
+                                skate.remote(cls).remote(boxed), [False]))
+        while len(self.living) > LIVING:
+            kind, actor, killed = self.living.popleft()
+            if self.chance.random() < 0.3:
+                killed[0] = True
+                skate.kill(actor)
+
+    def job(self, i: int) -> Job | None:
+        """A call of one of them."""
+        if not self.living:
+            return None
+        kind, actor, killed = self.chance.choice(self.living)
+        may: tuple[type[BaseException], ...] = ()
+        if kind.startswith("mortal"):
+            may = (ActorDiedError,)
+        elif kind.startswith("phoenix"):
+            may = (ActorUnavailableError,)
+        if self.chance.random() < 0.02 and not kind.startswith("mortal"):
+            skate.kill(actor, no_restart=False)
+        may = (*may, ActorDiedError)  # it may be killed when its time is over
+        return self._call(f"{kind}.", actor, i, may)
+
+    def _call(self, kind: str, actor: Any, i: int, may: tuple[type[BaseException], ...]) -> Job:
+        size = self.chance.choice((1_000, 70_000, 200_000))
+        which = self.chance.choice(("number", "number", "number", "sum", "large", "ask", "wrong", "stream", "task", "order"))
+        if which == "sum":
+            a, b = work.plain_for_ever.remote(i), skate.put(i)
+            return Job(kind + which, actor.sum.remote(a, b, 1), work.number(i) + i + 1, may)
+        if which == "large":
+            return Job(kind + which, actor.large.remote(i, size), work.pattern(i, size), may)
+        if which == "ask":
+            return Job(kind + which, actor.ask.remote(i), work.number(i), may)
+        if which == "wrong":
+            return Job(kind + which, actor.wrong.remote(i), (work.Expected, f"as expected of {i}"), may, True)
+        if which == "stream":
+            count = self.chance.randint(0, 7)
+            read = count if self.chance.random() < 0.7 else self.chance.randint(0, count)
+            made = actor.stream.options(num_returns="streaming").remote(i, count, size)
+            return Job(kind + which, made, list(work.items(i, count, size)), may, items=read)
+        if which == "task":
+            return Job(kind + which, work.call_actor.remote(actor, i), work.number(i), may)
+        if which == "order" and kind in ("phoenix.", "mortal."):
+            self.order += 1
+            return Job(kind + which, actor.in_order.remote(self.order), True, may)
+        return Job(kind + "number", actor.number.remote(i), work.number(i), may)
+
+
+def jobs(chance: random.Random, tasks: int, actors: int) -> Iterator[Job]:
+    """The work of a run, made as it is asked for."""
+    troupe = Troupe(chance, actors, tasks)
+    kinds = list(_KINDS)
+    weights = [_KINDS[kind] for kind in kinds]
+    for i in range(tasks):
+        troupe.turn(i)
+        job = troupe.job(i) if chance.random() < 0.3 else None
+        if job is None:
+            kind = chance.choices(kinds, weights)[0]
+            job = _task(kind, chance, i)
+        yield job
+
+
+_KINDS = {
+    "plain": 10, "usual": 10, "once": 6, "sum": 6, "sum_once": 3, "nested": 2, "large": 4, "large_once": 2, "length": 3,
+    "puts": 2, "gets": 2, "three": 2, "stream": 2, "stream_once": 1, "stream_slowly": 1, "wrong": 2, "wrong_input": 1,
+    "moody": 2, "cancel": 3, "cancel_tree": 1, "wait": 1, "zero": 1,
+}  # fmt: skip
+
+
+def _task(kind: str, chance: random.Random, i: int) -> Job:  # noqa: C901  one branch for each kind
+    size = chance.choice((1_000, 70_000, 200_000, 500_000))
+    number = work.number(i)
+    if kind == "plain":
+        return Job(kind, work.plain_for_ever.remote(i), number)
+    if kind == "usual":
+        return Job(kind, work.plain_usual.remote(i), number)
+    if kind == "once":
+        return Job(kind, work.plain_once.remote(i), number, MAY_CRASH)
+    if kind == "sum":
+        return Job(kind, work.add.remote(work.plain_for_ever.remote(i), work.slow.remote(i, 0.001), 2), 2 * number + 2)
+    if kind == "sum_once":
+        return Job(kind, work.add_once.remote(work.plain_once.remote(i), 1), number + 1, MAY_CRASH)
+    if kind == "nested":
+        depth = chance.randint(1, 3)
+        return Job(kind, work.nested.remote(i, depth), number * (depth + 1))
+    if kind == "large":
+        return Job(kind, work.large.remote(i, size), work.pattern(i, size))
+    if kind == "large_once":
+        return Job(kind, work.large_once.remote(i, size), work.pattern(i, size), MAY_CRASH)
+    if kind == "length":
+        data = skate.put(work.pattern(i, size)) if chance.random() < 0.5 else work.large.remote(i, size)
+        return Job(kind, work.length.remote(i, data), size)
+    if kind == "puts":
+        return Job(kind, work.puts.remote(i, size), [work.pattern(i, size), number])
+    if kind == "gets":
+        boxed = [work.plain_for_ever.remote(i), skate.put(i), work.add.remote(skate.put(1), i)]
+        return Job(kind, work.gets.remote(i, boxed), number + i + 1 + i + i)
+    if kind == "three":
+        return Job(kind, work.three.remote(i, size), [number, work.pattern(i, size), i])
+    if kind.startswith("stream"):
+        count = chance.randint(0, 9)
+        read = count if chance.random() < 0.7 else chance.randint(0, count)
+        made = getattr(work, kind).remote(i, count, size)
+        return Job(kind, made, list(work.items(i, count, size)), MAY_CRASH if kind == "stream_once" else (), items=read)
+    if kind == "wrong":
+        return Job(kind, work.wrong.remote(i), (work.Expected, f"as expected of {i}"), must_fail=True)
+    if kind == "wrong_input":
+        return Job(kind, work.add.remote(work.wrong.remote(i), 1), (work.Expected, f"as expected of {i}"), must_fail=True)
+    if kind == "moody":
+        return Job(kind, work.moody.remote(i), number)
+    if kind == "cancel":
+        ref = work.slow.remote(i, chance.choice((0.0, 0.001, 0.02)))
+        return _cancelled(kind, ref, number, chance, chance.random() < 0.3)
+    if kind == "cancel_tree":
+        return _cancelled(kind, work.parent_of_sleepers.remote(i, 0.005), 2 * number, chance, False)
+    if kind == "wait":
+        refs = [work.plain_for_ever.remote(i + n) for n in range(5)]
+        skate.wait(refs, num_returns=2, timeout=0.001)
+        return Job(kind, refs, [work.number(i + n) for n in range(5)])
+    ref = work.plain_for_ever.options(num_returns=0).remote(i)
+    return Job(kind, [], [], keep=ref)
+
+
+def _cancelled(kind: str, ref: Any, want: Any, chance: random.Random, force: bool) -> Job:
+    if chance.random() < 0.5:
+        skate.wait([ref], timeout=chance.choice((0, 0.002, 0.01)))
+    skate.cancel(ref, force=force, recursive=chance.random() < 0.7)
+    return Job(kind, ref, want, (TaskCancelledError, WorkerCrashedError) if force else (TaskCancelledError,))
+
+
+class Chaos:
+    """One run."""
+
+    def __init__(self, seed: int, tasks: int, actors: int, plan: FaultPlan, limit: float) -> None:
+        self.chance = random.Random(f"chaos:{seed}")
+        self.tasks = tasks
+        self.actors = actors
+        self.plan = plan
+        self.deadline = time.monotonic() + limit
+        self.ended: Counter[str] = Counter()
+        """How many jobs of a kind ended in which way."""
+        self.wrong: list[str] = []
+        self.log: list[Fault] = []
+
+    def run(self) -> None:
+        """All jobs, a window of them under way at once."""
+        waiting: deque[Job] = deque()
+        with inject(self.plan) as self.log:
+            for job in jobs(self.chance, self.tasks, self.actors):
+                waiting.append(job)
+                del job
+                if len(waiting) >= WINDOW:
+                    for _ in range(WINDOW // 3):
+                        self.check(waiting.popleft())
+            while waiting:
+                self.check(waiting.popleft())
+        self._check_counts()
+
+    def check(self, job: Job) -> None:
+        """Wait for a job's result and compare."""
+        try:
+            got = self._stream(job) if job.items >= 0 else self._get(job.ref)
+            if job.must_fail:
+                raise Wrong(f"got {_short(got)}, expected {job.want[0].__name__}")
+            if got != (job.want if job.items < 0 else job.want[: job.items]):
+                raise Wrong(f"got {_short(got)}, expected {_short(job.want)}")
+            end = "right"
+        except GetTimeoutError:
+            raise
+        except Wrong as problem:
+            self.wrong.append(f"{job.kind}: {problem}")
+            end = "wrong"
+        except job.may as error:
+            end = type(error).__name__
+        except Exception as error:  # noqa: BLE001  which one is right is decided here
+            end = self._judge(job, error)
+        self.ended[f"{job.kind}: {end}"] += 1
+
+    def _judge(self, job: Job, error: Exception) -> str:
+        if job.must_fail and isinstance(error, job.want[0]) and job.want[1] in str(error):
+            return "its error"
+        self.wrong.append(f"{job.kind}: {type(error).__name__}: {error}")
+        return "wrong"
+
+    def _left(self) -> float:
+        return max(0.1, self.deadline - time.monotonic())
+
+    def _get(self, ref: Any) -> Any:
+        got = skate.get(ref, timeout=self._left())
+        if isinstance(got, list) and any(isinstance(item, skate.ObjectRef) for item in got):
+            got = skate.get(got, timeout=self._left())
+        return got
+
+    def _stream(self, job: Job) -> list[Any]:
+        got: list[Any] = []
+        if job.items == len(job.want):
+            for ref in job.ref:
+                self._take(got, ref, job)
+        else:
+            for _ in range(job.items):
+                self._take(got, next(job.ref), job)
+        return got
+
+    def _take(self, got: list[Any], ref: Any, job: Job) -> None:
+        item = skate.get(ref, timeout=self._left())
+        if item != job.want[len(got)]:
+            raise Wrong(f"item {len(got)} is {_short(item)}")
+        got.append(item)
+
+    def _check_counts(self) -> None:
+        """A death ends one task at most: no error without its fault."""
+        deaths = sum(fault.kind == "kill" for fault in self.log)
+        crashes = sum(count for end, count in self.ended.items() if end.split(": ")[1] == "WorkerCrashedError"
+                      and not end.startswith(("cancel", "sum_once")))
+        if crashes > deaths:
+            self.wrong.append(f"{crashes} tasks failed by the deaths of {deaths} workers")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 100 else f"{text[:80]}... ({len(text)} characters)"
+
+
+def leftovers(engine: Any) -> list[str]:
+    """What a session still has when nobody refers to anything any more."""
+    deadline = time.monotonic() + 5
+    while True:
+        gc.collect()
+        engine.state("objects")  # counts what was dropped
+        with engine.lock:
+            hub, arena = engine.hub, engine.arena
+            granted = sum(-(-size // PAGE) * PAGE for worker in hub.workers.values() for _, size in worker.granted)
+            found = []
+            if hub.rows:
+                found.append(f"{len(hub.rows)} rows: {[(hex(k), r.state, r.count) for k, r in list(hub.rows.items())[:5]]}")
+            if hub.streams or hub.actors or hub.names:
+                found.append(f"{len(hub.streams)} streams, {len(hub.actors)} actors, {len(hub.names)} names")
+            if arena.used != granted:
+                found.append(f"{arena.used - granted} bytes of shared memory")
+            free, total = hub.scheduler.free, hub.scheduler.total
+            if free != total:
+                found.append(f"resources: {free} of {total} are free")
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+def survey() -> dict[str, set[str]]:
+    """Children and descriptors of this process."""
+    descriptors = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            descriptors.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+    children = {f"{child.pid} {child.name()}" for child in psutil.Process().children(recursive=True)}
+    return {"process": children, "file descriptor": descriptors}
+
+
+def run(seed: int, tasks: int, actors: int, plan: FaultPlan, limit: float = 600.0, **session: Any) -> Chaos:
+    """A whole run with a session of its own. AssertionError when anything was wrong or left behind.
+
+    When it does not end within `limit` seconds, the state of everything goes to standard error and the process ends
+    with status 2.
+    """
+    before = survey()
+    folder = tempfile.mkdtemp(prefix="chaos-")
+    os.environ[work.STACKS] = folder
+    ended = threading.Event()
+    skate.init(engine="local", namespace="chaos", log_to_driver=False, **session)
+    engine: Any = engines.running()
+    guard = threading.Thread(target=_guard, args=(ended, limit + 10, engine, folder), daemon=True)
+    guard.start()
+    chaos = Chaos(seed, tasks, actors, plan, limit)
+    try:
+        try:
+            chaos.run()
+        except GetTimeoutError:
+            _give_up(engine, folder)
+        left = leftovers(engine)
+    finally:
+        session_folder = getattr(getattr(engine, "folder", None), "path", "")
+        skate.shutdown()
+        ended.set()
+        guard.join()
+        del os.environ[work.STACKS]
+        shutil.rmtree(folder)
+    problems = chaos.wrong[:20] + [f"left behind: {what}" for what in left]
+    if len(chaos.wrong) > 20:
+        problems.append(f"and {len(chaos.wrong) - 20} more")
+    del engine
+    gc.collect()
+    for kind, found in survey().items():
+        problems += [f"left behind: {kind} {what}" for what in sorted(found - before[kind])]
+    if session_folder and os.path.exists(session_folder):
+        problems.append(f"left behind: {session_folder}")
+    if problems:
+        raise AssertionError(f"Chaos with seed {seed}:\n  " + "\n  ".join(problems))
+    return chaos
+
+
+def _guard(ended: threading.Event, limit: float, engine: Any, folder: str) -> None:
+    if not ended.wait(limit):
+        _give_up(engine, folder)
+
+
+def _give_up(engine: Any, folder: str) -> None:
+    print("Chaos did not end in time.", file=sys.stderr)
+    report(engine, folder, sys.stderr)
+    os._exit(2)
+
+
+def plan_for(seed: int, kill_every: int) -> FaultPlan:
+    """The faults of a run: deaths, now and then a spill that fails or a link that stalls."""
+    return FaultPlan(
+        seed=seed,
+        kill_every=kill_every,
+        stall_every=kill_every * 3,
+        drop_every=kill_every * 2,
+        fail_spill_every=20,
+        fail_restore_every=30,
+        delay_spill_every=15,
+    )
+
+
+@click.command()
+@click.option("--seed", default=1, show_default=True, help="Decides the work and the faults.")
+@click.option("--tasks", default=50_000, show_default=True, help="Calls to make, not counting those within others.")
+@click.option("--actors", default=200, show_default=True, help="Actors to start, a few at a time.")
+@click.option("--kill-every", default=300, show_default=True, help="Calls sent to workers between two deaths.")
+@click.option("--limit", default=1800.0, show_default=True, help="Seconds after which the run has failed.")
+@click.option("--cpus", default=4, show_default=True)
+@click.option("--store", default=80_000_000, show_default=True, help="Bytes of shared memory.")
+def main(seed: int, tasks: int, actors: int, kill_every: int, limit: float, cpus: int, store: int) -> None:
+    """Run chaos and print what came of it."""
+    began = time.monotonic()
+    try:
+        chaos = run(
+            seed, tasks, actors, plan_for(seed, kill_every), limit, num_cpus=cpus, object_store_memory=store
+        )
+    except AssertionError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(1)
+    ends: Counter[str] = Counter()
+    for end, count in chaos.ended.items():
+        ends[end.split(": ")[1]] += count
+    kinds = Counter(fault.kind for fault in chaos.log)
+    print(f"seed {seed}: {tasks} jobs, {actors} actors, {time.monotonic() - began:.1f} s")
+    print("  ends:  ", ", ".join(f"{end} {count}" for end, count in ends.most_common()))
+    print("  faults:", ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
+
+
+if __name__ == "__main__":
+    main()
