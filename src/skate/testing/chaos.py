@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import click
@@ -36,15 +37,19 @@ from skate.exceptions import (
     TaskCancelledError,
     WorkerCrashedError,
 )
+from skate.testing import chaos_more as more
 from skate.testing import chaos_work as work
 from skate.testing.chaos_state import report
 from skate.testing.faults import Fault, FaultPlan, inject
 
-WINDOW = 300
-"""Calls under way at once."""
-LIVING = 6
-"""Actors alive at once."""
+THREADS = 2
+"""Threads of the driver that make calls."""
+WINDOW = 150
+"""Calls of a thread under way at once."""
+LIVING = 4
+"""Actors of a thread alive at once."""
 MAY_CRASH = (WorkerCrashedError,)
+LOST = more.LOST
 
 
 class Job(NamedTuple):
@@ -84,8 +89,13 @@ class Troupe:
             kind = self.chance.choice(list(work.ACTORS))
             cls, options = work.ACTORS[kind]
             boxed = [skate.put(work.pattern(i, self.chance.choice((10, 90_000))))]
-            self.living.append((kind, skate.remote(**options)(cls).remote(boxed) if options else
-                                skate.remote(cls).remote(boxed), [False]))
+            self.living.append(
+                (
+                    kind,
+                    skate.remote(**options)(cls).remote(boxed) if options else skate.remote(cls).remote(boxed),
+                    [False],
+                )
+            )
         while len(self.living) > LIVING:
             kind, actor, killed = self.living.popleft()
             if self.chance.random() < 0.3:
@@ -96,7 +106,7 @@ class Troupe:
         """A call of one of them."""
         if not self.living:
             return None
-        kind, actor, killed = self.chance.choice(self.living)
+        kind, actor, _ = self.chance.choice(self.living)
         may: tuple[type[BaseException], ...] = ()
         if kind.startswith("mortal"):
             may = (ActorDiedError,)
@@ -109,7 +119,9 @@ class Troupe:
 
     def _call(self, kind: str, actor: Any, i: int, may: tuple[type[BaseException], ...]) -> Job:
         size = self.chance.choice((1_000, 70_000, 200_000))
-        which = self.chance.choice(("number", "number", "number", "sum", "large", "ask", "wrong", "stream", "task", "order"))
+        which = self.chance.choice(
+            ("number", "number", "number", "sum", "large", "ask", "wrong", "stream", "task", "order")
+        )
         if which == "sum":
             a, b = work.plain_for_ever.remote(i), skate.put(i)
             return Job(kind + which, actor.sum.remote(a, b, 1), work.number(i) + i + 1, may)
@@ -149,7 +161,9 @@ def jobs(chance: random.Random, tasks: int, actors: int) -> Iterator[Job]:
 _KINDS = {
     "plain": 10, "usual": 10, "once": 6, "sum": 6, "sum_once": 3, "nested": 2, "large": 4, "large_once": 2, "length": 3,
     "puts": 2, "gets": 2, "three": 2, "stream": 2, "stream_once": 1, "stream_slowly": 1, "wrong": 2, "wrong_input": 1,
-    "moody": 2, "cancel": 3, "cancel_tree": 1, "wait": 1, "zero": 1,
+    "moody": 2, "cancel": 3, "cancel_tree": 1, "wait": 1, "zero": 1, "read_stream": 1, "make_actor": 0.3, "retire": 0.3,
+    "environment": 0.3, "dynamic": 1, "cancel_inside": 1, "find": 1, "kill": 0.2, "keep": 1, "keep_check": 0.5,
+    "leave": 0.1, "await": 0.5, "forget": 2, "forget_actor": 0.2,
 }  # fmt: skip
 
 
@@ -191,7 +205,9 @@ def _task(kind: str, chance: random.Random, i: int) -> Job:  # noqa: C901  one b
     if kind == "wrong":
         return Job(kind, work.wrong.remote(i), (work.Expected, f"as expected of {i}"), must_fail=True)
     if kind == "wrong_input":
-        return Job(kind, work.add.remote(work.wrong.remote(i), 1), (work.Expected, f"as expected of {i}"), must_fail=True)
+        return Job(
+            kind, work.add.remote(work.wrong.remote(i), 1), (work.Expected, f"as expected of {i}"), must_fail=True
+        )
     if kind == "moody":
         return Job(kind, work.moody.remote(i), number)
     if kind == "cancel":
@@ -203,8 +219,54 @@ def _task(kind: str, chance: random.Random, i: int) -> Job:  # noqa: C901  one b
         refs = [work.plain_for_ever.remote(i + n) for n in range(5)]
         skate.wait(refs, num_returns=2, timeout=0.001)
         return Job(kind, refs, [work.number(i + n) for n in range(5)])
-    ref = work.plain_for_ever.options(num_returns=0).remote(i)
-    return Job(kind, [], [], keep=ref)
+    if kind == "zero":
+        return Job(kind, [], [], keep=work.plain_for_ever.options(num_returns=0).remote(i))
+    return _more(kind, chance, i, size)
+
+
+def _more(kind: str, chance: random.Random, i: int, size: int) -> Job:  # noqa: C901  as above
+    number, name = work.number(i), f"keeper-{chance.randint(0, 2)}"
+    if kind == "read_stream":
+        count, upto = chance.randint(0, 6), chance.randint(0, 8)
+        return Job(kind, more.read_stream.remote(i, count, size, upto), min(count, upto))
+    if kind == "make_actor":
+        restarts = chance.choice((0, -1))
+        ref = more.make_actor.remote(i, restarts)
+        return Job(kind, ref, 2 * number + 1, () if restarts else (ActorDiedError,))
+    if kind == "retire":
+        return Job(kind, more.retire.remote(i), number)
+    if kind == "environment":
+        value = chance.choice(("a", "b"))
+        ref = more.environment.options(runtime_env={"env_vars": {"CHAOS": value}}).remote(i)
+        return Job(kind, ref, f"{value} {i}")
+    if kind == "dynamic":
+        return Job(kind, more.dynamic.remote(i, 4), [work.number(i + n) for n in range(4)])
+    if kind == "cancel_inside":
+        return Job(kind, more.cancel_inside.remote(i, chance.choice((0.0, 0.003))), True)
+    if kind == "find":
+        return Job(kind, more.find_and_call.remote(name), True)
+    if kind == "kill":
+        return Job(kind, more.kill_and_go.remote(name), "gone")
+    if kind in ("keep", "keep_check"):
+        keeper = more.Keeper.options(name=name, get_if_exists=True, lifetime="detached").remote()
+        boxed = [skate.put(work.pattern(i, size)), work.large.remote(i, size)]
+        ref = keeper.keep.remote(boxed, size) if kind == "keep" else keeper.check.remote()
+        return Job(kind, ref, True, (ActorDiedError,))
+    if kind == "leave":
+        leaver = more.Leaver.remote()
+        refs = [leaver.number.remote(i), leaver.go.remote(), leaver.number.remote(i)]
+        return Job(kind, refs, None, LOST, True)
+    if kind == "await":
+        return Job(kind, [work.plain_for_ever.remote(i + n) for n in range(5)], [work.number(i + n) for n in range(5)])
+    if kind == "forget":
+        work.large.remote(i, size)
+        work.stream.remote(i, 3, size)
+        work.nested.remote(i, 1)
+    else:
+        actor = skate.remote(work.Teller).options(max_restarts=chance.choice((0, 1))).remote()
+        actor.ask.remote(i)
+        actor.stream.options(num_returns="streaming").remote(i, 3, size)
+    return Job(kind, [], [])
 
 
 def _cancelled(kind: str, ref: Any, want: Any, chance: random.Random, force: bool) -> Job:
@@ -218,7 +280,7 @@ class Chaos:
     """One run."""
 
     def __init__(self, seed: int, tasks: int, actors: int, plan: FaultPlan, limit: float) -> None:
-        self.chance = random.Random(f"chaos:{seed}")
+        self.seed = seed
         self.tasks = tasks
         self.actors = actors
         self.plan = plan
@@ -231,25 +293,35 @@ class Chaos:
         self.log: list[Fault] = []
 
     def run(self) -> None:
-        """All jobs, a window of them under way at once."""
-        waiting: deque[Job] = deque()
-        with inject(self.plan) as self.log:
-            for job in jobs(self.chance, self.tasks, self.actors):
-                waiting.append(job)
-                del job
-                if len(waiting) >= WINDOW:
-                    for _ in range(WINDOW // 3):
-                        self.check(waiting.popleft())
-            while waiting:
-                self.check(waiting.popleft())
+        """All jobs, from several threads."""
+        with inject(self.plan) as self.log, ThreadPoolExecutor(THREADS) as threads:
+            shares = [threads.submit(self._share, number) for number in range(THREADS)]
+            for share in shares:
+                share.result()
+        for name, namespace in ((row["name"], row["namespace"]) for row in engines.current().state("names")):
+            with contextlib.suppress(ValueError):
+                skate.kill(skate.get_actor(name, namespace=namespace))
         self._check_counts()
+
+    def _share(self, number: int) -> None:
+        """A thread's part of the jobs, a window of them under way at once."""
+        waiting: deque[Job] = deque()
+        chance = random.Random(f"chaos:{self.seed}:{number}")
+        for job in jobs(chance, self.tasks // THREADS, self.actors // THREADS):
+            waiting.append(job)
+            del job
+            if len(waiting) >= WINDOW:
+                for _ in range(WINDOW // 3):
+                    self.check(waiting.popleft())
+        while waiting:
+            self.check(waiting.popleft())
 
     def check(self, job: Job) -> None:
         """Wait for a job's result and compare."""
         try:
-            got = self._stream(job) if job.items >= 0 else self._get(job.ref)
+            got = self._stream(job) if job.items >= 0 else self._get(job)
             if job.must_fail:
-                raise Wrong(f"got {_short(got)}, expected {job.want[0].__name__}")
+                raise Wrong(f"got {_short(got)}, expected {job.want[0].__name__ if job.want else 'an error'}")
             if got != (job.want if job.items < 0 else job.want[: job.items]):
                 raise Wrong(f"got {_short(got)}, expected {_short(job.want)}")
             end = "right"
@@ -275,8 +347,12 @@ class Chaos:
     def _left(self) -> float:
         return max(0.1, self.deadline - time.monotonic())
 
-    def _get(self, ref: Any) -> Any:
-        got = skate.get(ref, timeout=self._left())
+    def _get(self, job: Job) -> Any:
+        if job.kind == "await":
+            return more.read_all(job.ref)
+        got = skate.get(job.ref, timeout=self._left())
+        if job.kind == "dynamic":
+            got = list(got)
         if isinstance(got, list) and any(isinstance(item, skate.ObjectRef) for item in got):
             got = skate.get(got, timeout=self._left())
         return got
@@ -327,7 +403,9 @@ def leftovers(engine: Any) -> list[str]:
             granted = sum(-(-size // PAGE) * PAGE for worker in hub.workers.values() for _, size in worker.granted)
             found = []
             if hub.rows:
-                found.append(f"{len(hub.rows)} rows: {[(hex(k), r.state, r.count) for k, r in list(hub.rows.items())[:5]]}")
+                found.append(
+                    f"{len(hub.rows)} rows: {[(hex(k), r.state, r.count) for k, r in list(hub.rows.items())[:5]]}"
+                )
             if hub.streams or hub.actors or hub.names:
                 found.append(f"{len(hub.streams)} streams, {len(hub.actors)} actors, {len(hub.names)} names")
             if arena.used != granted:
@@ -429,9 +507,7 @@ def main(seed: int, tasks: int, actors: int, kill_every: int, limit: float, cpus
     """Run chaos and print what came of it."""
     began = time.monotonic()
     try:
-        chaos = run(
-            seed, tasks, actors, plan_for(seed, kill_every), limit, num_cpus=cpus, object_store_memory=store
-        )
+        chaos = run(seed, tasks, actors, plan_for(seed, kill_every), limit, num_cpus=cpus, object_store_memory=store)
     except AssertionError as problem:
         print(problem, file=sys.stderr)
         sys.exit(1)

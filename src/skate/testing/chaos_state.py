@@ -53,8 +53,8 @@ def _hub(hub: Any, out: TextIO) -> None:
         print(
             f"worker {worker.client} pid {worker.pid} up {worker.up} {host}, blocked {worker.blocked}, leaving "
             f"{worker.leaving}, granted {len(worker.granted)}, held {len(worker.held)}, unsent "
-            f"{len(worker.link.unsent)}+{len(worker.link.out)}, questions {len(worker.questions)}, running {running[:5]}"
-            f" of {len(running)}",
+            f"{len(worker.link.unsent)}+{len(worker.link.out)}, questions {len(worker.questions)}, running "
+            f"{running[:5]} of {len(running)}",
             file=out,
         )
     for family in scheduler.families.values():
@@ -73,7 +73,9 @@ def _hub(hub: Any, out: TextIO) -> None:
             file=out,
         )
     pending = [(key, row) for key, row in hub.rows.items() if not row.state]
-    print(f"{len(hub.rows)} rows, {len(pending)} pending, {len(hub.streams)} streams, {len(hub.timers)} timers", file=out)
+    print(
+        f"{len(hub.rows)} rows, {len(pending)} pending, {len(hub.streams)} streams, {len(hub.timers)} timers", file=out
+    )
     for key, row in pending[:MOST]:
         name = hub.label(row) if row.spec is not None else f"(made by {row.maker:#x})"
         where = row.worker.pid if row.worker is not None else None

@@ -337,7 +337,9 @@ def inject(plan: FaultPlan) -> Iterator[list[Fault]]:
     engine: Any = engines.running()
     if engine is None or engine.name != "local" or not hasattr(engine, "host"):
         name = "none" if engine is None else repr(engine.name)
-        raise RuntimeError(f"Faults need a driver with the engine 'local'; running here: {name}. Call skate.init() first.")
+        raise RuntimeError(
+            f"Faults need a driver with the engine 'local'; running here: {name}. Call skate.init() first."
+        )
     injection = Injection(engine, plan)
     with engine.lock:
         injection.begin()
