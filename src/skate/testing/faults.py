@@ -183,12 +183,16 @@ class Injection:
         self.workers: dict[int, _Victim] = {}
         """The same by client number."""
         self.chance = random.Random(f"{plan.seed}:which")
-        self.replaced: list[tuple[Any, str]] = []
+        self.real: dict[str, Any] = {}
+        """What stood where the plan's own methods stand now."""
+        self.replaced: list[tuple[Any, str, Any]] = []
 
     # ------------------------------------------------------------- in and out of force
 
     def begin(self) -> None:
         """Come into force; the engine's lock is held."""
+        if "start" in vars(self.host):
+            raise RuntimeError("A fault plan is in force already: end it before the next begins.")
         for worker in self.hub.workers.values():
             self._take(worker)
         self._replace(self.host, "start", self._start)
@@ -199,17 +203,19 @@ class Injection:
 
     def end(self) -> None:
         """Let things take their course again; the engine's lock is held."""
-        for target, name in self.replaced:
-            delattr(target, name)
+        for target, name, own in self.replaced:
+            if own is None:
+                delattr(target, name)
+            else:
+                setattr(target, name, own)
         for victim in self.workers.values():
             self._let_go(victim)
             send_by(victim.worker.link, None)
 
     def _replace(self, target: Any, name: str, stand_in: Any) -> None:
-        if name in vars(target):
-            raise RuntimeError("A fault plan is in force already: end it before the next begins.")
+        self.real[name] = getattr(target, name)
+        self.replaced.append((target, name, vars(target).get(name)))
         setattr(target, name, stand_in)
-        self.replaced.append((target, name))
 
     def _take(self, worker: Worker) -> None:
         self.workers[worker.client] = self.victims[id(worker.link)] = _Victim(worker)
@@ -221,7 +227,7 @@ class Injection:
     # ------------------------------------------------------------------------ stand-ins
 
     def _start(self, environment: str) -> Worker | None:
-        worker = type(self.host).start(self.host, environment)
+        worker: Worker | None = self.real["start"](environment)
         if worker is not None:
             self._take(worker)
         return worker
@@ -233,24 +239,22 @@ class Injection:
             if victim.doomed is not None:
                 count, what, task = victim.doomed
                 self._note("kill", count, f"{what}: pid {worker.pid} {how}", task)
-        type(self.hub).died(self.hub, worker, how)
+        self.real["died"](worker, how)
 
     def _spill(self, key: int, offset: int, size: int) -> Any:
-        host: Any = self.host
         if self.kinds["delay_spill"].due():
             self._note("delay_spill", self.kinds["delay_spill"].count, f"object of {size:,} bytes")
             time.sleep(self.plan.spill_delay)  # in the hub, as a slow disk would
         if self.kinds["fail_spill"].due():
             self._note("fail_spill", self.kinds["fail_spill"].count, f"object of {size:,} bytes")
             return None
-        return type(host).spill(host, key, offset, size)
+        return self.real["spill"](key, offset, size)
 
     def _restore(self, spilled: Any, offset: int) -> Any:
-        host: Any = self.host
         if self.kinds["fail_restore"].due():
             self._note("fail_restore", self.kinds["fail_restore"].count, f"{spilled}")
             return False
-        return type(host).restore(host, spilled, offset)
+        return self.real["restore"](spilled, offset)
 
     # ---------------------------------------------------------------------- sent messages
 
@@ -269,7 +273,7 @@ class Injection:
     def _assigned(self, victim: _Victim, spec: TaskSpec) -> TaskSpec:
         """A call is on its way to a worker: the one chance for everything but spills."""
         if self.kinds["drop"].due():  # in a moment: the hub is in the middle of something
-            self.hub.timers.at(time.monotonic(), partial(self._drop, self.kinds["drop"].count))
+            self.engine.pump.calls.append(partial(self._drop, self.kinds["drop"].count))
         if self.kinds["stall"].due():
             self._stall(victim)
         if not victim.number:
@@ -305,15 +309,19 @@ class Injection:
 
     def _drop(self, count: int) -> None:
         lose = getattr(self.hub, "lose", None)
-        stored = [
-            key
-            for key, row in self.hub.rows.items()
-            if row.state == READY and type(row.value) is Stored and row.value.key == key
-        ]
-        if lose is not None and stored:
-            key = stored[self.chance.randrange(len(stored))]
-            self._note("drop", count, f"object {key:#x}", key)
-            lose(key)
+        if lose is None or self.engine.closed:
+            return
+        with self.engine.lock:
+            stored = [
+                key
+                for key, row in self.hub.rows.items()
+                if row.state == READY and type(row.value) is Stored and row.value.key == key
+            ]
+            if stored:
+                key = stored[self.chance.randrange(len(stored))]
+                self._note("drop", count, f"object {key:#x}", key)
+                lose(key)
+                self.host.posted()
 
     def _stall(self, victim: _Victim) -> None:
         if not victim.held:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -212,7 +211,7 @@ class Requests(Hub):
         for row in waiting:
             self.when_ready(row, question.one_ready)
         if message.timeout is not None:
-            question.timer = self.timers.at(time.monotonic() + message.timeout, question.answer)
+            question.timer = self.timers.at(self.clock() + message.timeout, question.answer)
         if message.blocks:
             worker.questions.add(question)
             self.block(worker)
