@@ -34,6 +34,7 @@ from skate.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
     GetTimeoutError,
+    ObjectLostError,
     TaskCancelledError,
     WorkerCrashedError,
 )
@@ -50,6 +51,8 @@ LIVING = 4
 """Actors of a thread alive at once."""
 MAY_CRASH = (WorkerCrashedError,)
 LOST = more.LOST
+CANNOT_BE_REMADE = ("large_once", "puts", "stream", "read_stream", "keep", "keep_check", "find")
+"""Kinds of jobs with objects that no task could make again: what was put, what a stream or an actor made."""
 
 
 class Job(NamedTuple):
@@ -63,6 +66,8 @@ class Job(NamedTuple):
     """`want` is a class and a text: the error that has to come."""
     items: int = -1
     """Of a stream: how many are read before it is dropped; `want` is the list of all."""
+    put: bool = False
+    """It takes a large object that was put."""
     keep: Any = None
     """What has to live until the result is there."""
 
@@ -188,8 +193,9 @@ def _task(kind: str, chance: random.Random, i: int) -> Job:  # noqa: C901  one b
     if kind == "large_once":
         return Job(kind, work.large_once.remote(i, size), work.pattern(i, size), MAY_CRASH)
     if kind == "length":
-        data = skate.put(work.pattern(i, size)) if chance.random() < 0.5 else work.large.remote(i, size)
-        return Job(kind, work.length.remote(i, data), size)
+        put = chance.random() < 0.5
+        data = skate.put(work.pattern(i, size)) if put else work.large.remote(i, size)
+        return Job(kind, work.length.remote(i, data), size, put=put)
     if kind == "puts":
         return Job(kind, work.puts.remote(i, size), [work.pattern(i, size), number])
     if kind == "gets":
@@ -334,6 +340,10 @@ class Chaos:
             end = type(error).__name__
             if type(error) is WorkerCrashedError and job.kind in ("once", "large_once", "stream_once"):
                 self.crashed.append((job.kind, _key_of(job.ref)))
+        except ObjectLostError as error:
+            end = type(error).__name__
+            if not (job.put or job.kind.startswith(CANNOT_BE_REMADE) or job.kind.endswith((".large", ".stream"))):
+                end = self._judge(job, error)
         except Exception as error:  # noqa: BLE001  which one is right is decided here
             end = self._judge(job, error)
         self.ended[f"{job.kind}: {end}"] += 1
@@ -378,6 +388,9 @@ class Chaos:
         meant = {fault.task for fault in self.log if fault.kind == "kill"}
         others = [kind for kind, key in self.crashed if key not in meant]
         by_chance = sum(fault.kind == "kill" and "(any)" in fault.what for fault in self.log)
+        lost = sum(count for end, count in self.ended.items() if end.endswith("ObjectReconstructionFailedError"))
+        if lost and not any(fault.kind in ("drop", "fail_restore") for fault in self.log):
+            self.wrong.append(f"{lost} jobs failed by losses, and nothing was lost")
         if len(others) > by_chance:
             self.wrong.append(f"{len(others)} tasks failed by deaths meant for others, of which {by_chance} by chance")
 

@@ -15,7 +15,8 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -26,7 +27,7 @@ from skate.engines.local.arena import Arena
 from skate.engines.local.messages import Export, TaskSpec, Value, encoder, to_hub, to_worker
 from skate.engines.local.requests import Requests
 from skate.engines.local.rows import Worker
-from skate.engines.local.trace import FORMAT, LENGTH
+from skate.engines.local.trace import FILES, FORMAT, LENGTH
 
 Frame = list[Any]
 
@@ -102,10 +103,12 @@ class _Link:
     def __init__(self, stage: _Stage, client: int) -> None:
         self.stage = stage
         self.client = client
+        self.closed = False
 
     def send(self, message: Any) -> None:
-        """As a link does."""
-        self.stage.said.append(["send", self.client, encoder.encode([message])])
+        """As a link does; what goes to the dead was not recorded."""
+        if not self.closed:
+            self.stage.said.append(["send", self.client, encoder.encode([message])])
 
 
 class _Stage:
@@ -118,8 +121,10 @@ class _Stage:
         ids.use_salt(salt)
         self.arena = _PaperArena(capacity)
         self.now = 0.0
-        self.hub = hub(Settings(namespace=namespace), total, self.arena, self)
+        self.hub = hub(Settings(namespace=namespace), total, self.arena, cast("Any", self))
         self.hub.clock = lambda: self.now
+        for name in FILES:
+            setattr(self, name, partial(self._file, name))
         self.options: dict[int, Any] = {}
         self.workers: dict[int, Worker] = {}
         self.said: list[Frame] = []
@@ -135,9 +140,9 @@ class _Stage:
         _, self.now, name, *args = event
         self.events += 1
         self.said = []
-        self.answers = deque(frame for frame in expected if frame[0] in ("start", "collect"))
+        self.answers = deque(frame for frame in expected if frame[0] in ("start", "collect", "file"))
         try:
-            getattr(self, f"_{name}", self._plain(name))(*args)
+            (getattr(self, f"_do_{name}", None) or getattr(self.hub, name))(*args)
         except Divergence as problem:
             raise Divergence(f"{self._where(event)}: {problem}") from None
         except Exception as error:
@@ -159,38 +164,40 @@ class _Stage:
 
     # -------------------------------------------------------------------- events
 
-    def _plain(self, name: str) -> Any:
-        return getattr(self.hub, name, None)
-
-    def _submit(self, spec: bytes, options: int, parent: int) -> None:
+    def _do_submit(self, spec: bytes, options: int, parent: int) -> None:
         self.hub.submit(_decode_spec(spec), self.options[options], None, parent)
 
-    def _call(self, spec: bytes, options: int, parent: int) -> None:
+    def _do_call(self, spec: bytes, options: int, parent: int) -> None:
         self.hub.call(_decode_spec(spec), self.options[options], None, parent)
 
-    def _spawn(self, spec: bytes, info: bytes, namespace: str) -> None:
+    def _do_spawn(self, spec: bytes, info: bytes, namespace: str) -> None:
         self.hub.spawn(_decode_spec(spec), msgspec.msgpack.decode(info, type=ActorInfo), namespace, None)
 
-    def _put(self, key: int, value: bytes, refs: list[int]) -> None:
+    def _do_put(self, key: int, value: bytes, refs: list[int]) -> None:
         self.hub.put(key, msgspec.msgpack.decode(value, type=Value), tuple(refs), None)
 
-    def _promise(self, task: int, key: int) -> None:
+    def _do_promise(self, task: int, key: int) -> None:
         self.hub.promise(task, key, None)
 
-    def _export(self, function: bytes, blob: bytes, name: str) -> None:
+    def _do_export(self, function: bytes, blob: bytes, name: str) -> None:
         self.hub.definitions.setdefault(function, Export(function, blob, name))
 
-    def _tick(self) -> None:
+    def _do_tick(self) -> None:
         self.hub.timers.tick(self.now)
 
-    def _free(self, offset: int, size: int) -> None:
-        self.arena.free(offset, size)
+    def _do_discard(self, value: bytes) -> None:
+        self.hub.discard(msgspec.msgpack.decode(value, type=Value))
 
-    def _receive(self, client: int, messages: bytes, pid: int, tail: list[str]) -> None:
+    def _do_read(self, key: int) -> None:
+        self.hub.read(key, self.hub.rows[key])
+
+    def _do_receive(self, client: int, messages: bytes, pid: int, tail: list[str]) -> None:
         self.hub.receive(self._worker(client, pid, tail), to_hub.decode(messages))
 
-    def _died(self, client: int, how: str, pid: int, tail: list[str]) -> None:
-        self.hub.died(self._worker(client, pid, tail), how)
+    def _do_died(self, client: int, how: str, pid: int, tail: list[str]) -> None:
+        worker: Any = self._worker(client, pid, tail)
+        worker.link.closed = True
+        self.hub.died(worker, how)
 
     def _worker(self, client: int, pid: int, tail: list[str]) -> Worker:
         worker = self.workers.get(client)
@@ -228,6 +235,12 @@ class _Stage:
             getattr(self.hub, name)(key)
         self.said.append(["collect", dropped])
 
+    def _file(self, name: str, *args: Any) -> Any:
+        asked = ["file", name, encoder.encode(args)]
+        answer = self._answer(*asked)[3]
+        self.said.append([*asked, answer])
+        return answer
+
     def _answer(self, *asked: Any) -> Frame:
         if not self.answers or self.answers[0][: len(asked)] != list(asked):
             recorded = _shown(self.answers[0]) if self.answers else "nothing"
@@ -242,7 +255,9 @@ def _shown(frame: Frame | None) -> str:
     if frame is None:
         return "nothing"
     shown: list[Any] = list(frame)
-    if frame[0] == "send":
+    if frame[0] == "file":
+        shown[2] = msgspec.msgpack.decode(frame[2])
+    elif frame[0] == "send":
         shown[2] = to_worker.decode(frame[2])[0]
     elif frame[0] == "event" and frame[2] == "receive":
         shown[4] = to_hub.decode(frame[4])

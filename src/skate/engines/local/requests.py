@@ -71,7 +71,7 @@ class Question:
 
     def answer(self) -> None:
         """Enough are ready, or time is up."""
-        if self.close():
+        if self.close() and self.worker.client in self.hub.workers:  # views shown to the dead would count for ever
             self.hub.answer_get(self.worker, self.message)
 
     def close(self) -> bool:

@@ -6,7 +6,7 @@ frame is a u32 length (little endian) and a msgpack array whose first item says 
 * ``trace``: format, salt of ids, namespace, resources, capacity of the arena;
 * ``options``: number, kind, bytes. Options are compared by identity, so events name them by number;
 * ``event``: time, name, arguments as in `replay.py`;
-* commands that followed from the event: ``send``, ``signal``, ``start``, ``warn``, ``collect``, ``raised``.
+* what followed from the event: ``send``, ``signal``, ``start``, ``warn``, ``collect``, ``file``, ``raised``.
 
 Recording costs some microseconds for each event, and nothing when it is off.
 """
@@ -17,7 +17,7 @@ import struct
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -33,9 +33,17 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 LENGTH = struct.Struct("<I")
-PLAIN = ("hold", "release", "abandon_stream", "cancel", "kill", "promise", "read_on", "allocate", "lose", "break_down")
-"""Methods of the hub that change it, with arguments that need no packing (`promise`: the driver's, without a holder)."""
-PUBLIC = ("submit", "call", "spawn", "put", "receive", "died", "reap", *PLAIN)
+PLAIN = (
+    *("hold", "release", "hold_view", "lose", "allocate", "read_on", "abandon_stream", "cancel", "kill"),
+    *("break_down", "reap"),
+)
+"""Methods of the hub that change it, with arguments that need no packing."""
+PUBLIC = ("submit", "call", "spawn", "put", "discard", "read", "promise", "receive", "died", *PLAIN)
+"""All that outsiders call to change the hub."""
+FILES = (
+    *("spill", "reserve_spill", "spilled", "restore", "unspill", "rename_spill", "spill_folder", "why_not_spilled"),
+)
+"""Ports that are asked for something, and answer."""
 
 
 class Recorder:
@@ -51,17 +59,16 @@ class Recorder:
         self.known: set[bytes] = set()
         self.collected: list[tuple[str, int]] | None = None
         self.late: list[tuple[Any, ...]] = []
-        self.clients: dict[int, int] = {}
         settings = hub.settings
         self.write("trace", FORMAT, ids.salt(), settings.namespace, hub.scheduler.total, hub.arena.capacity)
-        self.ports = hub.ports
-        hub.ports = self
+        self.ports: Any = hub.ports
+        hub.ports = cast("Any", self)
         hub.clock = self.clock
         for name in PUBLIC:
-            if hasattr(hub, name):
-                setattr(hub, name, partial(self._enter, name, getattr(hub, name)))
+            setattr(hub, name, partial(self._enter, name, getattr(hub, name)))
+        for name in FILES:
+            setattr(self, name, partial(self._ask, name))
         hub.timers.tick = partial(self._tick, hub.timers.tick)  # type: ignore[method-assign]
-        hub.arena.free = partial(self._free, hub.arena.free)  # type: ignore[method-assign]
 
     def write(self, *frame: Any) -> None:
         """Append a frame."""
@@ -82,7 +89,7 @@ class Recorder:
                 self.late.append((name, act, *args))
                 return None
             return act(*args, **named)
-        packed = getattr(self, f"_{name}", _as_it_is)(*args, **named)
+        packed = _PACK.get(name, _as_it_is)(self, *args, **named)
         self.now = time.monotonic()
         self.write("event", self.now, name, *packed)
         return self._run(act, *args, **named)
@@ -108,35 +115,36 @@ class Recorder:
         for name, act, *args in late:
             self._enter(name, act, *args)
 
-    def _free(self, free: Callable[[int, int], None], offset: int, size: int) -> None:
-        if not self.depth:
-            self.write("event", time.monotonic(), "free", offset, size)
-        free(offset, size)
-
     # ------------------------------------------------------- arguments of some events
 
-    def _submit(self, spec: Any, options: Any, owner: Any, parent: int = 0) -> tuple[Any, ...]:
+    def _pack_submit(self, spec: Any, options: Any, owner: Any, parent: int = 0) -> tuple[Any, ...]:
         self._export(spec.function)
         return encoder.encode(spec), self._number(options), parent
 
-    def _call(self, spec: Any, options: Any, owner: Any, parent: int = 0) -> tuple[Any, ...]:
+    def _pack_call(self, spec: Any, options: Any, owner: Any, parent: int = 0) -> tuple[Any, ...]:
         return encoder.encode(spec), self._number(options), parent
 
-    def _spawn(self, spec: Any, info: Any, namespace: str, owner: Any) -> tuple[Any, ...]:
+    def _pack_spawn(self, spec: Any, info: Any, namespace: str, owner: Any) -> tuple[Any, ...]:
         self._export(spec.function)
         return encoder.encode(spec), encoder.encode(info), namespace
 
-    def _put(self, key: int, value: Any, refs: tuple[int, ...], holder: Any) -> tuple[Any, ...]:
+    def _pack_put(self, key: int, value: Any, refs: tuple[int, ...], holder: Any) -> tuple[Any, ...]:
         return key, encoder.encode(value), refs
 
-    def _promise(self, task: int, key: int, holder: Any) -> tuple[Any, ...]:
+    def _pack_discard(self, value: Any) -> tuple[Any, ...]:
+        return (encoder.encode(value),)
+
+    def _pack_read(self, key: int, row: Any) -> tuple[Any, ...]:
+        return (key,)
+
+    def _pack_promise(self, task: int, key: int, holder: Any) -> tuple[Any, ...]:
         return task, key
 
-    def _receive(self, worker: Worker, messages: list[Any]) -> tuple[Any, ...]:
+    def _pack_receive(self, worker: Worker, messages: list[Any]) -> tuple[Any, ...]:
         tail = list(worker.tail) if any(type(message) is Leaving for message in messages) else []
         return worker.client, encoder.encode(messages), worker.pid, tail
 
-    def _died(self, worker: Worker, how: str) -> tuple[Any, ...]:
+    def _pack_died(self, worker: Worker, how: str) -> tuple[Any, ...]:
         return worker.client, how, worker.pid, list(worker.tail)
 
     def _export(self, function: bytes) -> None:
@@ -186,13 +194,28 @@ class Recorder:
             self.write("collect", self.collected)
             self.collected = None
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.ports, name)
+    def _ask(self, name: str, *args: Any) -> Any:
+        answer = getattr(self.ports, name)(*args)
+        self.write("file", name, encoder.encode(args), answer)
+        return answer
 
     def close(self) -> None:
         """Write what is left."""
         self.file.close()
 
 
-def _as_it_is(*args: Any) -> tuple[Any, ...]:
+def _as_it_is(_: Recorder, *args: Any) -> tuple[Any, ...]:
     return args
+
+
+_PACK: dict[str, Callable[..., tuple[Any, ...]]] = {
+    "submit": Recorder._pack_submit,
+    "call": Recorder._pack_call,
+    "spawn": Recorder._pack_spawn,
+    "put": Recorder._pack_put,
+    "discard": Recorder._pack_discard,
+    "read": Recorder._pack_read,
+    "promise": Recorder._pack_promise,
+    "receive": Recorder._pack_receive,
+    "died": Recorder._pack_died,
+}
