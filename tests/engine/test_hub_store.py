@@ -167,6 +167,20 @@ def test_a_disk_that_takes_no_more_is_an_error_that_says_so(small):
     assert not any(spilled(small, key) for key in keys)
 
 
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_value_that_comes_after_its_getter_died_is_shown_to_nobody(session, blocks):
+    waits, asked = session.task(), session.task()
+    session.arrive()
+    worker = session.at_work()[waits]
+    session.tell(worker, Get(1, [asked], 1, None, True, blocks))
+    session.die(worker)
+    session.done(asked, session.block(PAGE, asked))
+    session.arrive()
+    session.done(waits)
+    session.release(waits, asked)
+    session.check_empty()
+
+
 def test_a_worker_that_dies_before_it_wrote_its_file_leaves_nothing(small):
     keys = fill(small)
     for key in keys:
