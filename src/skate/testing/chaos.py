@@ -30,6 +30,7 @@ import psutil
 import skate
 from skate.core import engine as engines
 from skate.engines.local.boot import PAGE
+from skate.engines.local.messages import Stored
 from skate.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -43,6 +44,8 @@ from skate.testing import chaos_work as work
 from skate.testing.chaos_state import report
 from skate.testing.faults import Fault, FaultPlan, inject
 
+STORE = 80_000_000
+"""About the smallest store there may be."""
 THREADS = 2
 """Threads of the driver that make calls."""
 WINDOW = 150
@@ -441,8 +444,12 @@ def survey() -> dict[str, set[str]]:
     return {"process": children, "file descriptor": descriptors}
 
 
-def run(seed: int, tasks: int, actors: int, plan: FaultPlan, limit: float = 600.0, **session: Any) -> Chaos:
+def run(
+    seed: int, tasks: int, actors: int, plan: FaultPlan, limit: float = 600.0, room: int = 0, **session: Any
+) -> Chaos:
     """A whole run with a session of its own. AssertionError when anything was wrong or left behind.
+
+    With `room`, all but so many bytes of the store are taken from the start, and what is more goes to disk.
 
     When it does not end within `limit` seconds, the state of everything goes to standard error and the process ends
     with status 2.
@@ -455,12 +462,16 @@ def run(seed: int, tasks: int, actors: int, plan: FaultPlan, limit: float = 600.
     engine: Any = engines.running()
     guard = threading.Thread(target=_guard, args=(ended, limit + 10, engine, folder), daemon=True)
     guard.start()
+    ballast = _take_room(engine, room) if room else None
     chaos = Chaos(seed, tasks, actors, plan, limit)
     try:
         try:
             chaos.run()
         except GetTimeoutError:
             _give_up(engine, folder)
+        if ballast is not None:
+            with engine.lock:
+                engine.hub.discard(ballast)
         left = leftovers(engine)
     finally:
         session_folder = getattr(getattr(engine, "folder", None), "path", "")
@@ -481,6 +492,12 @@ def run(seed: int, tasks: int, actors: int, plan: FaultPlan, limit: float = 600.
     if problems:
         raise AssertionError(f"Chaos with seed {seed}:\n  " + "\n  ".join(problems))
     return chaos
+
+
+def _take_room(engine: Any, room: int) -> Stored:
+    size = engine.arena.capacity - room
+    with engine.lock:
+        return Stored(0, engine.hub.allocate(0, size), size)
 
 
 def _guard(ended: threading.Event, limit: float, engine: Any, folder: str) -> None:
@@ -515,12 +532,14 @@ def plan_for(seed: int, kill_every: int) -> FaultPlan:
 @click.option("--kill-every", default=300, show_default=True, help="Calls sent to workers between two deaths.")
 @click.option("--limit", default=1800.0, show_default=True, help="Seconds after which the run has failed.")
 @click.option("--cpus", default=4, show_default=True)
-@click.option("--store", default=80_000_000, show_default=True, help="Bytes of shared memory.")
-def main(seed: int, tasks: int, actors: int, kill_every: int, limit: float, cpus: int, store: int) -> None:
+@click.option("--room", default=6_000_000, show_default=True, help="Bytes of shared memory; what is more is spilled.")
+def main(seed: int, tasks: int, actors: int, kill_every: int, limit: float, cpus: int, room: int) -> None:
     """Run chaos and print what came of it."""
     began = time.monotonic()
     try:
-        chaos = run(seed, tasks, actors, plan_for(seed, kill_every), limit, num_cpus=cpus, object_store_memory=store)
+        chaos = run(
+            seed, tasks, actors, plan_for(seed, kill_every), limit, room, num_cpus=cpus, object_store_memory=STORE
+        )
     except AssertionError as problem:
         print(problem, file=sys.stderr)
         sys.exit(1)

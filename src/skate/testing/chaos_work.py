@@ -90,9 +90,9 @@ def large_once(i: int, size: int) -> bytes:
 
 
 @for_ever
-def length(i: int, data: bytes) -> int:
+def length(i: int, data: bytes) -> Any:
     """Takes a large value, by reference or not."""
-    return len(data) if data == pattern(i, len(data)) else -1
+    return len(data) if data == pattern(i, len(data)) else f"{len(data)} bytes of {data[:20]!r}, not of {i}"
 
 
 @for_ever

@@ -197,9 +197,8 @@ class Injection:
             self._take(worker)
         self._replace(self.host, "start", self._start)
         self._replace(self.hub, "died", self._died)
-        for name, stand_in in (("spill", self._spill), ("restore", self._restore)):
-            if hasattr(self.host, name):
-                self._replace(self.host, name, stand_in)
+        self._replace(self.host, "spill", self._spill)
+        self._replace(self.host, "restore", self._restore)
 
     def end(self) -> None:
         """Let things take their course again; the engine's lock is held."""
@@ -241,20 +240,22 @@ class Injection:
                 self._note("kill", count, f"{what}: pid {worker.pid} {how}", task)
         self.real["died"](worker, how)
 
-    def _spill(self, key: int, offset: int, size: int) -> Any:
+    def _spill(self, key: int, offset: int, size: int) -> int | None:
         if self.kinds["delay_spill"].due():
-            self._note("delay_spill", self.kinds["delay_spill"].count, f"object of {size:,} bytes")
+            self._note("delay_spill", self.kinds["delay_spill"].count, f"object {key:#x}", key)
             time.sleep(self.plan.spill_delay)  # in the hub, as a slow disk would
         if self.kinds["fail_spill"].due():
-            self._note("fail_spill", self.kinds["fail_spill"].count, f"object of {size:,} bytes")
+            self._note("fail_spill", self.kinds["fail_spill"].count, f"object {key:#x}", key)
             return None
-        return self.real["spill"](key, offset, size)
+        check: int | None = self.real["spill"](key, offset, size)
+        return check
 
-    def _restore(self, spilled: Any, offset: int) -> Any:
+    def _restore(self, value: Stored, offset: int) -> bool:
         if self.kinds["fail_restore"].due():
-            self._note("fail_restore", self.kinds["fail_restore"].count, f"{spilled}")
+            self._note("fail_restore", self.kinds["fail_restore"].count, f"object {value.key:#x}", value.key)
             return False
-        return self.real["restore"](spilled, offset)
+        restored: bool = self.real["restore"](value, offset)
+        return restored
 
     # ---------------------------------------------------------------------- sent messages
 
@@ -308,19 +309,20 @@ class Injection:
         return msgspec.structs.replace(spec, function=doom)
 
     def _drop(self, count: int) -> None:
-        lose = getattr(self.hub, "lose", None)
-        if lose is None or self.engine.closed:
+        if self.engine.closed:
             return
         with self.engine.lock:
-            stored = [
+            hub = self.hub
+            read = hub.in_use()  # who reads a value while it goes would read another's
+            keys = [
                 key
-                for key, row in self.hub.rows.items()
-                if row.state == READY and type(row.value) is Stored and row.value.key == key
+                for key, row in hub.resident.items()
+                if row.state == READY and key not in read and key not in hub.views
             ]
-            if stored:
-                key = stored[self.chance.randrange(len(stored))]
+            if keys:
+                key = keys[self.chance.randrange(len(keys))]
                 self._note("drop", count, f"object {key:#x}", key)
-                lose(key)
+                hub.lose(key)
                 self.host.posted()
 
     def _stall(self, victim: _Victim) -> None:
