@@ -14,6 +14,7 @@ rehearsed so; without a plan in force it pays nothing.
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from skate.engines.local.link import Link
 from skate.engines.local.messages import Define, Stored, TaskSpec
 from skate.engines.local.rows import READY, Worker
 from skate.engines.local.tap import send_by
+from skate.engines.local.trace import Recorder
 from skate.testing.doom import HOWS, Doom, number_of
 
 if TYPE_CHECKING:
@@ -339,19 +341,22 @@ class Injection:
 
 
 @contextmanager
-def inject(plan: FaultPlan) -> Iterator[list[Fault]]:
+def inject(plan: FaultPlan | None = None, *, trace: str | os.PathLike[str] | None = None) -> Iterator[list[Fault]]:
     """Put a plan in force on the running session; the list has the faults that were really done, in order.
 
-    Raises RuntimeError when no session of the embedded engine runs in this process, or a plan is in force already.
+    With `trace` a trace for `skate.testing.replay` is written to that file until the session ends; as it has to begin
+    with the session, no call may have been made before. Raises RuntimeError when that is so, when no session of the
+    embedded engine runs in this process, and when a plan is in force already.
     """
     engine: Any = engines.running()
     if engine is None or engine.name != "local" or not hasattr(engine, "host"):
         name = "none" if engine is None else repr(engine.name)
-        raise RuntimeError(
-            f"Faults need a driver with the engine 'local'; running here: {name}. Call skate.init() first."
-        )
-    injection = Injection(engine, plan)
+        text = f"Faults need a driver with the engine 'local'; running here: {name}. Call skate.init() first."
+        raise RuntimeError(text)
+    injection = Injection(engine, plan or FaultPlan())
     with engine.lock:
+        if trace is not None:
+            _record(engine, os.fspath(trace))
         injection.begin()
     try:
         yield injection.log
@@ -360,3 +365,10 @@ def inject(plan: FaultPlan) -> Iterator[list[Fault]]:
             with engine.lock:
                 injection.end()
                 engine.host.posted()
+
+
+def _record(engine: LocalEngine, path: str) -> None:
+    hub = engine.hub
+    if engine.recorder is not None or hub.workers or hub.rows or hub.finished:
+        raise RuntimeError("A trace begins with its session: call inject(trace=...) right after init, and once.")
+    engine.recorder = Recorder(hub, path)
