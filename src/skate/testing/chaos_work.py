@@ -1,5 +1,6 @@
 """The work of a chaos run: tasks and actors of many kinds, whose right results anybody can compute."""
 
+# mypy: disable-error-code="untyped-decorator"
 from __future__ import annotations
 
 import asyncio
@@ -106,7 +107,8 @@ def gets(i: int, boxed: list[Any]) -> int:
     """References inside an argument."""
     done, rest = skate.wait(boxed, num_returns=len(boxed))
     assert not rest
-    return sum(skate.get(done)) + i
+    got: list[int] = skate.get(done)
+    return sum(got) + i
 
 
 @skate.remote(max_retries=-1, num_returns=3)

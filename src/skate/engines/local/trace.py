@@ -89,7 +89,8 @@ class Recorder:
                 self.late.append((name, act, *args))
                 return None
             return act(*args, **named)
-        packed = _PACK.get(name, _as_it_is)(self, *args, **named)
+        pack: Callable[..., tuple[Any, ...]] = _PACK.get(name, _as_it_is)
+        packed = pack(self, *args, **named)
         self.now = time.monotonic()
         self.write("event", self.now, name, *packed)
         return self._run(act, *args, **named)
@@ -165,7 +166,7 @@ class Recorder:
 
     def start(self, environment: str) -> Worker | None:
         """As the ports do."""
-        worker = self.ports.start(environment)
+        worker: Worker | None = self.ports.start(environment)
         self.write("start", environment, worker.client if worker is not None else 0)
         if worker is not None:
             tap.watch(worker.link, partial(self._sent, worker.client))
