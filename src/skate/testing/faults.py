@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from skate.engines.local.engine import LocalEngine
 
 WHENS = ("begin", "end", "any")
+SETTLE = 0.5
+"""Seconds that the end of a plan waits for a death on its way; a call that was to die may be cancelled before."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,8 @@ class Injection:
         self.victims: dict[int, _Victim] = {}
         self.workers: dict[int, _Victim] = {}
         """The same by client number."""
+        self.given: dict[int, _Victim] = {}
+        """Who was sent a deadly call, by its task."""
         self.chance = random.Random(f"{plan.seed}:which")
         self.real: dict[str, Any] = {}
         """What stood where the plan's own methods stand now."""
@@ -201,6 +205,13 @@ class Injection:
         self._replace(self.hub, "died", self._died)
         self._replace(self.host, "spill", self._spill)
         self._replace(self.host, "restore", self._restore)
+
+    def settle(self) -> None:
+        """Let the deaths that are on their way happen; without the lock."""
+        self.engine.pump.turns.until(
+            lambda: self.engine.closed or not any(victim.doomed for victim in list(self.workers.values())),
+            time.monotonic() + SETTLE,
+        )
 
     def end(self) -> None:
         """Let things take their course again; the engine's lock is held."""
@@ -282,6 +293,9 @@ class Injection:
         if not victim.number:
             victim.number = next(self.numbers)
         victim.calls += 1
+        before = self.given.pop(spec.task, None)
+        if before is not None and before.doomed is not None:  # the call that was to die there was given back
+            before.doomed = None
         kill = self.kinds["kill"].due()
         exact = self.exact.get((victim.number, victim.calls))
         if exact is not None:
@@ -302,6 +316,7 @@ class Injection:
         if when == "any":
             self.host.signal(worker, number_of(how))
             return spec
+        self.given[spec.task] = victim
         if spec.method:
             args = pack_call((Doom(how, False, b""),), {}).packed.to_bytes()
             return msgspec.structs.replace(spec, method="__ray_call__", args=args, deps=(), refs=())
@@ -362,6 +377,7 @@ def inject(plan: FaultPlan | None = None, *, trace: str | os.PathLike[str] | Non
         yield injection.log
     finally:
         if not engine.closed:
+            injection.settle()
             with engine.lock:
                 injection.end()
                 engine.host.posted()

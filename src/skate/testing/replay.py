@@ -21,12 +21,13 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from skate.core import ids
+from skate.core.memory_rules import MemoryRules
 from skate.core.settings import Settings
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
 from skate.engines.local.arena import Arena
 from skate.engines.local.messages import Export, TaskSpec, Value, encoder, to_hub, to_worker
 from skate.engines.local.requests import Requests
-from skate.engines.local.rows import Worker
+from skate.engines.local.rows import Doom, Worker
 from skate.engines.local.trace import FILES, FORMAT, LENGTH
 
 Frame = list[Any]
@@ -115,13 +116,14 @@ class _Stage:
     """The hub's ports, which answer as they did in the trace."""
 
     def __init__(self, head: Frame, hub: type[Requests]) -> None:
-        _, form, salt, namespace, total, capacity = head
+        _, form, salt, namespace, memory, total, capacity = head
         if form != FORMAT:
             raise ValueError(f"A trace of format {form}: this version of Skate reads format {FORMAT}.")
         ids.use_salt(salt)
         self.arena = _PaperArena(capacity)
         self.now = 0.0
-        self.hub = hub(Settings(namespace=namespace), total, self.arena, cast("Any", self))
+        settings = Settings(namespace=namespace, memory=msgspec.msgpack.decode(memory, type=MemoryRules))
+        self.hub = hub(settings, total, self.arena, cast("Any", self))
         self.hub.clock = lambda: self.now
         for name in FILES:
             setattr(self, name, partial(self._file, name))
@@ -198,6 +200,9 @@ class _Stage:
         worker: Any = self._worker(client, pid, tail)
         worker.link.closed = True
         self.hub.died(worker, how)
+
+    def _do_doom(self, client: int, why: str, shortage: bool, counts: bool) -> None:
+        self.hub.doom(self.workers[client], Doom(why, shortage, counts))
 
     def _worker(self, client: int, pid: int, tail: list[str]) -> Worker:
         worker = self.workers.get(client)

@@ -242,7 +242,7 @@ class Requests(Hub):
         """Something changed for a worker that waits: look before long, and once for all that happens until then."""
         if not question.suspect:
             question.suspect = True
-            self.timers.at(time.monotonic() + LOOK_AFTER, partial(self._look_now, question))
+            self.timers.at(self.clock() + LOOK_AFTER, partial(self._look_now, question))
 
     def _look_now(self, question: Question) -> None:
         question.suspect = False

@@ -3,7 +3,7 @@
 The hub decides by its events alone, so a fresh one that is fed them decides the same: see `skate.testing.replay`. A
 frame is a u32 length (little endian) and a msgpack array whose first item says what it is:
 
-* ``trace``: format, salt of ids, namespace, resources, capacity of the arena;
+* ``trace``: format, salt of ids, namespace, rules of the memory monitor, resources, capacity of the arena;
 * ``options``: number, kind, bytes. Options are compared by identity, so events name them by number;
 * ``event``: time, name, arguments as in `replay.py`;
 * what followed from the event: ``send``, ``signal``, ``start``, ``warn``, ``collect``, ``file``, ``raised``.
@@ -38,7 +38,9 @@ PLAIN = (
     *("break_down", "reap"),
 )
 """Methods of the hub that change it, with arguments that need no packing."""
-PUBLIC = ("submit", "call", "spawn", "put", "discard", "read", "promise", "receive", "died", *PLAIN)
+LATE = ("reap", "doom")
+"""What the host's own timers do, which the replay has not: an event of its own, after the tick."""
+PUBLIC = ("submit", "call", "spawn", "put", "discard", "read", "promise", "receive", "died", "doom", *PLAIN)
 """All that outsiders call to change the hub."""
 FILES = (
     *("spill", "reserve_spill", "spilled", "restore", "unspill", "rename_spill", "spill_folder", "why_not_spilled"),
@@ -60,7 +62,8 @@ class Recorder:
         self.collected: list[tuple[str, int]] | None = None
         self.late: list[tuple[Any, ...]] = []
         settings = hub.settings
-        self.write("trace", FORMAT, ids.salt(), settings.namespace, hub.scheduler.total, hub.arena.capacity)
+        memory = encoder.encode(settings.memory)
+        self.write("trace", FORMAT, ids.salt(), settings.namespace, memory, hub.scheduler.total, hub.arena.capacity)
         self.ports: Any = hub.ports
         hub.ports = cast("Any", self)
         hub.clock = self.clock
@@ -85,7 +88,7 @@ class Recorder:
         if self.depth:
             if self.collected is not None and name in ("release", "abandon_stream"):
                 self.collected.append((name, args[0]))
-            if name == "reap" and not named:  # a timer of the host's, not the hub's: an event of its own
+            if name in LATE:
                 self.late.append((name, act, *args))
                 return None
             return act(*args, **named)
@@ -147,6 +150,9 @@ class Recorder:
 
     def _pack_died(self, worker: Worker, how: str) -> tuple[Any, ...]:
         return worker.client, how, worker.pid, list(worker.tail)
+
+    def _pack_doom(self, worker: Worker, doom: Any) -> tuple[Any, ...]:
+        return worker.client, *doom
 
     def _export(self, function: bytes) -> None:
         if function not in self.known:
@@ -219,4 +225,5 @@ _PACK: dict[str, Callable[..., tuple[Any, ...]]] = {
     "promise": Recorder._pack_promise,
     "receive": Recorder._pack_receive,
     "died": Recorder._pack_died,
+    "doom": Recorder._pack_doom,
 }
