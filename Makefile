@@ -3,6 +3,7 @@
 # make check    what a commit must pass: style, types, floors, quick tests (under a minute)
 # make bench    measure against real Ray (installs Ray in a venv of its own, .venv-ray)
 # make docs     run the examples that README.md and docs/ show
+# make chaos    50,000 tasks and 200 actors while workers die; SEED=n for another run
 # make clean    remove what the targets above made
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ RAY_PYTHON := $(RAY_VENV)/bin/python
 RAY_STAMP := $(RAY_VENV)/.ray
 endif
 
-.PHONY: help demo test check bench docs dev clean
+.PHONY: help demo test check bench chaos docs dev clean
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +49,11 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev $(RAY_STAMP)
 	@$(BIN)/python benchmarks/engine.py --rival $(RAY_PYTHON)
+
+SEED ?= 1
+
+chaos: $(VENV)/.dev
+	@$(BIN)/python -m skate.testing.chaos --seed $(SEED) --tasks 50000 --actors 200
 
 docs: $(VENV)/.dev
 	@$(BIN)/python -m pytest tests/test_readme.py tests/test_docs.py tests/examples tests/cli/test_cli_docs.py

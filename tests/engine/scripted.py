@@ -95,6 +95,8 @@ class Session:
         self.requests = itertools.count(1)
         self.newcomers: list[Worker] = []
         self.everyone: list[Worker] = []
+        self.checks: dict[int, int] = {}
+        """Checksums that the hub was told, of files that others wrote."""
         self.signals: list[tuple[Worker, int]] = []
         self.warnings: list[str] = []
         self.dropped: list[int] = []
@@ -142,6 +144,7 @@ class Session:
 
     def spilled(self, key: int, check: int) -> None:
         self.disk.setdefault(key, b"")
+        self.checks[key] = check
 
     def restore(self, value: Stored, offset: int) -> bool:
         data = self.disk.get(value.key)

@@ -7,8 +7,21 @@ from scripted import ERROR, Session
 
 from skate.core.serialization import unpack
 from skate.engines.local.boot import PAGE
-from skate.engines.local.messages import Ask, DoneMany, Feed, Get, Hold, Item, Next, Release, Seen, Stored, TaskSpec
-from skate.engines.local.rows import FAILED, PENDING, READY
+from skate.engines.local.messages import (
+    Ask,
+    DoneMany,
+    Feed,
+    Get,
+    Hold,
+    Item,
+    Next,
+    Release,
+    Seen,
+    Stored,
+    TaskSpec,
+    encode_any,
+)
+from skate.engines.local.rows import FAILED, PENDING, READY, Row
 from skate.exceptions import ActorDiedError, ObjectReconstructionFailedError, OutOfDiskError
 
 
@@ -32,6 +45,17 @@ def made(session: Session, task: int) -> int:
     """The task ends with a large result."""
     session.done(task, session.block(16 * PAGE, task))
     return task
+
+
+def made_by_task(session: Session) -> int:
+    task = session.task()
+    session.arrive()
+    return made(session, task)
+
+
+def at_work_or_queued(session: Session) -> list[Row]:
+    queued = [row for family in session.hub.scheduler.families.values() for row in family.queue]
+    return queued + [row for worker in session.hub.workers.values() for row in worker.running.values()]
 
 
 def lose(session: Session, key: int) -> None:
@@ -165,6 +189,41 @@ def test_a_disk_that_takes_no_more_is_an_error_that_says_so(small):
     with pytest.raises(OutOfDiskError, match=r"65,536 bytes.*the disk is 95% full\."):
         small.hub.allocate(small.ids.take(), 16 * PAGE)
     assert not any(spilled(small, key) for key in keys)
+
+
+def test_the_checksum_of_a_file_that_the_driver_wrote_is_known_when_it_comes_back_and_goes_again(small):
+    key = small.ids.take()
+    value = small.file(key, 16 * PAGE)
+    small.hub.put(key, value, (), None)
+    assert small.checks == {key: ~value.offset}
+    small.release(key)
+    small.check_empty()
+
+
+def test_a_getter_who_finds_the_file_gone_says_so_and_has_the_value_made_again(small):
+    asked, others = made_by_task(small), [made_by_task(small) for _ in range(4)]
+    reads = small.task(refs=(asked, *others), max_retries=0)
+    worker = small.up_with(reads)
+    small.tell(worker, Get(1, others, 4, None, True, True))  # all the room there is
+    lose(small, asked)
+    small.tell(worker, Get(2, [asked], 1, None, True, True))
+    assert small.row(asked).value.offset < 0
+    small.tell(worker, Ask(3, "lose", encode_any((asked,))))
+    assert small.row(asked).state == PENDING and asked in {row.spec.task for row in at_work_or_queued(small)}
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_value_that_comes_after_its_getter_died_is_shown_to_nobody(session, blocks):
+    waits, asked = session.task(), session.task()
+    session.arrive()
+    worker = session.at_work()[waits]
+    session.tell(worker, Get(1, [asked], 1, None, True, blocks))
+    session.die(worker)
+    session.done(asked, session.block(PAGE, asked))
+    session.arrive()
+    session.done(waits)
+    session.release(waits, asked)
+    session.check_empty()
 
 
 def test_a_worker_that_dies_before_it_wrote_its_file_leaves_nothing(small):

@@ -273,3 +273,45 @@ def test_workers_end_with_the_forking_process(session: None) -> None:
     workers = {skate.get(pid.remote()) for _ in range(5)} | set(skate.get([pid.remote() for _ in range(10)]))
     os.kill(zygote_of(), signal.SIGKILL)
     assert eventually(lambda: not any(psutil.pid_exists(worker) for worker in workers), 2)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_death_is_blamed_on_the_task_that_died_not_on_short_ones_around_it(retries: int, session: None) -> None:
+    @skate.remote(max_retries=retries)
+    def some_die(i: int) -> int:
+        if i % 50 == 49:
+            os._exit(3)
+        return i
+
+    skate.get([some_die.remote(0) for _ in range(50)])  # known to be short: many travel to a worker at once
+    refs = [some_die.remote(i) for i in range(400)]
+    died = []
+    for i, ref in enumerate(refs):
+        try:
+            assert skate.get(ref, timeout=20) == i
+        except exceptions.WorkerCrashedError:
+            died.append(i)
+    assert died == list(range(49, 400, 50))
+
+
+def test_a_task_without_retries_runs_once_at_most_though_its_neighbours_die(session: None, tmp_path: object) -> None:
+    path = f"{tmp_path}/ran"
+
+    @skate.remote(max_retries=0)
+    def note(i: int) -> int:
+        with open(path, "a") as file:
+            file.write(f"{i}\n")
+        return i
+
+    @skate.remote
+    def dies_at_first(i: int) -> int:
+        if skate.get_runtime_context().get_attempt_number() == 0:
+            os._exit(3)
+        return i
+
+    skate.get([note.remote(0) for _ in range(50)])
+    os.remove(path)
+    refs = [note.remote(i) if i % 20 else dies_at_first.remote(i) for i in range(200)]
+    assert skate.get(refs, timeout=30) == list(range(200))
+    with open(path) as file:
+        assert sorted(map(int, file)) == [i for i in range(200) if i % 20]

@@ -117,16 +117,22 @@ class Arena:
         if start + need > self.capacity:
             return None
         target = min(self.capacity, max(start + need, self.grown + max(1 << 20, min(GROWTH, self.grown))))
-        try:
-            os.posix_fallocate(self.fd, self.grown, target - self.grown)
-        except OSError:
-            return None  # no memory for it: the store is full, whatever its limit says
+        if not self._extend(target):
+            return None
         if last is not None:
             self._remove(last, self.grown - last)
         self.grown = target
         if target > start + need:
             self._insert(start + need, target - start - need)
         return start
+
+    def _extend(self, target: int) -> bool:
+        """Make the file so long; False when there is no memory for it, whatever the store's limit says."""
+        try:
+            os.posix_fallocate(self.fd, self.grown, target - self.grown)
+        except OSError:
+            return False
+        return True
 
     def _insert(self, offset: int, length: int) -> None:
         bisect.insort(self._sizes, (length, offset))

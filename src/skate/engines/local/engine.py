@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib  # noqa: F401  see below
+import os
 import threading
 import time
 import weakref
@@ -29,6 +30,8 @@ from skate.engines.local.rows import END, FAILED, READY, Row
 
 if TYPE_CHECKING:
     import asyncio
+
+    from skate.engines.local.trace import Recorder
 
 LOOK_EVERY = 64
 """Submissions after which the submitting thread looks what has come back."""
@@ -57,7 +60,16 @@ class LocalEngine(Client):
         """Event loops that pump."""
         self.flush_due = False
         self.closed = False
+        self.recorder = self._record(os.environ.get("SKATE_TRACE", ""))
         self.host.open()
+
+    def _record(self, path: str) -> Recorder | None:
+        """Have all that the hub hears and says written to a file, for a replay."""
+        if not path:
+            return None
+        from skate.engines.local.trace import Recorder
+
+        return Recorder(self.hub, path)
 
     # ------------------------------------------------------------------- posting
 
@@ -399,3 +411,5 @@ class LocalEngine(Client):
         self.closed = True
         self._detach()
         self.host.close()
+        if self.recorder is not None:
+            self.recorder.close()

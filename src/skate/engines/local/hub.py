@@ -8,7 +8,6 @@ and never blocks; whoever calls it holds the engine's lock.
 from __future__ import annotations
 
 import signal
-import time
 from collections import deque
 from functools import partial
 from typing import Any
@@ -62,7 +61,7 @@ class Hub(Shortages):
             self.urgent.append(worker)
             self.ports.signal(worker, POKE)
             if not spec.actor:
-                self.timers.at(time.monotonic() + INSIST_AFTER, partial(self._insist, row, worker, INSIST_AFTER))
+                self.timers.at(self.clock() + INSIST_AFTER, partial(self._insist, row, worker, INSIST_AFTER))
             if not spec.actor or worker.is_async:
                 return  # the worker says how it ended
         # Not begun, or a sync method, which cannot be stopped half way: whoever waits for it need not wait on.
@@ -86,7 +85,7 @@ class Hub(Shortages):
         """Signal again: one that comes just before a system call begins does not interrupt it."""
         if row.spec is not None and row.worker is worker and delay < 5:
             self.ports.signal(worker, POKE)
-            self.timers.at(time.monotonic() + 2 * delay, partial(self._insist, row, worker, 2 * delay))
+            self.timers.at(self.clock() + 2 * delay, partial(self._insist, row, worker, 2 * delay))
 
     # ------------------------------------------------------------------ workers
 
@@ -95,7 +94,7 @@ class Hub(Shortages):
         worker.pid = pid
         worker.up = True
         self.stillborn.pop(worker.environment, None)
-        worker.idle_since = time.monotonic()
+        worker.idle_since = self.clock()
         self.scheduler.arrived(worker)
         self.decide()
 

@@ -138,7 +138,9 @@ class Lineage(Store):
     def lose(self, key: int) -> None:
         """The value of a ready object is gone: have it made again, or fail it. Not one that somebody views."""
         row = self.rows.get(key)
-        if row is None or row.state != READY or type(row.value) is not Stored or key in self.views:
+        if row is None or row.state != READY or type(row.value) is not Stored:
+            return
+        if row.value.offset >= 0 and key in self.views:  # who views a file has found it gone, or will
             return
         task = row.maker if row.maker > 0 else key
         recipe = self.recipes.get(task)

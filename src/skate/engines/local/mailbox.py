@@ -257,6 +257,7 @@ class Mailbox(Client):
         with self.lock:
             self.link.out.append(Ask(request, verb, data))
         replies = self.replies
+        self.flush()  # the thread that reads may be asleep in its read already, and would not
         # Not cancellable: the answer is quick, and what it hands over must not be lost.
         self.turns.until(lambda: request in replies)
         answer = replies.pop(request)

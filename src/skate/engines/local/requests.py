@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -72,7 +71,7 @@ class Question:
 
     def answer(self) -> None:
         """Enough are ready, or time is up."""
-        if self.close():
+        if self.close() and self.worker.client in self.hub.workers:  # views shown to the dead would count for ever
             self.hub.answer_get(self.worker, self.message)
 
     def close(self) -> bool:
@@ -212,7 +211,7 @@ class Requests(Hub):
         for row in waiting:
             self.when_ready(row, question.one_ready)
         if message.timeout is not None:
-            question.timer = self.timers.at(time.monotonic() + message.timeout, question.answer)
+            question.timer = self.timers.at(self.clock() + message.timeout, question.answer)
         if message.blocks:
             worker.questions.add(question)
             self.block(worker)
@@ -243,7 +242,7 @@ class Requests(Hub):
         """Something changed for a worker that waits: look before long, and once for all that happens until then."""
         if not question.suspect:
             question.suspect = True
-            self.timers.at(time.monotonic() + LOOK_AFTER, partial(self._look_now, question))
+            self.timers.at(self.clock() + LOOK_AFTER, partial(self._look_now, question))
 
     def _look_now(self, question: Question) -> None:
         question.suspect = False

@@ -174,7 +174,8 @@ class Family:
         self.environment = environment
         self.actors = actors
         self.queue: deque[Row] = deque()
-        self.workers: set[Worker] = set()
+        self.workers: dict[Worker, None] = {}
+        """Those leased to it, in that order: a set would have another in each run."""
         self.infeasible = False
 
 

@@ -107,14 +107,14 @@ class Scheduler:
         worker.gpus = self._choose_gpus(family.need) or ()
         for number in worker.gpus:
             self.gpu_free[number] -= min(UNIT, dict(family.need)["GPU"])
-        family.workers.add(worker)
+        family.workers[worker] = None
 
     def unlease(self, worker: Worker) -> None:
         """Take back what the worker holds."""
         family = worker.family
         if family is None:
             return
-        family.workers.discard(worker)
+        family.workers.pop(worker, None)
         worker.family = None
         give(worker.taken, self.free)
         if worker.blocked:

@@ -76,6 +76,8 @@ class Store(Table):
             value = row.value = Stored(key, value.offset, value.size)
         if value.offset >= 0:
             self.resident[key] = row
+        else:
+            self.ports.spilled(key, ~value.offset)  # its maker wrote the file; only now is the checksum known here
 
     def free(self, key: int, row: Row, value: Stored) -> None:
         """A row has lost its stored value: nobody needs it any more."""

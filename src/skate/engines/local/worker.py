@@ -168,6 +168,11 @@ class Worker(Results):
         options = self.using.options
         using = self.using
         name = self.blobs[spec.function][1]
+        # A death is blamed on the first call without a result. One that may fail by that stands alone: results go
+        # out before it begins, and its own as soon as it is there.
+        alone = using.attempt > 0 or options.max_retries == 0
+        if alone and self.link.out:
+            client.flush()
         client.current = Running(spec.task, name, options, using.attempt, using.gpus)
         if client.inbox and self.link.out:
             self._arm_flusher()
@@ -200,7 +205,7 @@ class Worker(Results):
         if options.max_calls:
             self._count_run(spec.function, options.max_calls)
         now = time.perf_counter()
-        if not client.inbox or now - self.flushed > FLUSH_AFTER or len(self.link.out) > 64:
+        if alone or not client.inbox or now - self.flushed > FLUSH_AFTER or len(self.link.out) > 64:
             client.flush()
             self.flushed = now
 

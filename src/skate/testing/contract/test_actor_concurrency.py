@@ -214,6 +214,22 @@ def test_threads_share_the_state(ray):
     assert ray.get(a.get.remote()) == 100
 
 
+def test_threaded_actor_returns_and_puts_large_values(ray):
+    @ray.remote(max_concurrency=2)
+    class Baker:
+        def bake(self, size):
+            return b"x" * size
+
+        def store(self, size):
+            return [ray.put(b"y" * size)]
+
+    baker = Baker.remote()
+    ray.get(baker.__ray_ready__.remote())
+    assert len(ray.get(baker.bake.remote(300_000), timeout=20)) == 300_000
+    (inner,) = ray.get(baker.store.remote(300_000), timeout=20)
+    assert len(ray.get(inner, timeout=20)) == 300_000
+
+
 def test_threaded_actor_can_be_called_while_it_waits_for_a_task(ray):
     @ray.remote
     def poke(actor):
