@@ -219,3 +219,33 @@ def test_lost_put_is_an_error_that_says_so_everywhere(store: Path) -> None:
     with pytest.raises(exceptions.ObjectLostError, match=r"put\(\)"):
         skate.get(first_of_each.remote(refs), timeout=10)
     assert int(skate.get(refs[-1])[0]) == 19
+
+
+CEILING = """
+import numpy as np
+
+@ray.remote
+def make(i):
+    return np.full((10 << 20) // 8, i)
+
+@ray.remote
+def add(array, other):
+    return array + other
+
+ray.init(num_cpus=2, object_store_memory=int(sys.argv[1]) << 20)
+puts = [ray.put(np.full((10 << 20) // 8, i)) for i in range(15)]
+made = [make.remote(i) for i in range(15)]
+sums = [add.remote(a, b) for a, b in zip(puts, made)]
+print([int(ray.get(ref)[0]) for ref in sums] == [2 * i for i in range(15)])
+"""
+
+
+def test_data_of_four_times_the_store_stays_under_a_ceiling_of_memory(tmp_path: Path) -> None:
+    ceiling = {"SKATE_MEMORY_LIMIT": str(300 * MB), "RAY_memory_monitor_refresh_ms": "5"}
+    with program(CEILING, "100", env=ceiling) as small:
+        status, out, err = small.end(60)
+    assert (status, out) == (0, "True\n"), err
+    assert "memory is short" not in err
+    with program(CEILING, "1000", env=ceiling) as large:  # the ceiling is there
+        _, _, err = large.end(60)
+    assert "memory is short" in err
