@@ -73,6 +73,37 @@ class ScriptedWorker(Worker):
         return self.client
 
 
+def values_in(message: Any) -> list[Stored]:
+    """The stored values that a message brings."""
+    if isinstance(message, Stored):
+        return [message]
+    if isinstance(message, list | tuple):
+        return [value for part in message for value in values_in(part)]
+    fields = getattr(message, "__struct_fields__", ())
+    return [value for name in fields for value in values_in(getattr(message, name))]
+
+
+def under(value: Any, key: int) -> Any:
+    """A stored value, laid down for the object `key`."""
+    return Stored(key, value.offset, value.size) if isinstance(value, Stored) else value
+
+
+class Numbers(IdSource):
+    """Keys of one client, and the order in which all keys of a session were made."""
+
+    __slots__ = ("born",)
+
+    def __init__(self, client: int, born: dict[int, int]) -> None:
+        super().__init__(client)
+        self.born = born
+
+    def take(self, count: int = 1) -> int:
+        first = super().take(count)
+        for key in range(first, first + count):
+            self.born[key] = len(self.born)
+        return first
+
+
 class Session:
     """The hub, its ports, and helpers that read like a story."""
 
@@ -90,9 +121,14 @@ class Session:
         self.arena = Arena(fd, pages * PAGE)
         amounts = {"CPU": cpus * CPU, **total}
         self.hub = Requests(Settings(namespace="test"), {n: u for n, u in amounts.items() if u}, self.arena, self)
-        self.ids = IdSource(1)
+        self.born: dict[int, int] = {}
+        """Every key that was made, with its place in their order."""
+        self.ids = Numbers(1, self.born)
         self.clients = itertools.count(2)
         self.requests = itertools.count(1)
+        self.loose: dict[int, int] = {}
+        """Blocks that `block` made and no message has taken: size by offset."""
+        self.own: dict[Worker, Numbers] = {}
         self.newcomers: list[Worker] = []
         self.everyone: list[Worker] = []
         self.checks: dict[int, int] = {}
@@ -206,12 +242,21 @@ class Session:
         """A value in the arena, as a worker or the driver laid it down."""
         key = key or self.ids.take()
         offset = self.hub.allocate(key, size)
-        return Stored(key, offset, size) if offset >= 0 else self.file(key, size)
+        if offset < 0:
+            return self.file(key, size)
+        self.loose[offset] = size
+        return Stored(key, offset, size)
 
     def file(self, key: int, size: int) -> Stored:
         """A value that went to a file at once."""
         self.disk[key] = bytes(size)
         return Stored(key, ~zlib.crc32(self.disk[key]), size)
+
+    def new(self, owner: Worker | None = None, count: int = 1) -> int:
+        """Keys for what the driver, or a worker, is about to make."""
+        if owner is None:
+            return self.ids.take(count)
+        return self.own.setdefault(owner, Numbers(owner.client, self.born)).take(count)
 
     def actor(
         self,
@@ -244,8 +289,16 @@ class Session:
     # ------------------------------------------------------------------- workers
 
     def tell(self, worker: Worker, *messages: Any) -> None:
-        """A worker sends messages."""
-        self.hub.receive(worker, to_hub.decode(encoder.encode(list(messages))))
+        """A worker sends messages; the blocks in them are such as it was granted."""
+        granted = {offset for offset, _ in worker.granted}
+        for value in [value for message in messages for value in values_in(message)]:
+            if value.offset in self.loose and value.offset not in granted:
+                worker.granted.append((value.offset, self.loose.pop(value.offset)))
+        self.hear(worker, encoder.encode(list(messages)))
+
+    def hear(self, worker: Worker, frame: bytes) -> None:
+        """Bytes arrive from a worker."""
+        self.hub.receive(worker, to_hub.decode(frame))
 
     def arrive(self, most: int = 1000) -> list[Worker]:
         """Workers that were started come up, and those that are started because of them."""
@@ -267,9 +320,10 @@ class Session:
 
     def done(self, task: int, value: Any = NONE, refs: tuple[int, ...] = (), took: int = TAKES_LONG) -> None:
         worker = self.at_work()[task]
-        self.tell(worker, Done(task, value, refs, took))
+        self.tell(worker, Done(task, under(value, task), refs, took))
 
     def done_many(self, task: int, values: list[Any], refs: list[tuple[int, ...]] | None = None) -> None:
+        values = [under(value, task + i) for i, value in enumerate(values)]
         self.tell(self.at_work()[task], DoneMany(task, values, refs or [()] * len(values), TAKES_LONG))
 
     def fail(self, task: int, error: bytes = ERROR, retry: bool = False) -> None:
@@ -310,5 +364,6 @@ class Session:
         assert hub.rows == {}, {key: (row.state, row.count, row.spec) for key, row in hub.rows.items()}
         assert hub.streams == {}
         assert hub.actors == {} and hub.names == {}
+        assert hub.children == {}
         granted = sum(-(-size // PAGE) * PAGE for worker in hub.workers.values() for _, size in worker.granted)
         assert self.arena.used == granted

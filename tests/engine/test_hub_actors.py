@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from scripted import ERROR, NONE, Session
+from scripted import ERROR, NONE, Session, under
 
 from skate.core.serialization import pack
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions
@@ -272,10 +272,11 @@ def test_a_worker_learns_that_its_call_was_one_too_many_from_the_result(session)
     actor, worker = living(session, max_pending_calls=1)
     session.call(actor)
     caller = session.up_with(session.task())
-    spec = TaskSpec(900, b"", session.block(), 2, actor=actor, method="m")
+    made = session.new(caller, 2)
+    spec = TaskSpec(made, b"", under(session.block(), session.new(caller)), 2, actor=actor, method="m")
     session.tell(caller, Call(spec, CallOptions(returns=2)))
-    assert all(isinstance(session.error(key), PendingCallsLimitExceeded) for key in (900, 901))
-    session.tell(caller, Release([900, 901]))
+    assert all(isinstance(session.error(key), PendingCallsLimitExceeded) for key in (made, made + 1))
+    session.tell(caller, Release([made, made + 1]))
     for task in (*session.at_work(),):
         session.done(task)
         session.release(task)
@@ -623,10 +624,11 @@ def test_a_worker_that_finds_the_name_taken_gets_the_error_and_leaves_nothing(se
     actor, worker = living(session, name="n")
     asker_task = session.task()
     asker = session.up_with(asker_task)
-    block = session.block()
+    block = under(session.block(), session.new(asker))
     asker.granted.append((block.offset, block.size))
-    info = ActorInfo(950, ActorOptions(class_name="Class", name="n"), ())
-    spec = TaskSpec(950, b"Class", block, actor=950)
+    made = session.new(asker)
+    info = ActorInfo(made, ActorOptions(class_name="Class", name="n"), ())
+    spec = TaskSpec(made, b"Class", block, actor=made)
     session.tell(asker, Ask(1, "spawn", encoder.encode(SpawnRequest(spec, info))))
     assert asker.link.of(Answer)[0].failed
     session.done(asker_task)

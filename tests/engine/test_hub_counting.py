@@ -84,19 +84,22 @@ class Counting(RuleBasedStateMachine):
         unused = [grant for grant in worker.granted if grant not in self.laid_down]
         if unused and data.draw(st.booleans()):
             self.laid_down.append(unused[-1])
-            return Stored(self.session.ids.take(), *unused[-1])
-        key = self.session.ids.take()
+            return Stored(self.session.new(worker), *unused[-1])
+        key = self.session.new(worker)
         self.session.tell(worker, Ask(1, "allocate", encode_any([key, size])))
-        if worker.aside.pop(key, 0):  # the store is full of what is being read: the value went to a file
+        if key in worker.aside:  # the store is full of what is being read: the value went to a file
             return self.session.file(key, size)
         self.laid_down.append(worker.granted[-1])
-        return Stored(self.session.ids.take(), *worker.granted[-1])
+        return Stored(self.session.new(worker), *worker.granted[-1])
 
     def rekey(self, value: bytes | Stored, key: int) -> bytes | Stored:
         if not isinstance(value, Stored):
             return value
         if value.offset < 0:
             self.session.rename_spill(value.key, key)
+            for worker in self.session.everyone:
+                if value.key in worker.aside:
+                    worker.aside[key] = worker.aside.pop(value.key)
         return Stored(key, value.offset, value.size)
 
     def knows(self, worker: Worker) -> set[int]:
@@ -109,7 +112,8 @@ class Counting(RuleBasedStateMachine):
 
     def older(self, worker: Worker, task: int) -> set[int]:
         """Without those that came after the call: a result that holds itself, on whatever ways, is never freed."""
-        return {key for key in self.knows(worker) if key < task}
+        born = self.session.born
+        return {key for key in self.knows(worker) if born[key] < born[task]}
 
     # --------------------------------------------------------------------- driver
 
@@ -258,7 +262,7 @@ class Counting(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_worker_puts(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.busy()))
-        key = self.session.ids.take()
+        key = self.session.new(worker)
         value = self.rekey(self.value(data, worker), key)
         self.session.tell(worker, Put(key, value, self.some(data, self.knows(worker))))
         self.holding.setdefault(worker, Holding()).known.add(key)
@@ -267,7 +271,7 @@ class Counting(RuleBasedStateMachine):
     @rule(data=st.data(), returns=st.sampled_from([1, 1, 0, 2, -1]))
     def a_worker_submits(self, data: st.DataObject, returns: int) -> None:
         worker = data.draw(st.sampled_from(self.busy()))
-        task = self.session.ids.take(max(1, returns))
+        task = self.session.new(worker, max(1, returns))
         parent = next(iter(worker.running))
         known = self.knows(worker)
         spec = TaskSpec(task, b"g", self.value(data, worker), returns, self.some(data, known - self.actors),
@@ -285,7 +289,7 @@ class Counting(RuleBasedStateMachine):
             self.session.tell(worker, Release([task]), CloseStream(task))
             self.holding[worker].known.discard(task)
         else:
-            key = self.session.ids.take()
+            key = self.session.new(worker)
             self.session.tell(worker, Next(task, key))
             self.holding.setdefault(worker, Holding()).known.add(key)
 

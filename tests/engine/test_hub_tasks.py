@@ -258,17 +258,17 @@ def test_a_release_of_what_a_worker_does_not_hold_changes_nothing(session):
 def test_the_death_of_a_worker_frees_what_only_it_held_and_the_blocks_granted_to_it(session):
     task = session.task(max_retries=0)
     worker = session.up_with(task)
-    held = 500
+    held, made = session.new(worker), session.new(worker)
     session.tell(worker, Put(held, session.block(2 * PAGE, held)))
     worker.granted.append((session.hub.allocate(session.ids.take(), PAGE), PAGE))
-    nested = TaskSpec(600, b"g", b"")
+    nested = TaskSpec(made, b"g", b"")
     session.tell(worker, Submit(nested, session.options()))
     assert session.arena.used == 3 * PAGE
     session.die(worker)
     assert session.arena.used == 0 and not session.known(held)
     session.arrive()
-    session.done(600)
-    assert not session.known(600), "its owner is dead: nobody wants it"
+    session.done(made)
+    assert not session.known(made), "its owner is dead: nobody wants it"
     session.release(task)
     session.check_empty()
 
@@ -683,13 +683,15 @@ def test_a_get_of_what_can_never_be_made_fails_and_the_call_leaves_nothing(sessi
     task = session.task()
     worker = session.up_with(task)
     source = session.put_large()
-    session.tell(worker, Submit(TaskSpec(700, b"g", b"", 1, (source,)), session.options(resources=(("CPU", 990_000),))))
+    made = session.new(worker)
+    spec = TaskSpec(made, b"g", b"", 1, (source,))
+    session.tell(worker, Submit(spec, session.options(resources=(("CPU", 990_000),))))
     assert "can never run here" in session.warnings[0]
     session.release(source)
-    session.tell(worker, Get(1, [700], 1, None, True, True))
+    session.tell(worker, Get(1, [made], 1, None, True, True))
     (answer,) = worker.link.of(Answer)
     assert answer.failed and isinstance(unpack(answer.data), TaskUnschedulableError)
-    session.tell(worker, Release([700]))
+    session.tell(worker, Release([made]))
     session.done(task)
     session.release(task)
     session.check_empty()
@@ -764,11 +766,11 @@ def test_a_closed_stream_frees_unread_items_and_stops_its_task(session):
 def test_a_stream_nobody_reads_any_more_goes_with_the_worker_that_read_it(session):
     reader_task = session.task(max_retries=0)
     reader = session.up_with(reader_task)
-    task = 800
+    task = session.new(reader)
     session.tell(reader, Submit(TaskSpec(task, b"g", b"", -1), session.options(returns=-1)))
     maker = session.up_with(task)
     session.tell(maker, Item(task, session.block(PAGE)), Item(task, session.block(PAGE)))
-    session.tell(reader, Next(task, 801))
+    session.tell(reader, Next(task, session.new(reader)))
     session.die(reader)
     session.release(reader_task)
     if task in session.at_work():
@@ -802,9 +804,9 @@ def test_a_reader_lets_a_stream_with_backpressure_go_on(session):
     worker = session.up_with(task)
     reader_task = session.task(b"h")
     reader = session.up_with(reader_task)
-    session.tell(reader, Next(task, 900))
+    session.tell(reader, Next(task, session.new(reader)))
     assert worker.link.of(Resume)[-1] == Resume(task, 3)
-    session.tell(reader, Next(task, 901))
+    session.tell(reader, Next(task, session.new(reader)))
     assert worker.link.of(Resume)[-1] == Resume(task, 4)
 
 

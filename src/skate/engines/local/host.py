@@ -198,9 +198,8 @@ class Host:
         try:
             messages = worker.link.read()
         except BrokenFrame as problem:
-            self.warn(f"worker {worker.pid} sent what is no message, and is ended: {problem}")
+            self.hub.expel(worker, f"sent what is no message: {problem}")
             messages = None
-            self.signal(worker, signal.SIGKILL)
         if messages is None:
             self.pump.unwatch(worker.link.read_fd)  # its death is reported by the zygote
         elif messages:

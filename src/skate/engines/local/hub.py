@@ -48,9 +48,9 @@ class Hub(Shortages):
 
     def _cancel(self, row: Row, spec: TaskSpec, force: bool, recursive: bool) -> None:
         if recursive:
-            for child in [self.rows.get(key) for key in self.children.get(spec.task, ())]:
-                if child is not None and child.actor is None and child.spec is not None:
-                    self._cancel(child, child.spec, force and not child.spec.actor, True)
+            for child in self._descendants(spec.task):
+                if child.spec is not None:
+                    self._cancel(child, child.spec, force and not child.spec.actor, False)
         row.cancelled = True
         worker = row.worker
         if worker is not None and force and next(iter(worker.running.values())) is row:
@@ -75,6 +75,16 @@ class Hub(Shortages):
             self.call_ended(actor)
             self.send_waiting(actor, owner)  # it may have held up the calls after it
 
+    def _descendants(self, task: int) -> list[Row]:
+        """The calls that have not ended and were made inside a call, or inside such; the innermost first."""
+        found: dict[int, Row] = {}
+        layer = [task]
+        while layer:
+            made = [key for parent in layer for key in self.children.get(parent, ()) if key not in found]
+            found.update((key, self.rows[key]) for key in made if key in self.rows)
+            layer = made
+        return list(reversed(found.values()))
+
     def abandon_stream(self, task: int) -> None:
         """A generator was dropped: nobody reads on, so its task need not go on."""
         row = self.rows.get(task)
@@ -91,12 +101,23 @@ class Hub(Shortages):
 
     def arrived(self, worker: Worker, pid: int) -> None:
         """A worker is up."""
-        worker.pid = pid
+        worker.pid = worker.pid or pid  # who forked it knows better
         worker.up = True
         self.stillborn.pop(worker.environment, None)
         worker.idle_since = self.clock()
         self.scheduler.arrived(worker)
         self.decide()
+
+    def expel(self, worker: Worker, why: str) -> None:
+        """A worker sent what no worker sends: take nothing more from it, and end it. Its calls fare as with a crash."""
+        if worker.outlaw:
+            return
+        worker.outlaw = why
+        self.ports.warn(f"worker {worker.pid} sent nonsense, and is ended: it {why}")
+        self.ports.signal(worker, signal.SIGKILL)
+        if worker.up:
+            self.scheduler.gone(worker)
+            self.decide()
 
     def block(self, worker: Worker) -> None:
         """A worker's task waits for an object: take back its resources and what it has not begun."""
@@ -128,6 +149,8 @@ class Hub(Shortages):
 
     def died(self, worker: Worker, how: str) -> None:
         """A worker's process is gone; `how` says of what."""
+        if worker.outlaw:
+            how = f"was ended because it {worker.outlaw}"
         if self.workers.pop(worker.client, None) is None:
             return
         self.scheduler.gone(worker)

@@ -6,30 +6,34 @@ or the place of a block in shared memory.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
 
 
+Key = Annotated[int, msgspec.Meta(ge=0)]
+"""Checked where a message is decoded, at no cost worth naming."""
+
+
 class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A value outside of messages: in the arena, or spilled to a file. `key` is the object whose count keeps it."""
 
-    key: int
+    key: Key
     offset: int
     """Of its block in the arena; below zero: it is in the file of `key`, and ``~offset`` is its checksum."""
-    size: int
+    size: Key
 
 
 Value = bytes | Stored
-Keys = tuple[int, ...]
+Keys = tuple[Key, ...]
 
 
 class TaskSpec(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """One call: of a function, of an actor's constructor, or of an actor's method. Sent to a worker: run it."""
 
-    task: int
+    task: Key
     function: bytes
     """Hash of the function or class; empty for a method call."""
     args: Value
@@ -38,7 +42,7 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Objects the call waits for; their values fill the arguments' slots."""
     refs: Keys = ()
     """Objects named inside the arguments; they live as long as the call."""
-    actor: int = 0
+    actor: Key = 0
     method: str = ""
     """Empty with an `actor`: the constructor."""
     group: str = ""
@@ -100,7 +104,7 @@ class Feed(msgspec.Struct, frozen=True, array_like=True, tag=25, gc=False):
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=26, gc=False):
     """Stop the task: drop it when it waits, interrupt it when it runs."""
 
-    task: int
+    task: Key
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -136,7 +140,7 @@ class Leave(msgspec.Struct, frozen=True, array_like=True, tag=30, gc=False):
 class Resume(msgspec.Struct, frozen=True, array_like=True, tag=31, gc=False):
     """The reader of a stream has caught up: items up to `upto` may be sent."""
 
-    task: int
+    task: Key
     upto: int
 
 
@@ -153,7 +157,7 @@ class Grant(msgspec.Struct, frozen=True, array_like=True, tag=32, gc=False):
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False):
     """A call ended well; `took` is its time in microseconds."""
 
-    task: int
+    task: Key
     value: Value
     refs: Keys = ()
     took: int = 0
@@ -162,7 +166,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False):
 class DoneMany(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False):
     """A call with another number of returns than one ended well."""
 
-    task: int
+    task: Key
     values: list[Value]
     refs: list[Keys]
     took: int = 0
@@ -171,7 +175,7 @@ class DoneMany(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False):
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=42, gc=False):
     """A call ended with an error."""
 
-    task: int
+    task: Key
     error: bytes
     retry: bool = False
     """Its options ask for another try after such an error."""
@@ -182,7 +186,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=42, gc=False):
 class Item(msgspec.Struct, frozen=True, array_like=True, tag=43, gc=False):
     """The next item of a stream."""
 
-    task: int
+    task: Key
     value: Value
     refs: Keys = ()
     failed: bool = False
@@ -193,7 +197,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=44, gc=False):
 
     spec: TaskSpec
     options: TaskOptions
-    parent: int = 0
+    parent: Key = 0
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, tag=45, gc=False):
@@ -201,7 +205,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, tag=45, gc=False):
 
     spec: TaskSpec
     options: CallOptions
-    parent: int = 0
+    parent: Key = 0
 
 
 class Export(msgspec.Struct, frozen=True, array_like=True, tag=46, gc=False):
@@ -215,7 +219,7 @@ class Export(msgspec.Struct, frozen=True, array_like=True, tag=46, gc=False):
 class Put(msgspec.Struct, frozen=True, array_like=True, tag=47, gc=False):
     """A value put in a worker."""
 
-    key: int
+    key: Key
     value: Value
     refs: Keys = ()
 
@@ -227,7 +231,7 @@ class Get(msgspec.Struct, frozen=True, array_like=True, tag=48, gc=False):
     """
 
     request: int
-    keys: list[int]
+    keys: list[Key]
     count: int
     timeout: float | None
     values: bool
@@ -263,7 +267,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag=58, gc=False):
 class Back(msgspec.Struct, frozen=True, array_like=True, tag=52, gc=False):
     """Tasks that were sent to the worker and that it has not begun."""
 
-    tasks: list[int]
+    tasks: list[Key]
 
 
 class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=53, gc=False):
@@ -276,14 +280,14 @@ class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=53, gc=False):
 class Next(msgspec.Struct, frozen=True, array_like=True, tag=54, gc=False):
     """The next item of the stream shall be the object `key`."""
 
-    stream: int
-    key: int
+    stream: Key
+    key: Key
 
 
 class CloseStream(msgspec.Struct, frozen=True, array_like=True, tag=55, gc=False):
     """Nobody will read on."""
 
-    stream: int
+    stream: Key
 
 
 class Unused(msgspec.Struct, frozen=True, array_like=True, tag=57, gc=False):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from skate.engines.local import deadlock, errors
+from skate.engines.local import deadlock, errors, guard
 from skate.engines.local.hub import Hub
 from skate.engines.local.messages import (
     Answer,
@@ -30,6 +30,7 @@ from skate.engines.local.messages import (
     Seen,
     Stored,
     Submit,
+    TaskSpec,
     Unused,
     Values,
     decode_any,
@@ -95,57 +96,72 @@ class Requests(Hub):
 
     def receive(self, worker: Worker, messages: list[Any]) -> None:
         """Act on a worker's messages, in order."""
-        for message in messages:
-            if type(message) is Done:
-                self.done(worker, message)
-            else:
-                _HANDLERS[type(message)](self, worker, message)
+        if not worker.up and messages and type(messages[0]) is not Hello:
+            self.expel(worker, "sent something before it said hello")
+        if worker.outlaw:
+            return
+        try:
+            for message in messages:
+                if type(message) is Done:
+                    self.done(worker, message)
+                else:
+                    _HANDLERS[type(message)](self, worker, message)
+        except guard.Nonsense as problem:
+            self.expel(worker, str(problem))
 
     def _hello(self, worker: Worker, message: Hello) -> None:
+        if worker.up:
+            raise guard.Nonsense("said hello twice")
         self.arrived(worker, message.pid)
 
     def _submit(self, worker: Worker, message: Submit) -> None:
-        self.own_block(worker, message.spec.args)
-        self.submit(message.spec, message.options, worker, message.parent)
+        spec = guard.task(self, worker, message.spec, message.options)
+        self.submit(spec, message.options, worker, message.parent if message.parent in worker.running else 0)
 
     def _call(self, worker: Worker, message: Call) -> None:
-        self.own_block(worker, message.spec.args)
+        spec = guard.method(self, worker, message.spec, message.options)
         try:
-            self.call(message.spec, message.options, worker, message.parent)
+            self.call(spec, message.options, worker, message.parent if message.parent in worker.running else 0)
         except PendingCallsLimitExceeded as error:
             # The worker has gone on: the error waits where the result would be.
-            spec = message.spec
+            self._forget_lost(spec)
             for key in range(spec.task, spec.task + max(1, spec.returns)):
                 self.rows[key] = Row(FAILED, 1, errors.packed(error))
                 worker.held.add(key)
 
     def _export(self, worker: Worker, message: Export) -> None:
-        self.definitions.setdefault(message.function, message)
+        if message.function not in self.definitions:
+            guard.definition(message)
+            self.definitions[message.function] = message
 
     def _put(self, worker: Worker, message: Put) -> None:
-        self.own_block(worker, message.value)
+        guard.new_keys(self, worker, message.key)
+        guard.stored(self, worker, message.value, message.key)
         self.put(message.key, message.value, message.refs, worker)
 
     def _done(self, worker: Worker, message: Done) -> None:
         self.done(worker, message)
 
     def _done_many(self, worker: Worker, message: DoneMany) -> None:
-        for value in message.values:
-            self.own_block(worker, value)
+        guard.results(self, worker, message)
         self.done_many(worker, message)
 
     def _item(self, worker: Worker, message: Item) -> None:
-        self.own_block(worker, message.value)
+        guard.item(self, worker, message)
         self.made(worker, message)
 
     def _unused(self, worker: Worker, message: Unused) -> None:
-        for offset, size in [grant for grant in worker.granted if grant[0] in message.offsets]:
+        granted = dict(worker.granted)
+        for offset in message.offsets:
+            size = granted.pop(offset, 0)
+            if not size:
+                raise guard.Nonsense(f"gave back a block at {offset} that it was not granted")
             worker.granted.remove((offset, size))
             self.arena.free(offset, size)
 
     def _hold(self, worker: Worker, message: Hold) -> None:
         for key in message.keys:
-            if key not in worker.held:
+            if key not in worker.held and (key if key >= 0 else ~key) in self.rows:
                 worker.held.add(key)
                 self.hold(key)
 
@@ -164,6 +180,12 @@ class Requests(Hub):
                 self.release_view(key)
 
     def _back(self, worker: Worker, message: Back) -> None:
+        for task in message.tasks:
+            row = worker.running.get(task)
+            if row is None:
+                raise guard.not_its_call(task)
+            if row.actor is not None:
+                raise guard.Nonsense("gave back the constructor of the actor that it hosts")
         self.given_back(worker, message.tasks)
 
     def _failed(self, worker: Worker, message: Failed) -> None:
@@ -179,6 +201,7 @@ class Requests(Hub):
         self.decide()
 
     def _next(self, worker: Worker, message: Next) -> None:
+        guard.new_keys(self, worker, message.key)
         self.promise(message.stream, message.key, worker)
         self.read_on(message.stream)
 
@@ -188,6 +211,7 @@ class Requests(Hub):
     # ---------------------------------------------------------------------- gets
 
     def _get(self, worker: Worker, message: Get) -> None:
+        message = guard.question(message)
         rows = self.rows
         waiting = []
         failed = False
@@ -294,6 +318,8 @@ class Requests(Hub):
         try:
             data = _VERBS[message.verb](self, worker, message.data)
             failed = False
+        except guard.Nonsense:
+            raise
         except Exception as error:  # noqa: BLE001  it is the asker's
             data, failed = errors.packed(error), True
         worker.link.send(Answer(message.request, data, failed))
@@ -301,15 +327,25 @@ class Requests(Hub):
 
     def _ask_spawn(self, worker: Worker, data: bytes) -> bytes:
         request = decode_spawn(data)
-        self.own_block(worker, request.spec.args)
-        return encoder.encode(self.spawn(request.spec, request.info, self.settings.namespace, worker))
+        spec = guard.spawn(self, worker, request)
+        try:
+            return encoder.encode(self.spawn(spec, request.info, self.settings.namespace, worker))
+        finally:
+            self._forget_lost(spec)
+
+    def _forget_lost(self, spec: TaskSpec) -> None:
+        """The call was not made: nobody will ask for the errors of its unknown inputs."""
+        for key in spec.deps:
+            row = self.rows.get(key)
+            if row is not None and row.count <= 0 and row.spec is None:
+                self._drop(key, row)
 
     def _ask_find(self, worker: Worker, data: bytes) -> bytes:
         name, namespace = decode_any(data)
         return encoder.encode(self.find(name, namespace or self.settings.namespace))
 
     def _ask_allocate(self, worker: Worker, data: bytes) -> bytes:
-        key, size = decode_any(data)
+        key, size = guard.room(worker, *decode_any(data))
         offset = self.allocate(key, size)
         if offset >= 0:
             worker.granted.append((offset, size))
@@ -319,7 +355,9 @@ class Requests(Hub):
 
     def _ask_lose(self, worker: Worker, data: bytes) -> bytes:
         (key,) = decode_any(data)
-        self.lose(key)
+        row = self.rows.get(key)
+        if row is not None and type(row.value) is Stored and row.value.offset < 0:  # or it is back, and not lost
+            self.lose(key)
         return encode_any(None)
 
     def _ask_spill_folder(self, worker: Worker, data: bytes) -> bytes:

@@ -102,6 +102,7 @@ class Worker:
         "link",
         "low",
         "options",
+        "outlaw",
         "pid",
         "progress",
         "progress_seen",
@@ -154,6 +155,8 @@ class Worker:
         """Sizes, by key, of values that it writes to files."""
         self.leaving: tuple[str, bool] | None = None
         self.idle_since = 0.0
+        self.outlaw = ""
+        """Why nothing more is taken from it: it sent what no worker sends, and is being ended."""
         self.is_async = False
         """Hosts an actor with coroutines, which a cancel can stop."""
         self.tail: deque[str] = deque(maxlen=20)

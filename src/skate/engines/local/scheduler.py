@@ -78,7 +78,7 @@ class Scheduler:
     def depth(self, function: bytes) -> int:
         """How many calls of a function a worker may hold."""
         mean = self.speed.get(function)
-        if mean is None or mean > SHORT:
+        if mean is None or not 0 <= mean <= SHORT:
             return 1
         return min(DEEPEST, max(2, int(AHEAD / (mean + 1))))
 

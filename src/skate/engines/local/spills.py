@@ -6,6 +6,7 @@ session if this one is killed. Writing goes on until the folder holds as much as
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import shutil
@@ -112,7 +113,8 @@ class Spills:
 
     def rename(self, key: int, name: int) -> None:
         """The object has another key from now on."""
-        os.rename(file_of(self.path, key), file_of(self.path, name))
+        with contextlib.suppress(FileNotFoundError):  # lost: who reads it will find out
+            os.rename(file_of(self.path, key), file_of(self.path, name))
         self.checks[name] = self.checks.pop(key)
 
     def close(self) -> None:

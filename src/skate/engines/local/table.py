@@ -35,6 +35,17 @@ class Table:
         elif key < 0:
             self.hold_view(~key)
 
+    def hold_known(self, keys: tuple[int, ...]) -> tuple[int, ...]:
+        """Count the references inside a value; those that count.
+
+        A key that names nothing yet may name something when the value goes, and that was not counted here.
+        """
+        rows = self.rows
+        known = keys if all(key in rows for key in keys) else tuple(key for key in keys if key in rows)
+        for key in known:
+            rows[key].count += 1
+        return known
+
     def release(self, key: int) -> None:
         """Count one reference less; the object goes with the last."""
         row = self.rows.get(key)
@@ -102,8 +113,8 @@ class Table:
         if row is None or row.state:
             self.discard(value)
             return
-        for inner in refs:
-            self.hold(inner)
+        if refs:
+            refs = self.hold_known(refs)
         row.value = value
         if type(value) is Stored:
             self.store(key, row, value)
@@ -141,11 +152,9 @@ class Table:
 
     def put(self, key: int, value: Any, refs: tuple[int, ...], holder: Worker | None) -> None:
         """A new object that somebody holds from the start."""
-        row = self.rows[key] = Row(READY, 1, value, refs, maker=PUT)
+        row = self.rows[key] = Row(READY, 1, value, self.hold_known(refs) if refs else refs, maker=PUT)
         if type(value) is Stored:
             self.store(key, row, value)
-        for inner in refs:
-            self.hold(inner)
         if holder is not None:
             holder.held.add(key)
 
@@ -227,9 +236,7 @@ class Table:
             key = stream.promised.popleft()
             self.fill(key, state, value, refs)
             return
-        for inner in refs:
-            self.hold(inner)
-        kept = Row(state, 0, value, refs)
+        kept = Row(state, 0, value, self.hold_known(refs) if refs else refs)
         if type(value) is Stored:
             self.store(value.key, kept, value)
         stream.items.append(kept)

@@ -10,7 +10,8 @@ from skate.core.settings import Settings
 from skate.core.spec import TaskOptions
 from skate.engines.local import errors
 from skate.engines.local.arena import Arena
-from skate.engines.local.boot import POKE
+from skate.engines.local.boot import PAGE, POKE
+from skate.engines.local.guard import Nonsense, not_its_call, stored
 from skate.engines.local.messages import (
     Define,
     Done,
@@ -250,14 +251,19 @@ class Tasks(Streams):
 
     def done(self, worker: Worker, message: Done) -> None:
         """A call with one return ended well."""
-        row = worker.running.pop(message.task, None)
+        row = worker.running.get(message.task)
+        if row is None:
+            raise not_its_call(message.task)
+        spec = row.spec
+        if spec is not None and spec.returns != 1:
+            raise Nonsense(f"sent one result of a call with {spec.returns} returns")
+        if type(message.value) is Stored:
+            stored(self, worker, message.value, message.task)
+        del worker.running[message.task]
         worker.progress += 1
         if worker.questions:
             self._close_questions(worker)
-        if type(message.value) is Stored:
-            self.own_block(worker, message.value)
-        spec = row.spec if row is not None else None
-        if row is None or spec is None:  # ended before, by a cancel
+        if spec is None:  # ended before, by a cancel
             self.discard(message.value)
             self.lingered(worker, message.task)
         else:
@@ -339,10 +345,12 @@ class Tasks(Streams):
     def failed(self, worker: Worker, message: Failed) -> None:
         """A call raised."""
         row = worker.running.pop(message.task, None)
+        if row is None:
+            raise not_its_call(message.task)
         if worker.questions:
             self._close_questions(worker)
-        spec = row.spec if row is not None else None
-        if row is None or spec is None:
+        spec = row.spec
+        if spec is None:
             self.lingered(worker, message.task)
             self._refill(worker)
             return
@@ -407,10 +415,16 @@ class Tasks(Streams):
         if type(value) is not Stored:
             return
         if value.offset < 0:
-            worker.aside.pop(value.key, None)
+            if worker.aside.get(value.key) != value.size:
+                raise Nonsense(f"sent {value.size:,} bytes in a file that it was not to write")
+            del worker.aside[value.key]
             self.ports.spilled(value.key, ~value.offset)
-        else:
-            worker.granted = [grant for grant in worker.granted if grant[0] != value.offset]
+            return
+        for place, (offset, size) in enumerate(worker.granted):  # nearly always the first
+            if offset == value.offset and -(-size // PAGE) == -(-value.size // PAGE):
+                del worker.granted[place]
+                return
+        raise Nonsense(f"sent {value.size:,} bytes at {value.offset} of shared memory, which it was not granted")
 
     def _grant(self, worker: Worker, size: int) -> None:
         """A worker that made a large result will likely make another: give it the block ahead."""
