@@ -56,6 +56,9 @@ class FakeLink:
     def send(self, message: Any) -> None:
         self.sent += to_worker.decode(encoder.encode([message]))
 
+    def frame(self) -> None:
+        """Where frames end does not matter here."""
+
     def of(self, kind: type) -> list[Any]:
         """What was sent of one kind, all in all."""
         return [message for message in self.sent if type(message) is kind]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from skate.core.spec import ActorInfo, CallOptions
 from skate.engines.local import errors
 from skate.engines.local.lineage import Lineage
+from skate.engines.local.link import PORTION
 from skate.engines.local.messages import Calling, Failed, Feed, Host, Leave, Stored, TaskSpec
 from skate.engines.local.rows import FAILED, METHOD, READY, Actor, Row, Worker
 from skate.exceptions import ActorAlreadyExistsError
@@ -110,10 +111,23 @@ class Actors(Lineage):
             self.define(worker, spec.function)
         worker.link.send(Host(actor.info, actor.restarts > 0, worker.gpus))
         if feed:
-            worker.link.send(feed)
+            self.feed(worker, feed.values)
         worker.link.send(spec)
         for owner in list(actor.queues):
             self.send_waiting(actor, owner)
+
+    def feed(self, worker: Worker, values: list[Any]) -> None:
+        """Send the values of a call's dependencies, in portions that a frame can hold."""
+        link = worker.link
+        start, left = 0, PORTION
+        for number, value in enumerate(values):
+            if type(value) is bytes:
+                left -= len(value)
+                if left < 0:
+                    link.send(Feed(values[start:number], start))
+                    link.frame()
+                    start, left = number, PORTION
+        link.send(Feed(values[start:] if start else values, start))
 
     # -------------------------------------------------------------------- calls
 
@@ -220,7 +234,7 @@ class Actors(Lineage):
         if options is not USUAL and (options != USUAL or row.attempt):
             send(Calling(options, row.attempt))
         if feed:
-            send(feed)
+            self.feed(worker, feed.values)
         if spec.returns == -1:
             self.let_run_ahead(worker, row, spec)
         send(spec)

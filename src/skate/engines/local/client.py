@@ -14,6 +14,8 @@ from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, Me
 from skate.engines.local import spills
 from skate.engines.local.messages import Stored, TaskSpec, Value
 
+LARGEST_DEFINITION = 512 << 20
+
 
 class Client:
     """Makes calls and objects. Subclasses post them: to the hub itself, or over a link."""
@@ -136,6 +138,11 @@ class Client:
 
     def _register(self, definition: Definition) -> None:
         function, blob = definition.pickled(dump_definition)
+        if len(blob) > LARGEST_DEFINITION:
+            raise ValueError(
+                f"{definition.name} takes {len(blob):,} bytes with all it refers to, more than {LARGEST_DEFINITION:,}: "
+                f"put what is large in it with put() and pass the reference as an argument."
+            )
         with self.lock:
             if function not in self.exported:
                 self._export(function, blob, definition.name)
@@ -143,9 +150,9 @@ class Client:
 
     # -------------------------------------------------------------------- values
 
-    def _lay_down(self, packed: Packed, key: int = 0) -> Value:
-        """A packed value as it travels: in shared memory when it is large."""
-        if packed.size < LARGE:
+    def _lay_down(self, packed: Packed, key: int = 0, large: int = LARGE) -> Value:
+        """A packed value as it travels: in shared memory when it has `large` bytes or more."""
+        if packed.size < large:
             return packed.to_bytes()
         if not key:
             with self.lock:

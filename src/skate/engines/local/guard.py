@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from skate.core.ids import CLIENT_SHIFT, IdSource
 from skate.core.resources import UNIT
-from skate.core.spec import Resources
+from skate.core.spec import Resources, TaskOptions
 from skate.engines.local.messages import DoneMany, Export, Get, Item, SpawnRequest, Stored, TaskSpec
 from skate.engines.local.rows import FAILED, Row, Worker
 
@@ -29,6 +29,7 @@ FARTHEST_AHEAD = 1 << 40
 LONGEST_WAIT = 100 * 365 * 86_400.0
 """Seconds; who gives more means for ever."""
 MOST_UNITS = 1 << 62
+USUAL = TaskOptions().resources
 
 
 nowhere = IdSource(0)
@@ -76,13 +77,13 @@ def stored(hub: Knowing, worker: Worker, value: Any, key: int) -> None:
 
 def call(hub: Knowing, worker: Worker, spec: TaskSpec, backpressure: int) -> TaskSpec:
     """A call made in a worker, as the hub may take it."""
-    count = spec.returns
-    if not -2 <= count <= MOST_RETURNS:
-        raise Nonsense(f"made a call with {count} returns (the most is {MOST_RETURNS:,})")
-    if not 0 <= backpressure <= FARTHEST_AHEAD:
+    rows, args, count = hub.rows, spec.args, spec.returns
+    if count != 1 or spec.task >> CLIENT_SHIFT != worker.client or spec.task in rows:  # the common case, in line
+        if not -2 <= count <= MOST_RETURNS:
+            raise Nonsense(f"made a call with {count} returns (the most is {MOST_RETURNS:,})")
+        new_keys(hub, worker, spec.task, max(1, count))
+    if backpressure and not 0 <= backpressure <= FARTHEST_AHEAD:
         raise Nonsense(f"made a call that may run {backpressure} items ahead")
-    new_keys(hub, worker, spec.task, max(1, count))
-    rows, args = hub.rows, spec.args
     for key in spec.deps:
         row = rows.get(key)
         if row is not None and row.actor is not None:
@@ -119,8 +120,10 @@ def task(hub: Knowing, worker: Worker, spec: TaskSpec, options: Any) -> TaskSpec
     """A `Submit`: a call of a function."""
     if spec.actor or spec.method:
         raise Nonsense("submitted a call of an actor as a task")
-    _definition(hub, spec.function)
-    _resources(hub, options.resources, options.environment, False)
+    if spec.function not in hub.definitions:
+        raise _unknown(spec.function)
+    if options.resources != USUAL or options.environment:
+        _resources(hub, options.resources, options.environment, False)
     return call(hub, worker, spec, options.backpressure)
 
 
@@ -136,15 +139,15 @@ def spawn(hub: Knowing, worker: Worker, request: SpawnRequest) -> TaskSpec:
     spec, info = request.spec, request.info
     if not spec.task == spec.actor == info.actor or spec.method or spec.returns != 1:
         raise Nonsense("made an actor with a call that is no constructor's")
-    _definition(hub, spec.function)
+    if spec.function not in hub.definitions:
+        raise _unknown(spec.function)
     _resources(hub, info.options.resources, info.options.environment, True)
     _resources(hub, info.options.placement, info.options.environment, True)
     return call(hub, worker, spec, 0)
 
 
-def _definition(hub: Knowing, function: bytes) -> None:
-    if function not in hub.definitions:
-        raise Nonsense(f"called the function {function.hex()[:32]}, which it has not sent")
+def _unknown(function: bytes) -> Nonsense:
+    return Nonsense(f"called the function {function.hex()[:32]}, which it has not sent")
 
 
 def _resources(hub: Knowing, need: Resources, environment: str, actors: bool) -> None:

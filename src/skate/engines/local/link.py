@@ -18,11 +18,28 @@ from skate.engines.local.messages import encoder
 READ_SIZE = 65_536
 """Larger reads make the kernel's copy slower, not faster."""
 LARGEST_FRAME = 1 << 31
+PORTION = 64 << 20
+"""Bytes of small values that go in one message; more are sent in several, or laid down in shared memory."""
 _LENGTH = struct.Struct("<I")
 
 
 class BrokenFrame(Exception):
     """What arrived is no frame of ours."""
+
+
+def framed(messages: list[Any]) -> list[memoryview]:
+    """Messages as what is to be written: one frame, or more where one would be too large."""
+    body = encoder.encode(messages)
+    size = len(body)
+    if size <= READ_SIZE:  # the common case: one piece, one write
+        return [memoryview(_LENGTH.pack(size) + body)]
+    if size + 4 <= LARGEST_FRAME:
+        return [memoryview(_LENGTH.pack(size)), memoryview(body)]
+    del body
+    half = len(messages) // 2
+    if not half:
+        raise ValueError(f"one message of {size:,} bytes: none may have more than {LARGEST_FRAME - 4:,}")
+    return framed(messages[:half]) + framed(messages[half:])
 
 
 class Frames:
@@ -106,12 +123,16 @@ class Link:
             self.dirty.append(self)
         out.append(message)
 
+    def frame(self) -> None:
+        """End a frame here."""
+        out, self.out = self.out, []
+        self.unsent.extend(framed(out))
+
     def flush(self) -> bool:
         """Write what there is to write; False when the pipe is full and wants watching."""
         if self.out:
-            body = encoder.encode(self.out)
-            self.out = []
-            self.unsent.append(memoryview(_LENGTH.pack(len(body)) + body))
+            out, self.out = self.out, []
+            self.unsent.extend(framed(out))
         unsent = self.unsent
         if self.broken:
             unsent.clear()
@@ -169,10 +190,9 @@ class BlockingLink:
             return
         # Taken whole in one step, so that a message appended meanwhile goes with the next flush.
         out, self.out = self.out, []
-        body = encoder.encode(out)
-        data = memoryview(_LENGTH.pack(len(body)) + body)
-        while data:
-            data = data[os.write(self.write_fd, data) :]
+        for data in framed(out):
+            while data:
+                data = data[os.write(self.write_fd, data) :]
 
     def read(self) -> list[Any]:
         """The messages that one read completes, waiting for it; EOFError when the hub is gone."""

@@ -96,9 +96,11 @@ class Calling(msgspec.Struct, frozen=True, array_like=True, tag=24, gc=False):
 
 
 class Feed(msgspec.Struct, frozen=True, array_like=True, tag=25, gc=False):
-    """The values of the dependencies of the call that follows."""
+    """The values of the dependencies of the call that follows, or the next of them."""
 
     values: list[Value]
+    start: int = 0
+    """How many came before these."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=26, gc=False):
@@ -115,7 +117,9 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Values(msgspec.Struct, frozen=True, array_like=True, tag=27, gc=False):
-    """The answer to `Get` and `Wait`: an outcome for each key asked for."""
+    """The answer to `Get`: an outcome for each key asked for. Where the values are too many, the later ones are left
+    out (READY, with no bytes) and are asked for again.
+    """
 
     request: int
     outcomes: list[Outcome]

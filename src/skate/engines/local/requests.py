@@ -8,6 +8,7 @@ from typing import Any
 
 from skate.engines.local import deadlock, errors, guard
 from skate.engines.local.hub import Hub
+from skate.engines.local.link import PORTION
 from skate.engines.local.messages import (
     Answer,
     Ask,
@@ -38,7 +39,7 @@ from skate.engines.local.messages import (
     encode_any,
     encoder,
 )
-from skate.engines.local.rows import FAILED, PENDING, Row, Worker
+from skate.engines.local.rows import FAILED, PENDING, READY, Row, Worker
 from skate.engines.local.timers import Timer
 from skate.exceptions import PendingCallsLimitExceeded
 
@@ -289,18 +290,21 @@ class Requests(Hub):
         outcomes = []
         shown: list[int] = []
         lost = False
+        left = PORTION
         for key in message.keys:
             row = self.rows.get(key)
             if row is None:
                 outcomes.append(Outcome(FAILED, self.lost(key)))
                 continue
-            value = row.value if message.values else None
+            value = row.value if message.values and (left > 0 or row.state != READY) else None
             if type(value) is Stored:
                 value = self.read(key, row)
                 if type(value) is Stored:
                     self.hold_view(key)
                     shown.append(key)
                 lost = lost or row.state == PENDING
+            elif value is not None:
+                left -= len(value)
             outcomes.append(Outcome(row.state) if value is None else Outcome(row.state, value))
         if lost:  # and being made again
             for key in shown:

@@ -16,6 +16,7 @@ from skate.core.refs import TaskID
 from skate.core.serialization import LARGE, pack, unpack
 from skate.core.spec import CallOptions
 from skate.engines.execution import is_stream, pack_error, split_returns, task_error
+from skate.engines.local.link import PORTION
 from skate.engines.local.messages import (
     Back,
     Done,
@@ -32,6 +33,7 @@ from skate.engines.local.worker_client import ActorExit, LostValue, WorkerClient
 from skate.exceptions import RayError, TaskCancelledError
 
 NONE = pack(None).to_bytes()
+LARGEST_ERROR = 512 << 20
 
 
 class Results:
@@ -132,12 +134,10 @@ class Results:
         self.client.flush()
         self.client.heed_cancel()
 
-    def lay(self, value: Any, key: int) -> tuple[Value, tuple[int, ...]]:
-        """Pack a result where it can be fetched, and list the references inside."""
+    def lay(self, value: Any, key: int, large: int = LARGE) -> tuple[Value, tuple[int, ...]]:
+        """Pack a result where it can be fetched, in shared memory from `large` bytes on; list the references inside."""
         packed = pack(value)
-        if packed.size < LARGE:
-            return packed.to_bytes(), packed.refs
-        return self.client._lay_down(packed, key), packed.refs
+        return self.client._lay_down(packed, key, large), packed.refs
 
     def deliver(self, spec: TaskSpec, value: Any, took: int) -> None:
         """Send a call's result."""
@@ -157,14 +157,17 @@ class Results:
             self.client.finished(Done(spec.task, data, packed.refs, took))
             self.client.sent(data)
             return
-        values, inner = [], []
+        values: list[Value] = []
+        inner, left = [], PORTION
         for i, item in enumerate(value):
-            data, keys = self.lay(item, spec.task + i)
+            data, keys = self.lay(item, spec.task + i, LARGE if left > 0 else 1)
+            if type(data) is bytes:
+                left -= len(data)
             values.append(data)
             inner.append(keys)
         self.client.finished(DoneMany(spec.task, values, inner, took))
-        for value in values:
-            self.client.sent(value)
+        for data in values:
+            self.client.sent(data)
 
     def report(self, spec: TaskSpec, error: BaseException, name: str, options: Any, took: int = 0) -> None:
         """Send a call's error; leave when it says so."""
@@ -187,7 +190,11 @@ class Results:
         if isinstance(failure, TaskCancelledError):
             failure.task_id = TaskID(ids.task_binary(spec.task))
             cancelled = not isinstance(error, Exception)
-        data = pack_error(failure).to_bytes()
+        packed = pack_error(failure)
+        if packed.size > LARGEST_ERROR:
+            note = ValueError(f"{type(error).__name__}, of {packed.size:,} bytes: too large an error to be sent")
+            packed = pack_error(task_error(note, name, actor=self.actor_name or None, actor_id=actor_id))
+        data = packed.to_bytes()
         client.cancelled.discard(spec.task)
         if client.may_block:  # with other calls under way, their blocks are not ours to judge
             client.reclaim()

@@ -209,7 +209,7 @@ class Tasks(Streams):
             worker.options = options if not row.attempt else None
             send(Using(options, worker.gpus, row.attempt))
         if feed:
-            send(feed)
+            self.feed(worker, feed.values)
         if spec.returns == -1:
             self.let_run_ahead(worker, row, spec)
         send(spec)

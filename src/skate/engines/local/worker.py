@@ -102,7 +102,7 @@ class Worker(Results):
         """One message of the inbox."""
         kind = type(message)
         if kind is TaskSpec:
-            feed, self.feed = self.feed, []
+            feed, self.feed = self.feed if message.deps else [], []  # or they were of one that was given back
             calling, self.calling = self.calling, None
             if not message.actor:
                 self.run_task(message, feed)
@@ -117,7 +117,7 @@ class Worker(Results):
             self._set_gpus(message.gpus)
             self._set_threads(message.options.resources)
         elif kind is Feed:
-            self.feed = message.values
+            self.feed = self.feed[: message.start] + message.values  # many come in portions
         elif kind is Calling:
             self.calling = message
         elif kind is Define:

@@ -255,16 +255,20 @@ class WorkerClient(Mailbox):
     def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """The values in order."""
         keys = [ref._key for ref in refs]
-        while True:
-            outcomes = self._outcomes(keys, len(keys), timeout, True)
+        values: list[Any] = []
+        while len(values) < len(keys):
+            rest = keys[len(values) :] if values else keys
+            outcomes = self._outcomes(rest, len(rest), timeout, True)
             try:
-                return self._load_all(outcomes, timeout)
+                self._load_all(outcomes, timeout, values)
             except LostValue as lost:
                 self.ask("lose", lost.key)
             finally:
                 self.unseen(outcomes)
+        return values
 
-    def _load_all(self, outcomes: list[Outcome], timeout: float | None) -> list[Any]:
+    def _load_all(self, outcomes: list[Outcome], timeout: float | None, values: list[Any]) -> None:
+        """Add the values that an answer brings to `values`."""
         waiting = False
         for outcome in outcomes:
             if outcome.state == FAILED:
@@ -272,7 +276,10 @@ class WorkerClient(Mailbox):
             waiting = waiting or outcome.state == PENDING
         if waiting:
             raise exceptions.GetTimeoutError(f"Get timed out: some objects were not ready after {timeout} seconds.")
-        return [self.load(outcome.value) for outcome in outcomes]
+        for number, outcome in enumerate(outcomes):
+            if number and outcome.value == b"":
+                return  # too many for one answer: these are asked for again
+            values.append(self.load(outcome.value))
 
     def wait(
         self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
