@@ -2,6 +2,7 @@
 # make test     every test
 # make check    what a commit must pass: style, types, floors, quick tests (under a minute)
 # make bench    measure against real Ray (installs Ray in a venv of its own, .venv-ray)
+# make bench-scale    what is large, beside real Ray: does it complete, how fast, with how much memory
 # make docs     run the examples that README.md and docs/ show
 # make chaos    50,000 tasks and 200 actors while workers die; SEED=n for another run
 # make clean    remove what the targets above made
@@ -22,7 +23,7 @@ RAY_PYTHON := $(RAY_VENV)/bin/python
 RAY_STAMP := $(RAY_VENV)/.ray
 endif
 
-.PHONY: help demo test check bench chaos docs dev clean
+.PHONY: help demo test check bench bench-scale chaos docs dev clean
 .DEFAULT_GOAL := help
 
 help:
@@ -49,6 +50,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev $(RAY_STAMP)
 	@$(BIN)/python benchmarks/engine.py --rival $(RAY_PYTHON)
+
+bench-scale: $(VENV)/.dev $(RAY_STAMP)
+	@$(BIN)/python benchmarks/scale.py --rival $(RAY_PYTHON)
 
 SEED ?= 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -65,9 +66,9 @@ def verdict(samples: Samples, row: Row, own: str, rival: str) -> str:
     return "not compared: " + ", ".join(open_goals) if open_goals else "met"
 
 
-def lines(samples: Samples, own: str, rival: str, others: list[str]) -> list[list[str]]:
+def lines(samples: Samples, own: str, rival: str, others: list[str], rows: Sequence[Row] = ROWS) -> list[list[str]]:
     table = [["", "unit", own, rival, f"{rival}/{own}", "baselines", "goal", "verdict"]]
-    for row in ROWS:
+    for row in rows:
         if not any(row.figure in samples.get(column, {}) for column in (own, rival)):
             continue
         ours, theirs = middle(samples, own, row.figure), middle(samples, rival, row.figure)

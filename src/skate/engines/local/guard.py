@@ -2,8 +2,8 @@
 
 A worker names its results itself, lays values down in shared memory itself, and reports how its calls ended. All of
 that is believed only where that worker may say it: a key must be its own and new, a block one that it was granted, a
-call one that it was sent. Whatever else it sends is `Nonsense`, and it is ended. What only may be out of date (an object
-that is gone, a reference it no longer holds) is not.
+call one that it was sent. Whatever else it sends is `Nonsense`, and it is ended. What only may be out of date (an
+object that is gone, a reference it no longer holds) is not.
 """
 
 from __future__ import annotations

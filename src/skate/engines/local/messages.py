@@ -12,7 +12,6 @@ import msgspec
 
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
 
-
 Key = Annotated[int, msgspec.Meta(ge=0)]
 """Checked where a message is decoded, at no cost worth naming."""
 
