@@ -6,11 +6,14 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from skate.engines.local.boot import Boot
+
+
+_report = msgspec.msgpack.Decoder(tuple[Literal["forked", "ended"], int, int, int])
 
 
 class Pipes(NamedTuple):
@@ -72,7 +75,11 @@ class Pool:
                 return False
             if not message:
                 return False
-            handle(*msgspec.msgpack.decode(message))
+            try:
+                report = _report.decode(message)
+            except msgspec.MsgspecError:
+                continue  # no report of ours
+            handle(*report)
 
     def close(self) -> None:
         """End the zygote, and with it every worker; returns when it is reaped."""

@@ -98,13 +98,21 @@ class Zygote:
                 message, fds = _receive(self.control)
                 if not message:
                     return
-                kind, *rest = _decode(message)
-                if kind == "fork":
-                    self._fork(rest[0], fds)
-                elif kind == "preload":
-                    self.preload += rest[0]
-                elif rest[0] in self.children:
-                    os.kill(rest[0], rest[1])
+                self._act(understood(message, len(fds)), fds)
+
+    def _act(self, request: list[Any], fds: list[int]) -> None:
+        kind, *rest = request
+        if kind == "fork":
+            self._fork(rest[0], fds)
+            return
+        for fd in fds:
+            os.close(fd)
+        if kind == "preload":
+            self.preload += rest[0]
+        elif kind == "signal" and rest[0] in self.children:
+            os.kill(rest[0], rest[1])
+        elif not kind:
+            print("skate: the process that starts workers was sent what is no request", file=sys.stderr)
 
     def _preload(self, module: str) -> None:
         """Import a module for all later workers, unless it starts threads: they would not survive a fork."""
@@ -165,6 +173,22 @@ class Zygote:
         for pid in self.children:
             os.waitpid(pid, 0)
         os.killpg(0, signal.SIGKILL)  # processes that tasks forked are in this group; and we with them
+
+
+def understood(message: bytes, descriptors: int) -> list[Any]:
+    """A request and its arguments; ``[""]`` for what is none."""
+    try:
+        request = _decode(message)
+    except (ValueError, RecursionError):
+        return [""]
+    match request:
+        case ["fork", int()] if descriptors == 4:
+            return list(request)
+        case ["preload", [*modules]] if all(isinstance(module, str) for module in modules):
+            return list(request)
+        case ["signal", int(), int(number)] if 0 < number < signal.NSIG:
+            return list(request)
+    return [""]
 
 
 def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
