@@ -7,8 +7,9 @@ import sys
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from scripted import NONE, Session
+from scripted import CPU, NONE, Session
 
+from skate.core.spec import Resources
 from skate.engines.local.boot import PAGE
 from skate.engines.local.messages import (
     Ask,
@@ -29,11 +30,19 @@ from skate.engines.local.messages import (
     Stored,
     Submit,
     TaskSpec,
+    Unused,
     encode_any,
+    encoder,
 )
 from skate.engines.local.rows import Worker
 
 ERROR = b"\x80\x05N."
+NEEDS: list[Resources] = [
+    (("CPU", CPU),), (("CPU", CPU),), (), (("CPU", CPU // 2),), (("CPU", CPU), ("GPU", CPU)), (("GPU", 3_000),),
+    (("disk", 4),), (("CPU", 3 * CPU),),
+]  # fmt: skip
+"""With one or two CPUs the last can never be met."""
+HELD: list[Resources] = [(), (), (("CPU", CPU // 2),), (("GPU", CPU),), (("disk", 2),)]
 
 
 class Holding:
@@ -49,7 +58,8 @@ class Counting(RuleBasedStateMachine):
 
     @initialize(cpus=st.integers(1, 3))
     def start(self, cpus: int) -> None:
-        self.session = Session(cpus=cpus, pages=512)
+        self.session = Session(cpus=cpus, pages=512, GPU=2 * CPU, disk=5)
+        self.came_back = False
         self.held: dict[int, int] = {}
         """Key -> references of the driver."""
         self.actors: set[int] = set()
@@ -67,7 +77,8 @@ class Counting(RuleBasedStateMachine):
         return tuple(data.draw(st.lists(st.sampled_from(sorted(keys)), min_size=fewest, max_size=most)))
 
     def workers(self) -> list[Worker]:
-        return [worker for worker in self.session.hub.workers.values() if worker.up and not worker.leaving]
+        workers = self.session.hub.workers.values()
+        return [worker for worker in workers if worker.up and not worker.leaving and not worker.outlaw]
 
     def busy(self) -> list[Worker]:
         return [worker for worker in self.workers() if worker.running and not worker.questions]
@@ -124,12 +135,13 @@ class Counting(RuleBasedStateMachine):
         self.session.hub.put(key, self.rekey(self.value(data), key), refs, None)
         self.held[key] = 1
 
-    @rule(data=st.data(), returns=st.sampled_from([1, 1, 1, 0, 3, -1]), retries=st.integers(0, 1))
-    def submit(self, data: st.DataObject, returns: int, retries: int) -> None:
+    @rule(data=st.data(), returns=st.sampled_from([1, 1, 1, 0, 3, -1]), retries=st.integers(0, 1),
+          need=st.sampled_from(NEEDS))  # fmt: skip
+    def submit(self, data: st.DataObject, returns: int, retries: int, need: Resources) -> None:
         keys = set(self.held) - self.actors
         task = self.session.task(
             deps=self.some(data, keys), refs=self.some(data, set(self.held)), returns=returns,
-            args=self.value(data), max_retries=retries,
+            args=self.value(data), max_retries=retries, resources=need,
         )  # fmt: skip
         self.got(task, returns)
 
@@ -140,12 +152,12 @@ class Counting(RuleBasedStateMachine):
             self.held[task] = 1
             self.streams.add(task)
 
-    @rule(data=st.data(), restarts=st.integers(0, 1), retries=st.integers(0, 1))
-    def spawn(self, data: st.DataObject, restarts: int, retries: int) -> None:
+    @rule(data=st.data(), restarts=st.integers(0, 1), retries=st.integers(0, 1), held=st.sampled_from(HELD))
+    def spawn(self, data: st.DataObject, restarts: int, retries: int, held: Resources) -> None:
         keys = set(self.held) - self.actors
         actor = self.session.actor(
             deps=self.some(data, keys, 1), refs=self.some(data, set(self.held), 1), max_restarts=restarts,
-            max_task_retries=retries, out_of_order=data.draw(st.booleans()), args=self.value(data),
+            resources=held, max_task_retries=retries, out_of_order=data.draw(st.booleans()), args=self.value(data),
         )  # fmt: skip
         self.held[actor] = 1
         self.actors.add(actor)
@@ -323,6 +335,7 @@ class Counting(RuleBasedStateMachine):
         if keys:
             sent = len(worker.running)
             self.session.tell(worker, Get(1, keys, len(set(keys)) and len(keys), timeout, values, blocks))
+            self.came_back |= blocks
             if blocks and worker.questions and sent > 1 and worker.actor is None:
                 self.session.tell(worker, Back(list(worker.running)[1:]))
 
@@ -337,6 +350,21 @@ class Counting(RuleBasedStateMachine):
         if worker in self.session.newcomers:
             self.session.newcomers.remove(worker)
         self.session.die(worker)
+
+    @precondition(lambda self: self.busy())
+    @rule(data=st.data(), what=st.sampled_from(["result", "memory", "key", "block", "file"]))
+    def a_worker_sends_nonsense(self, data: st.DataObject, what: str) -> None:
+        worker = data.draw(st.sampled_from(self.busy()))
+        mine, taken = self.session.new(worker), data.draw(st.sampled_from(sorted(self.session.hub.rows)))
+        message = {
+            "result": Done(mine, NONE),
+            "memory": Put(mine, Stored(mine, data.draw(st.integers(0, 511)) * PAGE + 1, PAGE)),
+            "key": Put(taken, NONE),
+            "block": Unused([data.draw(st.integers(0, 511)) * PAGE + 1]),
+            "file": Put(mine, Stored(mine, -5, PAGE)),
+        }[what]
+        self.session.hear(worker, encoder.encode([message]))
+        assert worker.outlaw
 
     @precondition(lambda self: self.busy())
     @rule(data=st.data())
@@ -371,6 +399,33 @@ class Counting(RuleBasedStateMachine):
         assert self.session.arena.used == sum(-(-size // PAGE) * PAGE for _, size in blocks), "a block has no owner"
 
     @invariant()
+    def what_is_not_free_is_lent(self) -> None:
+        if not hasattr(self, "session"):
+            return
+        scheduler = self.session.hub.scheduler
+        free = dict(scheduler.total)
+        for worker in self.session.hub.workers.values():
+            for name, units in worker.taken:
+                if name != "CPU" or not worker.blocked:
+                    free[name] -= units
+        assert {name: scheduler.free.get(name, 0) for name in free} == free
+        for name, units in free.items():
+            assert units >= 0 or (name == "CPU" and self.came_back), f"{name} is lent twice"
+        assert all(0 <= left <= CPU for left in scheduler.gpu_free)
+
+    @invariant()
+    def nobody_who_could_run_waits_for_ever(self) -> None:
+        """Whatever fits into what is free has a worker on its way, or a worker of its own that will take it."""
+        if not hasattr(self, "session"):
+            return
+        hub = self.session.hub
+        for family in hub.scheduler.families.values():
+            waiting = [row for row in family.queue if row.spec is not None and row.state == 0]
+            if waiting and not family.infeasible and hub.scheduler._fits(family.need):
+                coming = hub.scheduler.starting.get(family.environment, 0)
+                assert family in hub.scheduler.waiting and (coming or family.workers), "a call was forgotten"
+
+    @invariant()
     def no_dead_worker_is_at_work(self) -> None:
         if hasattr(self, "session"):
             hub = self.session.hub
@@ -396,13 +451,23 @@ class Counting(RuleBasedStateMachine):
             session.wait(0.001)
             session.arrive()
             self.answer_leave()
+            for worker in list(session.hub.workers.values()):
+                if worker.outlaw:
+                    session.die(worker)
             if self.busy():
                 worker = self.busy()[0]
                 session.tell(worker, Failed(next(iter(worker.running)), ERROR))
             elif waiting := [worker for worker in self.workers() if worker.questions]:
                 session.die(waiting[0])  # what it waits for will never come, as far as this script goes
-            else:
+            elif not session.newcomers:
                 break
+        for family in session.hub.scheduler.families.values():
+            for row in list(family.queue):
+                if row.spec is not None:
+                    fits = session.hub.scheduler._fits(family.need)
+                    assert family.infeasible or not fits, "a call that could run was not run"
+                    # It waits for what there never is, or an actor has that it keeps alive itself.
+                    session.hub.cancel(row.spec.task, False, False)
         for worker in list(session.hub.workers.values()):
             session.die(worker)
             session.arrive()
@@ -416,6 +481,7 @@ class Counting(RuleBasedStateMachine):
                     session.die(worker)
         session.check_empty()
         assert session.hub.scheduler.free == session.hub.scheduler.total
+        assert session.hub.scheduler.gpu_free == [CPU, CPU]
         assert session.arena.used == 0
 
     def answer_leave(self) -> None:

@@ -177,7 +177,7 @@ def test_next_item_asked_for_by_a_worker_has_its_own_key(small):
     maker = small.task(returns=-1)
     reader = small.task(refs=(maker,))
     small.arrive()
-    key = small.ids.take()
+    key = small.new(small.at_work()[reader])
     small.tell(small.at_work()[reader], Next(maker, key))
     small.tell(small.at_work()[maker], Item(maker, small.block(PAGE)))
     assert small.row(key).value.key == key

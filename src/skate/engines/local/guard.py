@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from skate.core.ids import CLIENT_SHIFT, IdSource
 from skate.core.resources import UNIT
 from skate.core.spec import Resources, TaskOptions
-from skate.engines.local.messages import DoneMany, Export, Get, Item, SpawnRequest, Stored, TaskSpec
+from skate.engines.local.messages import Done, DoneMany, Export, Get, Item, SpawnRequest, Stored, TaskSpec
 from skate.engines.local.rows import FAILED, Row, Worker
 
 if TYPE_CHECKING:
@@ -166,6 +166,15 @@ def definition(export: Export) -> None:
         raise Nonsense("sent a function under a hash that is not its own")
 
 
+def result(hub: Knowing, worker: Worker, message: Done, spec: TaskSpec | None) -> None:
+    """A `Done` that is not of the plainest kind: of a call that the worker runs, with one return."""
+    if message.task not in worker.running:
+        raise not_its_call(message.task)
+    if spec is not None and spec.returns != 1:
+        raise Nonsense(f"sent one result of a call with {spec.returns} returns")
+    stored(hub, worker, message.value, message.task)
+
+
 def results(hub: Knowing, worker: Worker, message: DoneMany) -> None:
     """A `DoneMany`: as many values as the call has returns."""
     row = worker.running.get(message.task)
@@ -212,7 +221,7 @@ def question(message: Get) -> Get:
 
 
 def room(worker: Worker, key: Any, size: Any) -> tuple[int, int]:
-    """The object for which a worker asks room, and its size. The object's file may be written, so it must be its own."""
+    """The object for which a worker asks room, and its size. Its file may be written, so it must be the worker's own."""
     if type(key) is not int or type(size) is not int or not 0 < size < MOST_UNITS:
         raise Nonsense(f"asked for room for {size!r} bytes of {key!r}")
     if key >> CLIENT_SHIFT != worker.client and not any(

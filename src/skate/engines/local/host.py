@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import select
+import signal
 import sys
 import threading
 import time

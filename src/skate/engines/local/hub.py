@@ -149,15 +149,12 @@ class Hub(Shortages):
 
     def died(self, worker: Worker, how: str) -> None:
         """A worker's process is gone; `how` says of what."""
-        if worker.outlaw:
-            how = f"was ended because it {worker.outlaw}"
         if self.workers.pop(worker.client, None) is None:
             return
         self.scheduler.gone(worker)
         if not worker.up:
             self._was_stillborn(worker, how)
-        if worker.doom is not None:
-            how = worker.doom.why
+        how = _cause(worker, how)
         running = list(worker.running.values())
         worker.running = {}
         for offset, size in worker.granted:
@@ -274,3 +271,10 @@ class Hub(Shortages):
     def state(self, kind: str) -> list[dict[str, Any]]:
         """Rows of the session's state."""
         return state.rows(self, kind)
+
+
+def _cause(worker: Worker, how: str) -> str:
+    """How a worker ended, in words: why we ended it, if that was it."""
+    if worker.outlaw:
+        return f"was ended because it {worker.outlaw}"
+    return worker.doom.why if worker.doom is not None else how

@@ -11,7 +11,7 @@ from skate.core.spec import TaskOptions
 from skate.engines.local import errors
 from skate.engines.local.arena import Arena
 from skate.engines.local.boot import PAGE, POKE
-from skate.engines.local.guard import Nonsense, not_its_call, stored
+from skate.engines.local.guard import Nonsense, not_its_call, result
 from skate.engines.local.messages import (
     Define,
     Done,
@@ -252,14 +252,10 @@ class Tasks(Streams):
     def done(self, worker: Worker, message: Done) -> None:
         """A call with one return ended well."""
         row = worker.running.get(message.task)
-        if row is None:
-            raise not_its_call(message.task)
-        spec = row.spec
-        if spec is not None and spec.returns != 1:
-            raise Nonsense(f"sent one result of a call with {spec.returns} returns")
-        if type(message.value) is Stored:
-            stored(self, worker, message.value, message.task)
-        del worker.running[message.task]
+        spec = row.spec if row is not None else None
+        if spec is None or spec.returns != 1 or type(message.value) is Stored:
+            result(self, worker, message, spec)
+        row = worker.running.pop(message.task)
         worker.progress += 1
         if worker.questions:
             self._close_questions(worker)
