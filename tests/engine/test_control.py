@@ -16,8 +16,8 @@ from skate.engines.local.zygote import understood
 
 encode = msgspec.msgpack.encode
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.sampled_from(["fork", "signal", "preload", "ended"])
-    | st.binary(max_size=5) | st.floats(),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=5) | st.floats()
+    | st.sampled_from(["fork", "signal", "preload", "ended"]),
     lambda inner: st.lists(inner, max_size=4), max_leaves=8,
 )  # fmt: skip
 

@@ -448,26 +448,9 @@ class Counting(RuleBasedStateMachine):
             for _ in range(self.held[key]):
                 self.drop(key)
         for _ in range(3000):
-            session.wait(0.001)
-            session.arrive()
-            self.answer_leave()
-            for worker in list(session.hub.workers.values()):
-                if worker.outlaw:
-                    session.die(worker)
-            if self.busy():
-                worker = self.busy()[0]
-                session.tell(worker, Failed(next(iter(worker.running)), ERROR))
-            elif waiting := [worker for worker in self.workers() if worker.questions]:
-                session.die(waiting[0])  # what it waits for will never come, as far as this script goes
-            elif not session.newcomers:
+            if not self.go_on():
                 break
-        for family in session.hub.scheduler.families.values():
-            for row in list(family.queue):
-                if row.spec is not None:
-                    fits = session.hub.scheduler._fits(family.need)
-                    assert family.infeasible or not fits, "a call that could run was not run"
-                    # It waits for what there never is, or an actor has that it keeps alive itself.
-                    session.hub.cancel(row.spec.task, False, False)
+        self.give_up_what_waits()
         for worker in list(session.hub.workers.values()):
             session.die(worker)
             session.arrive()
@@ -483,6 +466,34 @@ class Counting(RuleBasedStateMachine):
         assert session.hub.scheduler.free == session.hub.scheduler.total
         assert session.hub.scheduler.gpu_free == [CPU, CPU]
         assert session.arena.used == 0
+
+    def go_on(self) -> bool:
+        """Whoever can do something does; whether there was anybody."""
+        session = self.session
+        session.wait(0.001)
+        session.arrive()
+        self.answer_leave()
+        for worker in list(session.hub.workers.values()):
+            if worker.outlaw:
+                session.die(worker)
+        if self.busy():
+            worker = self.busy()[0]
+            session.tell(worker, Failed(next(iter(worker.running)), ERROR))
+        elif waiting := [worker for worker in self.workers() if worker.questions]:
+            session.die(waiting[0])  # what it waits for will never come, as far as this script goes
+        else:
+            return bool(session.newcomers)
+        return True
+
+    def give_up_what_waits(self) -> None:
+        """When nothing goes on, all that waits waits for what there never is, or an actor has that it keeps alive."""
+        hub = self.session.hub
+        for family in hub.scheduler.families.values():
+            for row in list(family.queue):
+                if row.spec is not None:
+                    fits = hub.scheduler._fits(family.need)
+                    assert family.infeasible or not fits, "a call that could run was not run"
+                    hub.cancel(row.spec.task, False, False)
 
     def answer_leave(self) -> None:
         for worker in list(self.session.hub.workers.values()):

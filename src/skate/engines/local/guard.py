@@ -221,7 +221,7 @@ def question(message: Get) -> Get:
 
 
 def room(worker: Worker, key: Any, size: Any) -> tuple[int, int]:
-    """The object for which a worker asks room, and its size. Its file may be written, so it must be the worker's own."""
+    """For which object a worker asks room, and how much. It may write its file, so it must be one that it makes."""
     if type(key) is not int or type(size) is not int or not 0 < size < MOST_UNITS:
         raise Nonsense(f"asked for room for {size!r} bytes of {key!r}")
     if key >> CLIENT_SHIFT != worker.client and not any(

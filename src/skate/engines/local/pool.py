@@ -12,7 +12,6 @@ import msgspec
 
 from skate.engines.local.boot import Boot
 
-
 _report = msgspec.msgpack.Decoder(tuple[Literal["forked", "ended"], int, int, int])
 
 
