@@ -362,7 +362,7 @@ def test_a_definition_under_its_own_hash_is_taken_once(stage):
 
 @pytest.mark.parametrize("verb", ["find", "cancel", "kill", "state", "spawn", "allocate", "lose", "resources", "fork"])
 @pytest.mark.parametrize(
-    "data", [b"", b"\xc1", b"\x90", b"\x91\x90", b"\x93\x80\x80\x80", b"\x91" * 100_000 + b"\x90", b"\xdd" + b"\xff" * 4]
+    "data", [b"", b"\xc1", b"\x91\x90", b"\x93\x80\x80\x80", b"\x91" * 100_000 + b"\x90", b"\xdd" + b"\xff" * 4]
 )  # fmt: skip
 def test_a_question_nobody_understands_is_answered_or_ends_its_worker(stage, verb, data):
     session = stage.session
