@@ -411,7 +411,23 @@ def anything(stage: Stage, data: st.DataObject) -> object:
             st.binary(max_size=20),
         ),
     )
+    own = st.builds(stage.own)
+    sizes = st.sampled_from([PAGE, 1, 2 * PAGE])
+    spots = st.sampled_from(places)
+    nearly = st.one_of(  # right but for one thing, or altogether
+        st.builds(lambda spot, size: Done(stage.task, Stored(stage.task, spot, size)), spots, sizes),
+        st.builds(lambda key, spot, size: Put(key, Stored(key, spot, size)), own, spots, sizes),
+        st.builds(lambda key: Put(key, NONE), st.sampled_from([stage.object, stage.others, stage.task])),
+        st.builds(lambda key: Next(stage.stream, key), st.sampled_from([stage.object, stage.others]) | own),
+        st.builds(lambda key, need: Submit(TaskSpec(key, b"g", b""), TaskOptions(resources=need)), own, resources),
+        st.builds(lambda key, spot, size: stage.submit(args=Stored(key, spot, size)), own, spots, sizes),
+        st.builds(lambda key: stage.submit(deps=(key,), refs=(key,)), keys),
+        st.builds(lambda spot: Unused([spot]), spots),
+        st.builds(lambda count: Get(3, [stage.others], count, None, True, True), numbers),
+    )
     times = st.none() | st.sampled_from([0.0, -1.0, float("inf"), float("-inf"), float("nan"), 1e300, 0.01])
+    if draw(st.booleans()):
+        return draw(nearly)
     return draw(st.one_of(
         st.builds(Done, keys, values, inner, numbers), st.builds(Done, st.just(stage.task), values, inner, numbers),
         st.builds(DoneMany, keys, st.lists(values, max_size=3), st.lists(inner, max_size=3), numbers),
