@@ -679,7 +679,7 @@ def test_a_get_of_what_nobody_knows_is_answered_as_lost_and_leaves_nothing(sessi
     session.check_empty()
 
 
-def test_a_get_of_what_can_never_be_made_fails_and_the_call_can_be_cancelled(session):
+def test_a_get_of_what_can_never_be_made_fails_and_the_call_leaves_nothing(session):
     task = session.task()
     worker = session.up_with(task)
     source = session.put_large()
@@ -691,7 +691,6 @@ def test_a_get_of_what_can_never_be_made_fails_and_the_call_can_be_cancelled(ses
     session.tell(worker, Get(1, [made], 1, None, True, True))
     (answer,) = worker.link.of(Answer)
     assert answer.failed and isinstance(unpack(answer.data), TaskUnschedulableError)
-    session.hub.cancel(made, False, False)
     session.tell(worker, Release([made]))
     session.done(task)
     session.release(task)
