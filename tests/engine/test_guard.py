@@ -310,7 +310,8 @@ def test_a_call_with_an_unknown_input_fails_as_lost_and_the_key_stays_free(stage
 
 def test_a_refused_call_leaves_no_unknown_inputs_behind(stage):
     session = stage.session
-    actor = session.actor(max_pending_calls=0)
+    actor = session.actor(max_pending_calls=1)
+    session.call(actor)
     call = stage.call(actor=actor, deps=(session.ids.following,))
     session.hear(stage.bad, encoder.encode([call]))
     assert session.row(call.spec.task).state == FAILED

@@ -111,6 +111,9 @@ class _Link:
         if not self.closed:
             self.stage.said.append(["send", self.client, encoder.encode([message])])
 
+    def frame(self) -> None:
+        """Where frames end makes no difference here."""
+
 
 class _Stage:
     """The hub's ports, which answer as they did in the trace."""
@@ -200,6 +203,9 @@ class _Stage:
         worker: Any = self._worker(client, pid, tail)
         worker.link.closed = True
         self.hub.died(worker, how)
+
+    def _do_expel(self, client: int, why: str, pid: int) -> None:
+        self.hub.expel(self._worker(client, pid, []), why)
 
     def _do_doom(self, client: int, why: str, shortage: bool, counts: bool) -> None:
         self.hub.doom(self.workers[client], Doom(why, shortage, counts))

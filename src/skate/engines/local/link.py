@@ -125,14 +125,13 @@ class Link:
 
     def frame(self) -> None:
         """End a frame here."""
-        out, self.out = self.out, []
-        self.unsent.extend(framed(out))
-
-    def flush(self) -> bool:
-        """Write what there is to write; False when the pipe is full and wants watching."""
         if self.out:
             out, self.out = self.out, []
             self.unsent.extend(framed(out))
+
+    def flush(self) -> bool:
+        """Write what there is to write; False when the pipe is full and wants watching."""
+        self.frame()
         unsent = self.unsent
         if self.broken:
             unsent.clear()

@@ -40,7 +40,7 @@ PLAIN = (
 """Methods of the hub that change it, with arguments that need no packing."""
 LATE = ("reap", "doom")
 """What the host's own timers do, which the replay has not: an event of its own, after the tick."""
-PUBLIC = ("submit", "call", "spawn", "put", "discard", "read", "promise", "receive", "died", "doom", *PLAIN)
+PUBLIC = ("submit", "call", "spawn", "put", "discard", "read", "promise", "receive", "died", "expel", "doom", *PLAIN)
 """All that outsiders call to change the hub."""
 FILES = (
     *("spill", "reserve_spill", "spilled", "restore", "unspill", "rename_spill", "spill_folder", "why_not_spilled"),
@@ -151,6 +151,9 @@ class Recorder:
     def _pack_died(self, worker: Worker, how: str) -> tuple[Any, ...]:
         return worker.client, how, worker.pid, list(worker.tail)
 
+    def _pack_expel(self, worker: Worker, why: str) -> tuple[Any, ...]:
+        return worker.client, why, worker.pid
+
     def _pack_doom(self, worker: Worker, doom: Any) -> tuple[Any, ...]:
         return worker.client, *doom
 
@@ -225,5 +228,6 @@ _PACK: dict[str, Callable[..., tuple[Any, ...]]] = {
     "promise": Recorder._pack_promise,
     "receive": Recorder._pack_receive,
     "died": Recorder._pack_died,
+    "expel": Recorder._pack_expel,
     "doom": Recorder._pack_doom,
 }
