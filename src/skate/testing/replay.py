@@ -118,6 +118,9 @@ class _Link:
 class _Stage:
     """The hub's ports, which answer as they did in the trace."""
 
+    meter = None
+    """What a meter told decided nothing but `doom`, which was recorded."""
+
     def __init__(self, head: Frame, hub: type[Requests]) -> None:
         _, form, salt, namespace, memory, total, capacity = head
         if form != FORMAT:
