@@ -19,6 +19,8 @@ from skate.engines.local.worker_client import ActorExit
 if TYPE_CHECKING:
     from skate.engines.local.worker import Worker
 
+Started = tuple[Coroutine[Any, Any, Any], Context, Any]
+"""A coroutine that has taken its first step, its context, and what it waits for."""
 Job = tuple[TaskSpec, list[Value], Calling | None]
 USUAL = CallOptions()
 NO_FEED: list[Value] = []
@@ -37,6 +39,8 @@ class AsyncHost:
         asyncio.set_event_loop(self.loop)
         self.free = {"": options.max_concurrency or 1000, **dict(options.groups)}
         self.waiting: dict[str, deque[Job]] = {group: deque() for group in self.free}
+        self.coroutine_functions: dict[str, Any] = {}
+        """Bound methods that are ``async def``, by name; None: one of another kind."""
         self.jobs: deque[Job] = deque()
         """Calls to begin."""
         self.runner: asyncio.Task[None] | None = None
@@ -135,11 +139,8 @@ class AsyncHost:
         jobs, begun = self.jobs, 0
         while jobs and self.leaving is None:
             job = jobs.popleft()
-            call = self._run(*job)
-            context = copy_context()
-            try:
-                waits_for = context.run(call.send, None)
-            except StopIteration:
+            started = self._begin(*job)
+            if started is None:
                 begun += 1
                 if begun % TURN == 0:
                     self._flush()
@@ -153,10 +154,60 @@ class AsyncHost:
                 me.cancel()
             if jobs:
                 self.runner = asyncio.Task(self._run_jobs(), loop=self.loop, name="skate-calls")
-            await _finish(call, context, waits_for)
+            await self._end(job[0], *started)
             self.tasks.pop(job[0].task, None)
             return
         self.runner = None
+
+    def _begin(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> Started | None:
+        """A call's first step; None when it was its last as well."""
+        method = self._coroutine_function(spec.method) if calling is None and spec.returns == 1 else None
+        if method is None:
+            call: Coroutine[Any, Any, Any] = self._run(spec, feed, calling)
+            context = copy_context()
+            try:
+                return call, context, context.run(call.send, None)
+            except StopIteration:
+                return None
+        # The common case, in line: the user's coroutine itself is driven, and has no other around it.
+        try:
+            running.set(spec)
+            context = copy_context()
+            if spec.args == NO_ARGUMENTS:
+                call = method()
+            else:
+                load = self.client.load
+                args, kwargs = fill_call(load(spec.args), [load(value) for value in feed])
+                call = method(*args, **kwargs)
+                args, kwargs = (), {}
+            try:
+                return call, context, context.run(call.send, None)
+            except StopIteration as ended:
+                value = ended.value
+            self.worker.deliver(spec, value, 0)
+        except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
+            self._failed(spec, error, USUAL)
+        self._ended(spec)
+        return None
+
+    async def _end(self, spec: TaskSpec, call: Coroutine[Any, Any, Any], context: Context, waits_for: Any) -> None:
+        """The other steps of a call."""
+        if isinstance(call, CoroutineType) and call.cr_code is _RUN:
+            await _finish(call, context, waits_for)
+            return
+        try:
+            self.worker.deliver(spec, await _finish(call, context, waits_for), 0)
+        except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
+            self._failed(spec, error, USUAL)
+        self._ended(spec)
+
+    def _coroutine_function(self, name: str) -> Any:
+        """The method of that name if it is ``async def``; else None."""
+        found = self.coroutine_functions.get(name, self)
+        if found is self:
+            method = getattr(self.worker.instance, name, None)
+            found = self.coroutine_functions[name] = method if inspect.iscoroutinefunction(method) else None
+        return found
 
     async def _run(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> None:
         worker, client = self.worker, self.client
@@ -183,19 +234,25 @@ class AsyncHost:
             worker.deliver(spec, value, 0)
             value = None
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
-            if isinstance(error, SystemExit):
-                self.leaving = error
-                self.loop.stop()
-            else:
-                worker.report(spec, error, options.name or worker.label(spec), options)
+            self._failed(spec, error, options)
         finally:
-            group = spec.group
-            self.free[group] += 1
-            if self.waiting[group]:
-                self.accept(*self.waiting[group].popleft())
-            if not self.flush_due:
-                self.flush_due = True
-                self.loop.call_soon(self._flush)
+            self._ended(spec)
+
+    def _failed(self, spec: TaskSpec, error: BaseException, options: CallOptions) -> None:
+        if isinstance(error, SystemExit):
+            self.leaving = error
+            self.loop.stop()
+        else:
+            self.worker.report(spec, error, options.name or self.worker.label(spec), options)
+
+    def _ended(self, spec: TaskSpec) -> None:
+        group = spec.group
+        self.free[group] += 1
+        if self.waiting[group]:
+            self.accept(*self.waiting[group].popleft())
+        if not self.flush_due:
+            self.flush_due = True
+            self.loop.call_soon(self._flush)
 
     async def _stream(self, spec: TaskSpec, items: Any, ahead: int) -> list[Any]:
         client, sent = self.client, 0
@@ -260,8 +317,8 @@ class AsyncHost:
 
 
 @coroutine
-def _finish(call: Coroutine[Any, Any, None], context: Context, waits_for: Any) -> Generator[Any, Any, None]:
-    """Drive a begun call to its end inside the current task."""
+def _finish(call: Coroutine[Any, Any, Any], context: Context, waits_for: Any) -> Generator[Any, Any, Any]:
+    """Drive a begun coroutine to its end inside the current task; what it returns."""
     step: Callable[[Any], Any]
     while True:
         try:
@@ -271,8 +328,11 @@ def _finish(call: Coroutine[Any, Any, None], context: Context, waits_for: Any) -
             sent, step = error, call.throw
         try:
             waits_for = context.run(step, sent)
-        except StopIteration:
-            return
+        except StopIteration as ended:
+            return ended.value
+
+
+_RUN = AsyncHost._run.__code__
 
 
 def _nothing() -> None:
