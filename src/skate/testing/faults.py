@@ -245,13 +245,13 @@ class Injection:
         return worker
 
     def _bury(self, worker: Worker, how: str) -> None:
-        victim = self.workers.pop(worker.client, None)
-        if victim is not None:
-            self.victims.pop(id(worker.link), None)
-            if victim.doomed is not None:
-                count, what, task = victim.doomed
-                self._note("kill", count, f"{what}: pid {worker.pid} {how}", task)
-        self.real["_bury"](worker, how)
+        victim = self.workers.get(worker.client)
+        if victim is not None and victim.doomed is not None:
+            count, what, task = victim.doomed
+            self._note("kill", count, f"{what}: pid {worker.pid} {how}", task)
+        self.real["_bury"](worker, how)  # its last messages may have the hub send it something
+        self.workers.pop(worker.client, None)
+        self.victims.pop(id(worker.link), None)
 
     def _spill(self, key: int, offset: int, size: int) -> int | None:
         if self.kinds["delay_spill"].due():
