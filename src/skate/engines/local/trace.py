@@ -190,11 +190,6 @@ class Recorder:
         self.write("signal", worker.client, int(number))
         self.ports.signal(worker, number)
 
-    @property
-    def meter(self) -> Any:
-        """As the ports say."""
-        return self.ports.meter
-
     def warn(self, text: str) -> None:
         """As the ports do."""
         self.write("warn", text)
