@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import zlib
 from typing import Any
 
@@ -37,7 +36,7 @@ TAKES_LONG = 1_000_000
 
 
 class Clock:
-    """Stands in for the module `time` in the hub's modules."""
+    """A clock that a script moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -115,15 +114,12 @@ class Session:
 
     def __init__(self, cpus: int = 2, pages: int = 64, **total: int) -> None:
         self.clock = Clock()
-        self._hub_modules = {sys.modules[cls.__module__] for cls in Requests.__mro__ if cls is not object}
-        self._real_time = {module: module.time for module in self._hub_modules if hasattr(module, "time")}
-        for module in self._real_time:
-            module.time = self.clock  # type: ignore[attr-defined]
         fd = os.memfd_create("scripted", os.MFD_CLOEXEC)
         os.ftruncate(fd, pages * PAGE)
         self.arena = Arena(fd, pages * PAGE)
         amounts = {"CPU": cpus * CPU, **total}
         self.hub = Requests(Settings(namespace="test"), {n: u for n, u in amounts.items() if u}, self.arena, self)
+        self.hub.timers.clock = self.clock.monotonic
         self.born: dict[int, int] = {}
         """Every key that was made, with its place in their order."""
         self.ids = Numbers(1, self.born)
@@ -146,8 +142,6 @@ class Session:
             self.hub.definitions[name] = Export(name, b"pickle of " + name, name.decode())
 
     def close(self) -> None:
-        for module, real in self._real_time.items():
-            module.time = real  # type: ignore[attr-defined]
         self.arena.close()
 
     def wait(self, seconds: float) -> None:

@@ -75,7 +75,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trace") / "session.trace"
     skate.init(engine="local", num_cpus=2, namespace="tests", log_to_driver=False)
     try:
-        with inject(FaultPlan(kills=(Kill(1, 5),)), trace=path) as log:
+        with inject(FaultPlan(kills=(Kill(1, 1),)), trace=path) as log:
             work()
     finally:
         skate.shutdown()

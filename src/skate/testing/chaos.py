@@ -239,6 +239,9 @@ def run(
             chaos.run()
         except GetTimeoutError:
             _give_up(engine, folder)
+        except BaseException:
+            print(*chaos.wrong[:20], sep="\n", file=sys.stderr)  # may tell what came before
+            raise
         if ballast is not None:
             with engine.lock:
                 engine.hub.discard(ballast)

@@ -202,7 +202,7 @@ class Injection:
         for worker in self.hub.workers.values():
             self._take(worker)
         self._replace(self.host, "start", self._start)
-        self._replace(self.hub, "died", self._died)
+        self._replace(self.host, "_bury", self._bury)
         self._replace(self.host, "spill", self._spill)
         self._replace(self.host, "restore", self._restore)
 
@@ -244,14 +244,14 @@ class Injection:
             self._take(worker)
         return worker
 
-    def _died(self, worker: Worker, how: str) -> None:
-        victim = self.workers.pop(worker.client, None)
-        if victim is not None:
-            self.victims.pop(id(worker.link), None)
-            if victim.doomed is not None:
-                count, what, task = victim.doomed
-                self._note("kill", count, f"{what}: pid {worker.pid} {how}", task)
-        self.real["died"](worker, how)
+    def _bury(self, worker: Worker, how: str) -> None:
+        victim = self.workers.get(worker.client)
+        if victim is not None and victim.doomed is not None:
+            count, what, task = victim.doomed
+            self._note("kill", count, f"{what}: pid {worker.pid} {how}", task)
+        self.real["_bury"](worker, how)  # its last messages may have the hub send it something
+        self.workers.pop(worker.client, None)
+        self.victims.pop(id(worker.link), None)
 
     def _spill(self, key: int, offset: int, size: int) -> int | None:
         if self.kinds["delay_spill"].due():

@@ -130,7 +130,7 @@ class _Stage:
         self.now = 0.0
         settings = Settings(namespace=namespace, memory=msgspec.msgpack.decode(memory, type=MemoryRules))
         self.hub = hub(settings, total, self.arena, cast("Any", self))
-        self.hub.clock = lambda: self.now
+        self.hub.timers.clock = lambda: self.now
         for name in FILES:
             setattr(self, name, partial(self._file, name))
         self.options: dict[int, Any] = {}

@@ -61,7 +61,7 @@ class Hub(Shortages):
             self.urgent.append(worker)
             self.ports.signal(worker, POKE)
             if not spec.actor:
-                self.timers.at(self.clock() + INSIST_AFTER, partial(self._insist, row, worker, INSIST_AFTER))
+                self.timers.at(self.timers.clock() + INSIST_AFTER, partial(self._insist, row, worker, INSIST_AFTER))
             if not spec.actor or worker.is_async:
                 return  # the worker says how it ended
         # Not begun, or a sync method, which cannot be stopped half way: whoever waits for it need not wait on.
@@ -95,7 +95,7 @@ class Hub(Shortages):
         """Signal again: one that comes just before a system call begins does not interrupt it."""
         if row.spec is not None and row.worker is worker and delay < 5:
             self.ports.signal(worker, POKE)
-            self.timers.at(self.clock() + 2 * delay, partial(self._insist, row, worker, 2 * delay))
+            self.timers.at(self.timers.clock() + 2 * delay, partial(self._insist, row, worker, 2 * delay))
 
     # ------------------------------------------------------------------ workers
 
@@ -104,7 +104,7 @@ class Hub(Shortages):
         worker.pid = worker.pid or pid  # who forked it knows better
         worker.up = True
         self.stillborn.pop(worker.environment, None)
-        worker.idle_since = self.clock()
+        worker.idle_since = self.timers.clock()
         self.scheduler.arrived(worker)
         self.decide()
 

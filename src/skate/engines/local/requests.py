@@ -236,7 +236,7 @@ class Requests(Hub):
         for row in waiting:
             self.when_ready(row, question.one_ready)
         if message.timeout is not None:
-            question.timer = self.timers.at(self.clock() + message.timeout, question.answer)
+            question.timer = self.timers.at(self.timers.clock() + message.timeout, question.answer)
         if message.blocks:
             worker.questions.add(question)
             self.block(worker)
@@ -267,7 +267,7 @@ class Requests(Hub):
         """Something changed for a worker that waits: look before long, and once for all that happens until then."""
         if not question.suspect:
             question.suspect = True
-            self.timers.at(self.clock() + LOOK_AFTER, partial(self._look_now, question))
+            self.timers.at(self.timers.clock() + LOOK_AFTER, partial(self._look_now, question))
 
     def _look_now(self, question: Question) -> None:
         question.suspect = False

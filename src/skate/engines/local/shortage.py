@@ -34,7 +34,7 @@ class Shortages(Tasks):
             self.ports.warn(f"{self.label(row)} is tried again in {pause:g} s.")
             row.attempt += 1
             self.rewind(spec.task)
-            self.timers.at(self.clock() + pause, partial(self._after_pause, row, spec))
+            self.timers.at(self.timers.clock() + pause, partial(self._after_pause, row, spec))
             return
         self.finish(row, FAILED, errors.out_of_memory(self.label(row), worker, doom.why, row.attempt))
 

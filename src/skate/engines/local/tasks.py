@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -64,8 +63,6 @@ class Tasks(Streams):
         self.urgent: list[Worker] = []
         """Workers that were idle and have just been given something: flush them at once."""
         self.timers = Timers()
-        self.clock: Callable[[], float] = time.monotonic
-        """What the hub takes for the time, in seconds; a replay has its own."""
         self._families: dict[int, tuple[Any, Family]] = {}
         self.doubtful: set[Any] = set()
         """Families that nothing here can ever serve, and that the user was told of."""
@@ -185,7 +182,7 @@ class Tasks(Streams):
                 worker.base = self.ports.meter(worker)
         elif not self._watching:
             self._watching = True
-            self.timers.at(self.clock() + STUCK_AFTER, self._free_stuck)
+            self.timers.at(self.timers.clock() + STUCK_AFTER, self._free_stuck)
         running[spec.task] = row
         row.worker = worker
         feed = None
@@ -229,7 +226,7 @@ class Tasks(Streams):
             worker.progress_seen = worker.progress
             self._watching = True
         if self._watching:
-            self.timers.at(self.clock() + STUCK_AFTER, self._free_stuck)
+            self.timers.at(self.timers.clock() + STUCK_AFTER, self._free_stuck)
 
     def define(self, worker: Worker, function: bytes) -> None:
         """Send a definition that the worker does not know yet."""
@@ -391,7 +388,7 @@ class Tasks(Streams):
         for _, row in self.scheduler.refill(worker):
             self.assign(worker, row)
         if not worker.running and not worker.leaving:
-            self.scheduler.dry(worker, self.clock())
+            self.scheduler.dry(worker, self.timers.clock())
             self.decide()
 
     def _close_questions(self, worker: Worker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import time
 from collections.abc import Callable
 
 
@@ -28,6 +29,8 @@ class Timers:
         self._heap: list[Timer] = []
         self._ticket = itertools.count()
         self._dead = 0
+        self.clock: Callable[[], float] = time.monotonic
+        """What the hub takes for the time, in seconds; a replay has its own."""
 
     def __len__(self) -> int:
         return len(self._heap)

@@ -66,7 +66,7 @@ class Recorder:
         self.write("trace", FORMAT, ids.salt(), settings.namespace, memory, hub.scheduler.total, hub.arena.capacity)
         self.ports: Any = hub.ports
         hub.ports = cast("Any", self)
-        hub.clock = self.clock
+        hub.timers.clock = self.clock
         for name in PUBLIC:
             setattr(hub, name, partial(self._enter, name, getattr(hub, name)))
         for name in FILES:
@@ -190,15 +190,15 @@ class Recorder:
         self.write("signal", worker.client, int(number))
         self.ports.signal(worker, number)
 
-    @property
-    def meter(self) -> Any:
-        """As the ports say."""
-        return self.ports.meter
-
     def warn(self, text: str) -> None:
         """As the ports do."""
         self.write("warn", text)
         self.ports.warn(text)
+
+    @property
+    def meter(self) -> Any:
+        """As the ports do; what it measures concerns the memory monitor alone."""
+        return self.ports.meter
 
     def collect(self) -> None:
         """As the ports do."""
