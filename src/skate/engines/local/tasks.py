@@ -288,19 +288,24 @@ class Tasks(Streams):
             self._forget_child(row.parent, spec.task)
         row.spec = row.options = row.worker = row.owner = None
         self.finished += 1
+        plain = spec.returns == 1 and state == READY and type(value) is bytes and not refs
+        if plain and row.waiters is None and row.count > 0 and not row.state:  # the common case, in line
+            row.value = value
+            row.state = READY
+        else:
+            self._fill_returns(spec, state, value, refs, worker)
+        if spec.deps or spec.refs or type(spec.args) is Stored:
+            self.unpin(spec)
+
+    def _fill_returns(
+        self, spec: TaskSpec, state: int, value: Any, refs: tuple[int, ...], worker: Worker | None
+    ) -> None:
         task = spec.task
         if spec.returns == -1:
             self.stream_ended(task, state, value, worker)
-        plain = type(value) is bytes and state != FAILED and not refs
-        if not plain or row.waiters is not None or row.state or row.count <= 0:
-            self.fill(task, state, value, refs)
-        else:  # the common case, in line
-            row.value = value
-            row.state = state
+        self.fill(task, state, value, refs)
         if spec.returns > 1 and state == FAILED:
             self.fill_all(range(task + 1, task + spec.returns), FAILED, value)
-        if spec.deps or spec.refs or type(spec.args) is Stored:
-            self.unpin(spec)
         if task in self.remaking:
             self.ended_again(task)
 
