@@ -13,6 +13,7 @@ import pytest
 
 import skate
 from skate.engines.local.requests import Requests
+from skate.engines.local.rows import Actor, Row, Worker
 from skate.engines.local.trace import LENGTH
 from skate.testing.faults import FaultPlan, Kill, inject
 from skate.testing.replay import Divergence, frames, replay
@@ -109,8 +110,8 @@ def test_a_trace_that_lacks_an_event_diverges_and_says_where(trace: Path, tmp_pa
 
 def test_a_hub_that_decides_otherwise_is_found_out(trace: Path) -> None:
     class Forgetful(Requests):
-        def _may_retry(self, row: object) -> bool:
-            return False
+        def _restart(self, actor: Actor, worker: Worker, running: list[Row], how: str) -> None:
+            self.bury(actor, b"it does not come back", running)
 
     with pytest.raises(Divergence, match="died"):
         replay(trace, Forgetful)
