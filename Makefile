@@ -46,7 +46,7 @@ check: $(VENV)/.dev
 	@$(BIN)/mypy
 	@SKATE_ENGINE=local $(BIN)/python -m pytest --pyargs $(SHORT_CONTRACT)
 	@SKATE_ENGINE=inline $(BIN)/python -m pytest --pyargs $(SHORT_CONTRACT)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" --ignore tests/local
 
 bench: $(VENV)/.dev $(RAY_STAMP)
 	@$(BIN)/python benchmarks/engine.py --rival $(RAY_PYTHON)
