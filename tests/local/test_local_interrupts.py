@@ -177,5 +177,6 @@ print(len(engine.hub.rows) <= 4 or engine.hub.rows)
             time.sleep(rnd.uniform(0.001, 0.03))
             running.interrupt()
             assert select.select([running.process.stdout], [], [], 5)[0], f"Ctrl-C number {i} was lost"
+            running.until("caught")
         status, out, err = running.end()
         assert (status, out.split()) == (0, ["survived", "True"]), err
