@@ -17,7 +17,7 @@ from typing import (
 
 from skate.actor_handle import ActorHandle, ActorMethod, Shape, make_handle
 from skate.core import engine as engines
-from skate.core.call_options import call_options, generates, strategy_of
+from skate.core.call_options import call_options, generates, where_of
 from skate.core.environment import pack_environment
 from skate.core.options import STREAMING, check_actor_options, check_method_options, merge
 from skate.core.resources import actor_resources
@@ -231,7 +231,7 @@ def _actor_options(class_name: str, options: dict[str, Any]) -> ActorOptions:
         max_pending_calls=_or(options.get("max_pending_calls"), -1),
         out_of_order=bool(options.get("allow_out_of_order_execution")),
         environment=pack_environment(options.get("runtime_env"), job=False),
-        strategy=strategy_of(options),
+        where=where_of(options),
     )
 
 

@@ -13,7 +13,7 @@ from skate.core.call_options import (
     is_coroutine,
     number_of_returns,
     retry_rule,
-    strategy_of,
+    where_of,
 )
 from skate.core.environment import pack_environment
 from skate.core.options import STREAMING, check_task_options, merge
@@ -122,7 +122,7 @@ def _task_options(function: Callable[..., Any], options: dict[str, Any]) -> Task
         retry_on=retry_on,
         max_calls=options.get("max_calls") or 0,
         environment=pack_environment(options.get("runtime_env"), job=False),
-        strategy=strategy_of(options),
+        where=where_of(options),
         backpressure=backpressure(options),
         priority=options.get("priority") or 0,
     )

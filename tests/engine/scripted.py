@@ -26,7 +26,7 @@ from skate.engines.local.messages import (
     to_worker,
 )
 from skate.engines.local.requests import Requests
-from skate.engines.local.rows import READY, Row, Worker
+from skate.engines.local.rows import READY, Node, Row, Worker
 
 CPU = 10_000
 NONE = pack(None).to_bytes()
@@ -68,8 +68,8 @@ class ScriptedWorker(Worker):
 
     __slots__ = ()
 
-    def __init__(self, client: int, environment: str) -> None:
-        super().__init__(client, environment, FakeLink())  # type: ignore[arg-type]
+    def __init__(self, client: int, environment: str, node: Node) -> None:
+        super().__init__(client, environment, FakeLink(), node)  # type: ignore[arg-type]
 
     def __hash__(self) -> int:
         return self.client
@@ -154,8 +154,8 @@ class Session:
 
     # -------------------------------------------------------------- the hub's ports
 
-    def start(self, environment: str) -> Worker:
-        worker = ScriptedWorker(next(self.clients), environment)
+    def start(self, environment: str, node: Node) -> Worker:
+        worker = ScriptedWorker(next(self.clients), environment, node)
         self.newcomers.append(worker)
         self.everyone.append(worker)
         return worker

@@ -34,6 +34,7 @@ from skate.engines.local.messages import (
     encode_any,
     encoder,
 )
+from skate.engines.local.placing import has_room
 from skate.engines.local.rows import Worker
 
 ERROR = b"\x80\x05N."
@@ -411,7 +412,7 @@ class Counting(RuleBasedStateMachine):
         assert {name: scheduler.free.get(name, 0) for name in free} == free
         for name, units in free.items():
             assert units >= 0 or (name == "CPU" and self.came_back), f"{name} is lent twice"
-        assert all(0 <= left <= CPU for left in scheduler.gpu_free)
+        assert all(0 <= left <= CPU for left in scheduler.head.gpus.values())
 
     @invariant()
     def nobody_who_could_run_waits_for_ever(self) -> None:
@@ -421,8 +422,8 @@ class Counting(RuleBasedStateMachine):
         hub = self.session.hub
         for family in hub.scheduler.families.values():
             waiting = [row for row in family.queue if row.spec is not None and row.state == 0]
-            if waiting and not family.infeasible and hub.scheduler._fits(family.need):
-                coming = hub.scheduler.starting.get(family.environment, 0)
+            if waiting and not family.infeasible and has_room(family.need, hub.scheduler.head):
+                coming = hub.scheduler.head.starting.get(family.environment, 0)
                 assert family in hub.scheduler.waiting and (coming or family.workers), "a call was forgotten"
 
     @invariant()
@@ -464,7 +465,7 @@ class Counting(RuleBasedStateMachine):
                     session.die(worker)
         session.check_empty()
         assert session.hub.scheduler.free == session.hub.scheduler.total
-        assert session.hub.scheduler.gpu_free == [CPU, CPU]
+        assert list(session.hub.scheduler.head.gpus.values()) == [CPU, CPU]
         assert session.arena.used == 0
 
     def go_on(self) -> bool:
@@ -491,7 +492,7 @@ class Counting(RuleBasedStateMachine):
         for family in hub.scheduler.families.values():
             for row in list(family.queue):
                 if row.spec is not None:
-                    fits = hub.scheduler._fits(family.need)
+                    fits = has_room(family.need, hub.scheduler.head)
                     assert family.infeasible or not fits, "a call that could run was not run"
                     hub.cancel(row.spec.task, False, False)
 

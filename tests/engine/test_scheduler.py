@@ -40,7 +40,7 @@ class Bench:
         self.functions: dict[int, bytes] = {}
 
     def family(self, need: Resources = ONE_CPU, environment: str = "", actors: bool = False) -> Family:
-        return self.scheduler.family(need, environment, actors)
+        return self.scheduler.family(need, environment, need if actors else None)
 
     def add(self, family: Family, function: bytes = b"f", **options: object) -> Row:
         task = next(self.numbers)
@@ -53,7 +53,7 @@ class Bench:
         for decision in self.scheduler.decide():
             if isinstance(decision, Start):
                 for _ in range(decision.workers):
-                    self.starting.append(ScriptedWorker(next(self.numbers), decision.environment))
+                    self.starting.append(ScriptedWorker(next(self.numbers), decision.environment, decision.node))
             else:
                 self.assign(decision)
 
@@ -220,13 +220,13 @@ class SchedulerAgainstAModel(RuleBasedStateMachine):
     @invariant()
     def workers_are_idle_or_leased(self) -> None:
         if hasattr(self, "bench"):
-            idle = [worker for workers in self.scheduler.idle.values() for worker in workers]
+            idle = [worker for workers in self.scheduler.head.idle.values() for worker in workers]
             assert len(idle) == len(set(map(id, idle)))
             assert {id(w) for w in idle} == {id(w) for w in self.bench.workers if w.family is None}
             assert all(not worker.running for worker in idle)
-            for environment, workers in self.scheduler.idle.items():
+            for environment, workers in self.scheduler.head.idle.items():
                 assert all(worker.environment == environment for worker in workers)
-            counted = {e: n for e, n in self.scheduler.starting.items() if n}
+            counted = {e: n for e, n in self.scheduler.head.starting.items() if n}
             assert sum(counted.values()) == len(self.bench.starting)
 
     @invariant()
@@ -238,13 +238,13 @@ class SchedulerAgainstAModel(RuleBasedStateMachine):
                 assert len(set(worker.gpus)) == len(worker.gpus) == -(-units // CPU)
                 for number in worker.gpus:
                     left[number] -= min(CPU, units)
-            assert left == self.scheduler.gpu_free
+            assert left == list(self.scheduler.head.gpus.values())
             assert min(left) >= 0, "whole GPUs overlap, or fractions of one sum up to more than it"
 
     @invariant()
     def no_more_workers_than_could_ever_be_of_use(self) -> None:
         if hasattr(self, "bench"):
-            idle = sum(map(len, self.scheduler.idle.values()))
+            idle = sum(map(len, self.scheduler.head.idle.values()))
             assert idle + len(self.bench.starting) <= 3 * STARTING, "workers are started without end"
 
     def teardown(self) -> None:
@@ -266,7 +266,7 @@ class SchedulerAgainstAModel(RuleBasedStateMachine):
         left = [row.spec.task for row in self.queued.values() if row.spec is not None]
         assert all(self.bench.families[task].infeasible for task in left), "a call that could run was not run"  # type: ignore[attr-defined]
         assert all(self.scheduler.free.get(name, 0) == units for name, units in TOTAL.items())
-        assert self.scheduler.gpu_free == [CPU] * 3
+        assert list(self.scheduler.head.gpus.values()) == [CPU] * 3
 
 
 TestSchedulerAgainstAModel = SchedulerAgainstAModel.TestCase
@@ -413,7 +413,7 @@ def test_a_worker_that_dies_while_blocked_gives_back_each_thing_once():
     (worker,) = bench.busy()
     bench.scheduler.block(worker)
     bench.scheduler.gone(worker)
-    assert bench.scheduler.free == {"CPU": CPU, "GPU": CPU} and bench.scheduler.gpu_free == [CPU]
+    assert bench.scheduler.free == {"CPU": CPU, "GPU": CPU} and list(bench.scheduler.head.gpus.values()) == [CPU]
     bench.scheduler.unblock(worker)
     assert bench.scheduler.free == {"CPU": CPU, "GPU": CPU}
 

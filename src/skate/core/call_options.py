@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from skate.core.options import DYNAMIC, STREAMING, check_method_options
+from skate.core.placement import Where, parse_selector
 from skate.core.serialization import pack
 from skate.core.spec import CallOptions
 
@@ -51,19 +52,22 @@ def backpressure(options: Mapping[str, Any]) -> int:
     return limit if limit is not None and limit > 0 else 0
 
 
-def strategy_of(options: Mapping[str, Any]) -> str:
-    """``scheduling_strategy`` as the engines know it; NotImplementedError for what they do not."""
-    for name in ("label_selector", "fallback_strategy"):
-        if options.get(name):
-            raise NotImplementedError(f"{name} is not built yet in Skate.")
+def where_of(options: Mapping[str, Any]) -> Where | None:
+    """Where a call is to run, by its ``scheduling_strategy``, ``placement_group`` and ``label_selector``."""
     strategy = options.get("scheduling_strategy")
     group = options.get("placement_group")
-    if group not in (None, "default") or not isinstance(strategy, str | None):
-        what = type(strategy).__name__ if strategy is not None else "placement_group="
-        raise NotImplementedError(
-            f"{what} is not built yet in Skate: scheduling_strategy may be 'DEFAULT' or 'SPREAD'."
-        )
-    return strategy or "DEFAULT"
+    if group not in (None, "default"):
+        bundle = options.get("placement_group_bundle_index", -1)
+        where: Where = group.where(bundle, options.get("placement_group_capture_child_tasks"))
+    elif strategy in (None, "DEFAULT", "SPREAD"):
+        where = Where(spread=strategy == "SPREAD")
+    else:
+        where = strategy.where()
+    selector = options.get("label_selector")
+    if selector:
+        others = [entry.get("label_selector") for entry in options.get("fallback_strategy") or ()]
+        where = msgspec.structs.replace(where, selectors=tuple(map(parse_selector, (selector, *others))))
+    return where if where != Where() else None
 
 
 def call_options(base: CallOptions, options: dict[str, Any], generator: bool | None) -> CallOptions:

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from skate.core.placement import Where
+
 Resources = tuple[tuple[str, int], ...]
 
 
@@ -27,7 +29,7 @@ class TaskOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
     max_calls: int = 0
     environment: str = ""
     """The runtime environment as JSON; empty: none."""
-    strategy: str = "DEFAULT"
+    where: Where | None = None
     backpressure: int = 0
     """How many unread items a stream may hold before its task waits; 0: no limit."""
     priority: int = 0
@@ -54,7 +56,7 @@ class ActorOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
     max_pending_calls: int = -1
     out_of_order: bool = False
     environment: str = ""
-    strategy: str = "DEFAULT"
+    where: Where | None = None
 
 
 class CallOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -44,9 +44,11 @@ def report(engine: Any, folder: str, out: TextIO) -> None:
 
 def _hub(hub: Any, out: TextIO) -> None:
     scheduler = hub.scheduler
-    print(f"free {scheduler.free}\nof   {scheduler.total}\nstarting {scheduler.starting}", file=out)
-    for environment, idle in scheduler.idle.items():
-        print(f"idle {environment!r}: {[worker.pid for worker in idle]}", file=out)
+    print(f"free {scheduler.free}\nof   {scheduler.total}", file=out)
+    for node in scheduler.nodes.values():
+        print(f"node {node.key}: starting {node.starting}", file=out)
+        for environment, idle in node.idle.items():
+            print(f"idle {environment!r}: {[worker.pid for worker in idle]}", file=out)
     for worker in list(hub.workers.values())[:MOST]:
         running = [hub.label(row) if row.spec is not None else "(ended)" for row in worker.running.values()]
         host = worker.actor.info.options.class_name if worker.actor is not None else "tasks"
@@ -60,8 +62,8 @@ def _hub(hub: Any, out: TextIO) -> None:
     for family in scheduler.families.values():
         waits = family in scheduler.waiting
         print(
-            f"family {family.need} {family.environment!r} actors {family.actors}: {len(family.queue)} queued, waiting "
-            f"{waits}, workers {[worker.pid for worker in family.workers]}",
+            f"family {family.need} {family.environment!r} actors {family.least is not None}: "
+            f"{len(family.queue)} queued, waiting {waits}, workers {[worker.pid for worker in family.workers]}",
             file=out,
         )
     for actor in list(hub.actors.values())[:MOST]:

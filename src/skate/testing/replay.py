@@ -27,7 +27,7 @@ from skate.core.spec import ActorInfo, CallOptions, TaskOptions
 from skate.engines.local.arena import Arena
 from skate.engines.local.messages import Export, TaskSpec, Value, encoder, to_hub, to_worker
 from skate.engines.local.requests import Requests
-from skate.engines.local.rows import Doom, Worker
+from skate.engines.local.rows import Doom, Node, Worker
 from skate.engines.local.trace import FILES, FORMAT, LENGTH
 
 Frame = list[Any]
@@ -224,14 +224,14 @@ class _Stage:
 
     # ------------------------------------------------------------------ the ports
 
-    def start(self, environment: str) -> Worker | None:
+    def start(self, environment: str, node: Node) -> Worker | None:
         """Start a worker on paper."""
         client = self._answer("start", environment)[2]
         self.said.append(["start", environment, client])
         if not client:
             return None
         link: Any = _Link(self, client)
-        worker = self.workers[client] = Worker(client, environment, link)
+        worker = self.workers[client] = Worker(client, environment, link, node)
         return worker
 
     def signal(self, worker: Worker, number: int) -> None:

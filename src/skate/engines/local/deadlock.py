@@ -218,8 +218,11 @@ class _Search:
         if family.infeasible:
             return Needs(1, [])
         # CPUs come free while others wait, what else it needs does not.
-        free = self.hub.scheduler.free
-        short = [name for name, units in family.need if name != "CPU" and units > free.get(name, 0)]
+        short = [
+            name
+            for name, units in family.need
+            if name != "CPU" and all(units > place.free.get(name, 0) for place in family.places)
+        ]
         inputs += [self.shares.setdefault(name, Share(name)) for name in short]
         return Needs(len(inputs), inputs)
 

@@ -20,13 +20,14 @@ from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import unpack, unpack_value
 from skate.core.settings import Settings
 from skate.core.spec import ActorInfo, CallOptions, TaskOptions
-from skate.engines.local import errors, spills, state
+from skate.engines.local import errors, spills
 from skate.engines.local.boot import Boot
 from skate.engines.local.client import Client
 from skate.engines.local.host import Host, clients
 from skate.engines.local.messages import Export, Stored, TaskSpec, Value
 from skate.engines.local.outcomes import raise_outcome
 from skate.engines.local.rows import END, FAILED, READY, Row
+from skate.engines.local.scheduler import HEAD
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,7 +51,7 @@ class LocalEngine(Client):
     def __init__(self, settings: Settings, boot: Boot) -> None:
         super().__init__(next(clients))
         self.settings = settings
-        node, worker_id = ids.node_hex(state.NODE), ids.worker_hex(self.ids.following >> ids.CLIENT_SHIFT)
+        node, worker_id = ids.node_hex(HEAD), ids.worker_hex(self.ids.following >> ids.CLIENT_SHIFT)
         self.driver = Context(settings.namespace, node, worker_id, environment=settings.environment)
         self.host = Host(settings, boot, self.lock)
         self.hub, self.pump, self.arena = self.host.hub, self.host.pump, self.host.arena

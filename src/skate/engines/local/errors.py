@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skate import exceptions
 from skate.core import ids
+from skate.core.placement import describe
 from skate.core.refs import TaskID
-from skate.core.resources import as_floats, fits
+from skate.core.resources import as_floats
 from skate.core.serialization import pack, unpack
-from skate.core.spec import Resources
 from skate.engines.local.meters import in_words
-from skate.engines.local.rows import Actor, Worker
+from skate.engines.local.rows import Actor, Family, Node, Worker
 
 NONE = pack(None).to_bytes()
 
@@ -170,22 +170,22 @@ def name_of(actor: Actor) -> str:
     )
 
 
-def fits_node(need: Resources, total: Mapping[str, int]) -> bool:
-    """Whether a node could ever meet a request."""
-    return fits(need, dict(total))
-
-
-def infeasible(label: str, need: Resources, total: dict[str, int]) -> str:
+def infeasible(label: str, family: Family, nodes: Mapping[int, Node]) -> str:
     """A request that nothing here can ever meet."""
-    asked = ", ".join(f"{name}: {value:g}" for name, value in as_floats(need).items())
-    there = ", ".join(f"{name}: {value:g}" for name, value in as_floats(tuple(sorted(total.items()))).items())
-    return f"{label} can never run here: it asks for {{{asked}}}, and there is {{{there}}}."
+    asked = _amounts(family.least or family.need)
+    there = ", and ".join(_amounts(sorted(node.total.items())) for node in nodes.values())
+    wish = f" {describe(family.where)}" if family.where is not None else ""
+    return f"{label} can never run here: it asks for {asked}{wish}, and there is {there}."
 
 
-def unschedulable(label: str, need: Resources, total: dict[str, int], actor: bool) -> bytes:
+def _amounts(resources: Iterable[tuple[str, int]]) -> str:
+    return "{" + ", ".join(f"{name}: {value:g}" for name, value in as_floats(resources).items()) + "}"
+
+
+def unschedulable(label: str, family: Family, nodes: Mapping[int, Node]) -> bytes:
     """What a wait without end for such a request gets."""
-    kind = exceptions.ActorUnschedulableError if actor else exceptions.TaskUnschedulableError
-    return packed(kind(infeasible(label, need, total)))
+    kind = exceptions.TaskUnschedulableError if family.least is None else exceptions.ActorUnschedulableError
+    return packed(kind(infeasible(label, family, nodes)))
 
 
 def deadlock(circle: str, is_async: bool) -> bytes:

@@ -123,7 +123,7 @@ def task(hub: Knowing, worker: Worker, spec: TaskSpec, options: Any) -> TaskSpec
     if spec.function not in hub.definitions:
         raise _unknown(spec.function)
     if options.resources != USUAL or options.environment:
-        _resources(hub, options.resources, options.environment, False)
+        _resources(options.resources)
     return call(hub, worker, spec, options.backpressure)
 
 
@@ -141,8 +141,8 @@ def spawn(hub: Knowing, worker: Worker, request: SpawnRequest) -> TaskSpec:
         raise Nonsense("made an actor with a call that is no constructor's")
     if spec.function not in hub.definitions:
         raise _unknown(spec.function)
-    _resources(hub, info.options.resources, info.options.environment, True)
-    _resources(hub, info.options.placement, info.options.environment, True)
+    _resources(info.options.resources)
+    _resources(info.options.placement)
     return call(hub, worker, spec, 0)
 
 
@@ -150,9 +150,7 @@ def _unknown(function: bytes) -> Nonsense:
     return Nonsense(f"called the function {function.hex()[:32]}, which it has not sent")
 
 
-def _resources(hub: Knowing, need: Resources, environment: str, actors: bool) -> None:
-    if (need, environment, actors) in hub.scheduler.families:
-        return  # seen before
+def _resources(need: Resources) -> None:
     if len({name for name, _ in need}) < len(need) or not all(0 < units <= MOST_UNITS for _, units in need):
         raise Nonsense(f"asked for impossible resources: {need}")
     gpus = dict(need).get("GPU", 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import select
 import signal
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from skate.core import ids, refs
 from skate.core.resources import to_units
 from skate.core.settings import Settings
-from skate.engines.local import errors, state
+from skate.engines.local import errors
 from skate.engines.local.arena import Arena
 from skate.engines.local.boot import POKE, Boot, memory, search_path
 from skate.engines.local.link import BrokenFrame, Link
@@ -28,7 +27,7 @@ from skate.engines.local.meters import kernel_kills
 from skate.engines.local.pool import Pool
 from skate.engines.local.pump import Pump
 from skate.engines.local.requests import Requests
-from skate.engines.local.rows import Worker
+from skate.engines.local.rows import Node, Worker
 from skate.engines.local.spills import Spills
 
 if TYPE_CHECKING:
@@ -66,14 +65,14 @@ class Host:
 
     # ------------------------------------------------------------ the hub's ports
 
-    def start(self, environment: str) -> Worker | None:
-        """Start a worker process; None when the zygote is gone."""
+    def start(self, environment: str, node: Node) -> Worker | None:
+        """Start a worker process of a node; None when the zygote is gone."""
         client = next(clients)
         pipes = self.pool.fork(client)
         if pipes is None:
             return None
         link = Link(pipes.read_fd, pipes.write_fd, to_hub.decode, self.pump.dirty)
-        worker = Worker(client, environment, link)
+        worker = Worker(client, environment, link, node)
         out = LogPipe(pipes.stdout_fd, worker.tail, False, not self.settings.log_to_driver)
         err = LogPipe(pipes.stderr_fd, worker.tail, True, not self.settings.log_to_driver)
         self.logs[worker] = (out, err)
@@ -85,7 +84,7 @@ class Host:
                 client,
                 ids.salt(),
                 self.settings.namespace,
-                ids.node_hex(state.NODE),
+                ids.node_hex(node.key),
                 self.path,
                 _folder(),
                 self.settings.environment,
@@ -272,8 +271,7 @@ class Host:
 
     def _reap(self) -> None:
         now = time.monotonic()
-        keep = math.ceil(self.hub.scheduler.total.get("CPU", 0) / 10_000)
-        self.hub.reap(now, keep, REAP_AFTER)
+        self.hub.reap(now, REAP_AFTER)
         self.hub.timers.at(now + REAP_EVERY, self._reap)
 
     def posted(self) -> None:

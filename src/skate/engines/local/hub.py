@@ -12,7 +12,7 @@ from collections import deque
 from functools import partial
 from typing import Any
 
-from skate.core.resources import as_floats
+from skate.core.resources import UNIT, as_floats
 from skate.engines.local import deadlock, errors, state
 from skate.engines.local.boot import POKE
 from skate.engines.local.messages import (
@@ -222,14 +222,16 @@ class Hub(Shortages):
             else:
                 self.finish(row, FAILED, errors.crashed(self.label(row), worker, how, row.attempt))
 
-    def reap(self, now: float, keep: int, after: float) -> None:
-        """End workers that have been idle for `after` seconds, but for the `keep` used last."""
-        for workers in self.scheduler.idle.values():
-            for worker in workers[: max(0, len(workers) - keep)]:
-                if now - worker.idle_since > after and not worker.held:
-                    self.scheduler.gone(worker)
-                    worker.leaving = ("idle", False)
-                    worker.link.send(Leave())
+    def reap(self, now: float, after: float) -> None:
+        """End workers that have been idle for `after` seconds, but for as many as a node has CPUs: those used last."""
+        for node in self.scheduler.nodes.values():
+            keep = -(-node.total.get("CPU", 0) // UNIT)
+            for workers in node.idle.values():
+                for worker in workers[: max(0, len(workers) - keep)]:
+                    if now - worker.idle_since > after and not worker.held:
+                        self.scheduler.gone(worker)
+                        worker.leaving = ("idle", False)
+                        worker.link.send(Leave())
 
     # ------------------------------------------------------------------ objects
 
@@ -257,8 +259,7 @@ class Hub(Shortages):
         row = found.hopeless if found is not None else None
         if row is None or row.spec is None:
             return None
-        need = self._family(row.options).need
-        return row, errors.unschedulable(self.label(row), need, self.scheduler.total, bool(row.spec.actor))
+        return row, errors.unschedulable(self.label(row), self._family(row.options), self.scheduler.nodes)
 
     # -------------------------------------------------------------------- state
 
@@ -266,7 +267,7 @@ class Hub(Shortages):
         """Total and free resources."""
         scheduler = self.scheduler
         free = {name: max(0, units) for name, units in scheduler.free.items()}
-        return as_floats(tuple(scheduler.total.items())), as_floats(tuple(free.items()))
+        return as_floats(scheduler.total.items()), as_floats(free.items())
 
     def state(self, kind: str) -> list[dict[str, Any]]:
         """Rows of the session's state."""

@@ -8,11 +8,13 @@ the actor's row in the same way, and so do views of a stored array.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from skate.core.placement import Where
+from skate.core.resources import UNIT
 from skate.core.spec import ActorInfo, Resources
 
 if TYPE_CHECKING:
@@ -101,9 +103,11 @@ class Worker:
         "lingering",
         "link",
         "low",
+        "node",
         "options",
         "outlaw",
         "pid",
+        "place",
         "progress",
         "progress_seen",
         "questions",
@@ -114,10 +118,11 @@ class Worker:
         "up",
     )
 
-    def __init__(self, client: int, environment: str, link: Link) -> None:
+    def __init__(self, client: int, environment: str, link: Link, node: Node) -> None:
         self.client = client
         self.environment = environment
         self.link = link
+        self.node = node
         self.pid = 0
         self.up = False
         self.running: dict[int, Row] = {}
@@ -136,6 +141,8 @@ class Worker:
         self.family: Family | None = None
         """The family of tasks that the worker is leased to."""
         self.taken: Resources = ()
+        self.place: Place = node
+        """Where it has taken them."""
         self.batch = 0
         """Calls it was sent since it was leased."""
         self.blocked = 0
@@ -167,19 +174,73 @@ class Worker:
         """Why the memory monitor ends it."""
 
 
+class Place:
+    """Something with resources for calls: a node, or a part of one that a placement group has reserved."""
+
+    __slots__ = ("free", "gpus", "node", "total")
+
+    def __init__(self, total: dict[str, int], gpus: Iterable[int]) -> None:
+        self.node: Node
+        self.total = dict(total)
+        self.free = dict(total)
+        self.gpus = dict.fromkeys(gpus, UNIT)
+        """What each GPU has left, by its number: a fraction must fit on one of them."""
+
+
+class Node(Place):
+    """A machine, as far as calls can tell: its resources, its labels, its workers."""
+
+    __slots__ = ("idle", "key", "labels", "starting")
+
+    def __init__(self, key: int, total: dict[str, int], labels: dict[str, str] | None = None) -> None:
+        super().__init__(total, range(total.get("GPU", 0) // UNIT))
+        self.node = self
+        self.key = key
+        self.labels = labels or {}
+        self.idle: dict[str, list[Worker]] = {}
+        """By environment."""
+        self.starting: dict[str, int] = {}
+
+
 class Family:
-    """Tasks that any one worker of a kind can run: same resources, same environment."""
+    """Tasks that any one worker of a kind can run: same resources, same environment, same wishes."""
 
-    __slots__ = ("actors", "environment", "infeasible", "need", "queue", "workers")
+    __slots__ = (
+        "environment",
+        "infeasible",
+        "least",
+        "need",
+        "places",
+        "priority",
+        "promised",
+        "queue",
+        "spreads",
+        "turn",
+        "where",
+        "workers",
+    )
 
-    def __init__(self, need: Resources, environment: str, actors: bool) -> None:
+    def __init__(
+        self, need: Resources, environment: str, least: Resources | None, where: Where | None, priority: int
+    ) -> None:
         self.need = need
         self.environment = environment
-        self.actors = actors
+        self.least = least
+        """Of actors: what a node must have in total for one to be placed there."""
+        self.where = where
+        self.priority = priority
         self.queue: deque[Row] = deque()
         self.workers: dict[Worker, None] = {}
         """Those leased to it, in that order: a set would have another in each run."""
+        self.places: tuple[Place, ...] = ()
+        """Those that could run it if they were empty, the preferred ones first."""
         self.infeasible = False
+        self.spreads = False
+        """Its calls go to several places in turn."""
+        self.turn = 0
+        """The place that has its turn."""
+        self.promised: dict[Place, int] = {}
+        """Of one that spreads: queued calls that wait for a worker there."""
 
 
 class Actor:

@@ -8,13 +8,16 @@ at a time, so that nothing waits behind a long call while another worker is free
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from skate.core.resources import UNIT, fits, give, take
+from skate.core.placement import Where
+from skate.core.resources import UNIT, give, take
 from skate.core.spec import Resources
-from skate.engines.local.rows import PENDING, Family, Row, Worker
+from skate.engines.local.placing import choose_gpus, crowding, has_room, in_turn, places_for, room
+from skate.engines.local.rows import PENDING, Family, Node, Place, Row, Worker
 
+HEAD = 1
 SHORT = 1_000
 """Microseconds up to which a function counts as short."""
 AHEAD = 5_000
@@ -34,36 +37,67 @@ class Assign(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Start some workers."""
+    """Start some workers on a node."""
 
+    node: Node
     environment: str
     workers: int
 
 
-class Scheduler:
-    """The resources of a node, its workers, and the calls that wait for them."""
+Kind = tuple[Resources, str, Resources | None, Where | None, int]
 
-    def __init__(self, total: dict[str, int]) -> None:
-        self.total = dict(total)
-        self.free = dict(total)
-        self.gpu_free = [UNIT] * (total.get("GPU", 0) // UNIT)
-        """What each GPU has left: a fraction must fit on one of them."""
-        self.families: dict[tuple[Resources, str, bool], Family] = {}
+
+class Scheduler:
+    """The nodes and their resources, their workers, and the calls that wait for them."""
+
+    def __init__(self, total: dict[str, int], labels: dict[str, str] | None = None) -> None:
+        self.head = Node(HEAD, total, labels)
+        """The driver's own node."""
+        self.nodes: dict[int, Node] = {HEAD: self.head}
+        self.families: dict[Kind, Family] = {}
         self.waiting: dict[Family, None] = {}
         """Families with queued calls, the longest waiting first."""
-        self.idle: dict[str, list[Worker]] = {}
-        self.starting: dict[str, int] = {}
+        self.ranked = False
+        """Whether any family has a priority of its own."""
+        self.resting: dict[str, int] = {}
+        """How many workers of an environment are idle, on all nodes."""
         self.speed: dict[bytes, float] = {}
         """Mean time of a function in microseconds, newer calls weighing more."""
 
-    def family(self, need: Resources, environment: str, actors: bool) -> Family:
-        """The family of calls with these needs."""
-        key = (need, environment, actors)
+    @property
+    def total(self) -> dict[str, int]:
+        """What all nodes have."""
+        return self.head.total if len(self.nodes) == 1 else _sum(node.total for node in self.nodes.values())
+
+    @property
+    def free(self) -> dict[str, int]:
+        """What all nodes have left."""
+        return self.head.free if len(self.nodes) == 1 else _sum(node.free for node in self.nodes.values())
+
+    def family(
+        self,
+        need: Resources,
+        environment: str,
+        least: Resources | None = None,
+        where: Where | None = None,
+        priority: int = 0,
+    ) -> Family:
+        """The family of calls with these needs and wishes; `least` of actors alone."""
+        key = (need, environment, least, where, priority)
         family = self.families.get(key)
         if family is None:
-            family = self.families[key] = Family(need, environment, actors)
-            family.infeasible = not fits(need, self.total)
+            family = self.families[key] = Family(need, environment, least, where, priority)
+            self._place(family)
+            self.ranked = self.ranked or bool(priority)
         return family
+
+    def _place(self, family: Family) -> None:
+        """Find out where calls of a family could run."""
+        where = family.where
+        family.places = places_for(family.least or family.need, where, self.nodes.values())
+        family.infeasible = not family.places
+        family.spreads = where is not None and where.spread and len(family.places) > 1
+        family.promised = {place: count for place, count in family.promised.items() if place in family.places}
 
     def add(self, family: Family, row: Row) -> None:
         """Queue a call whose dependencies are ready."""
@@ -86,27 +120,37 @@ class Scheduler:
 
     def arrived(self, worker: Worker) -> None:
         """A started worker is up."""
-        self.starting[worker.environment] -= 1
-        self.idle.setdefault(worker.environment, []).append(worker)
+        worker.node.starting[worker.environment] -= 1
+        self._rest(worker)
+
+    def _rest(self, worker: Worker) -> None:
+        environment = worker.environment
+        worker.node.idle.setdefault(environment, []).append(worker)
+        self.resting[environment] = self.resting.get(environment, 0) + 1
 
     def gone(self, worker: Worker) -> None:
         """A worker died, or is about to."""
+        node, environment = worker.node, worker.environment
         if not worker.up:
-            self.starting[worker.environment] -= 1
-        idle = self.idle.get(worker.environment)
+            node.starting[environment] -= 1
+        idle = node.idle.get(environment)
         if idle and worker in idle:
             idle.remove(worker)
+            self.resting[environment] -= 1
         self.unlease(worker)
 
-    def lease(self, worker: Worker, family: Family) -> None:
+    def lease(self, worker: Worker, family: Family, place: Place) -> None:
         """Give the worker to the family, with the family's resources."""
+        need = family.need
         worker.family = family
         worker.batch = 0
-        worker.taken = family.need
-        take(family.need, self.free)
-        worker.gpus = self._choose_gpus(family.need) or ()
-        for number in worker.gpus:
-            self.gpu_free[number] -= min(UNIT, dict(family.need)["GPU"])
+        worker.taken = need
+        worker.place = place
+        take(need, place.free)
+        if place.gpus:
+            worker.gpus = choose_gpus(need, place) or ()
+            for number in worker.gpus:
+                place.gpus[number] -= min(UNIT, dict(need)["GPU"])
         family.workers[worker] = None
 
     def unlease(self, worker: Worker) -> None:
@@ -114,13 +158,14 @@ class Scheduler:
         family = worker.family
         if family is None:
             return
+        place = worker.place
         family.workers.pop(worker, None)
         worker.family = None
-        give(worker.taken, self.free)
+        give(worker.taken, place.free)
         if worker.blocked:
-            take(_cpus(worker.taken), self.free)  # they were given back already
+            take(_cpus(worker.taken), place.free)  # they were given back already
         for number in worker.gpus:
-            self.gpu_free[number] += min(UNIT, dict(family.need)["GPU"])
+            place.gpus[number] += min(UNIT, dict(family.need)["GPU"])
         worker.taken = ()
         worker.gpus = ()
 
@@ -128,22 +173,22 @@ class Scheduler:
         """The worker waits for an object: others may use its CPUs. Memory and devices it holds on to, as in Ray."""
         worker.blocked += 1
         if worker.blocked == 1:
-            give(_cpus(worker.taken), self.free)
+            give(_cpus(worker.taken), worker.place.free)
 
     def unblock(self, worker: Worker) -> None:
         """The worker goes on."""
         worker.blocked -= 1
         if worker.blocked == 0:
             # may go below zero: oversubscribing beats deadlock
-            take(_cpus(worker.taken), self.free)
+            take(_cpus(worker.taken), worker.place.free)
 
     # ---------------------------------------------------------------- decisions
 
     def refill(self, worker: Worker) -> Iterator[Assign]:
         """More calls for a leased worker whose queue is short; none if it should be given up."""
         family = worker.family
-        if family is None or worker.blocked:
-            return
+        if family is None or worker.blocked or family.spreads:
+            return  # where calls are spread, each goes to the place that has its turn
         queue, running = family.queue, worker.running
         worker.low = 0
         while queue:
@@ -173,82 +218,113 @@ class Scheduler:
         """A leased worker has nothing to run: it is idle."""
         self.unlease(worker)
         worker.idle_since = now
-        self.idle.setdefault(worker.environment, []).append(worker)
+        self._rest(worker)
 
     def decide(self) -> Iterator[Assign | Start]:
         """Everything that can be set going now."""
-        for family in list(self.waiting):
+        waiting = list(self.waiting)
+        if self.ranked:
+            waiting.sort(key=lambda family: -family.priority)
+        for family in waiting:
             queue = family.queue
             while queue and (queue[0].state != PENDING or queue[0].spec is None):
                 queue.popleft()
             if not queue:
                 del self.waiting[family]
                 continue
-            yield from self._serve(family)
+            yield from self._spread(family) if family.spreads else self._serve(family)
 
     def _serve(self, family: Family) -> Iterator[Assign | Start]:
         queue = family.queue
-        idle = self.idle.get(family.environment)
-        while queue and idle and self._fits(family.need):
-            row = queue.popleft()
-            if row.state != PENDING or row.spec is None:
-                continue
-            worker = idle.pop()
-            self.lease(worker, family)
-            yield Assign(worker, row)
+        while queue and self.resting.get(family.environment):
+            place = self._place_with_worker(family)
+            if place is None:
+                break
+            yield from self._assign_at(family, place)
         if not queue:
             self.waiting.pop(family, None)
             return
-        if not family.actors:
+        if family.least is None:
             for worker in list(family.workers):
                 yield from self.refill(worker)
             if not queue:
                 return
-        if idle and not self._fits(family.need):
-            return  # another worker would be idle too
-        more = self._room(family) - self.starting.get(family.environment, 0)
-        if more > 0:
-            self.starting[family.environment] = self.starting.get(family.environment, 0) + more
-            yield Start(family.environment, more)
+        for place, number in in_turn(family.need, family.places, min(len(queue), STARTING)):
+            yield from self._start(family, place, number)
 
-    def _room(self, family: Family) -> int:
-        """How many workers could be running the family's queued calls at once, besides those that do."""
-        room = min(len(family.queue), STARTING)
-        for name, units in family.need:
-            if name != "GPU":
-                room = min(room, self.free.get(name, 0) // units)
-            elif units < UNIT:
-                room = min(room, sum(free // units for free in self.gpu_free))
-            else:
-                room = min(room, self.gpu_free.count(UNIT) * UNIT // units)
-        return room
+    def _place_with_worker(self, family: Family) -> Place | None:
+        """Where a queued call can begin at once."""
+        best, least = None, 2.0
+        for place in family.places:
+            if place.node.idle.get(family.environment) and has_room(family.need, place):
+                crowded = crowding(family.need, place) if len(family.places) > 1 else 0.0
+                if crowded < least:
+                    best, least = place, crowded
+                if not crowded:
+                    break
+        return best
+
+    def _assign_at(self, family: Family, place: Place) -> Iterator[Assign]:
+        """Give the next queued call to an idle worker there."""
+        row = family.queue.popleft()
+        if row.state != PENDING or row.spec is None:
+            return
+        worker = place.node.idle[family.environment].pop()
+        self.resting[family.environment] -= 1
+        self.lease(worker, family, place)
+        yield Assign(worker, row)
+
+    def _start(self, family: Family, place: Place, number: int) -> Iterator[Start]:
+        """Have so many workers on their way to a place."""
+        starting = place.node.starting
+        more = number - starting.get(family.environment, 0)
+        if more > 0:
+            starting[family.environment] = number
+            yield Start(place.node, family.environment, more)
+
+    def _spread(self, family: Family) -> Iterator[Assign | Start]:
+        """Promise queued calls to the places in turn, and keep the promises that can be kept now."""
+        need, queue, promised = family.need, family.queue, family.promised
+        for place, count in list(promised.items()):
+            promised[place] = room(need, place, min(count, len(queue)))
+        left, refused = len(queue) - sum(promised.values()), 0
+        while left > 0 and refused < len(family.places):
+            place = family.places[family.turn % len(family.places)]
+            family.turn += 1
+            count = promised.get(place, 0) + 1
+            if room(need, place, count) < count or count > STARTING:
+                refused += 1
+                continue
+            promised[place] = count
+            left -= 1
+            refused = 0
+        for place in list(promised):
+            while promised[place] and queue and place.node.idle.get(family.environment) and has_room(need, place):
+                yield from self._assign_at(family, place)
+                promised[place] -= 1
+            if promised[place]:
+                yield from self._start(family, place, min(promised[place], STARTING))
+        if not queue:
+            self.waiting.pop(family, None)
+            promised.clear()
 
     def _somebody_older(self, family: Family) -> bool:
         """Whether another family waits for what this one holds; if so this one goes to the back."""
         for other in self.waiting:
-            if other is not family and other.queue and not other.infeasible:
+            if other is not family and other.queue and not other.infeasible and other.priority >= family.priority:
                 self.waiting.pop(family, None)
                 if family.queue:
                     self.waiting[family] = None
                 return True
         return False
 
-    # --------------------------------------------------------------------- GPUs
-
-    def _fits(self, need: Resources) -> bool:
-        return fits(need, self.free) and self._choose_gpus(need) is not None
-
-    def _choose_gpus(self, need: Resources) -> tuple[int, ...] | None:
-        """Numbers of the GPUs for a lease; None when what is free lies on the wrong ones."""
-        units = next((units for name, units in need if name == "GPU"), 0)
-        if not units:
-            return ()
-        if units < UNIT:  # the fullest that has room, so that whole ones stay whole
-            room = [(free, number) for number, free in enumerate(self.gpu_free) if free >= units]
-            return (min(room)[1],) if room else None
-        whole = [number for number, free in enumerate(self.gpu_free) if free == UNIT]
-        return tuple(whole[: units // UNIT]) if len(whole) >= units // UNIT else None
-
 
 def _cpus(need: Resources) -> Resources:
     return tuple(part for part in need if part[0] == "CPU")
+
+
+def _sum(amounts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in amounts:
+        give(tuple(part.items()), total)
+    return total

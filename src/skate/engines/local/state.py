@@ -11,7 +11,6 @@ from skate.engines.local.rows import PENDING, Actor
 if TYPE_CHECKING:
     from skate.engines.local.hub import Hub
 
-NODE = 1
 _OBJECT_STATES = ("PENDING", "READY", "FAILED", "END")
 
 
@@ -24,10 +23,15 @@ def rows(hub: Hub, kind: str) -> list[dict[str, Any]]:
 
 
 def _nodes(hub: Hub) -> list[dict[str, Any]]:
-    total = as_floats(tuple(hub.scheduler.total.items()))
-    node = ids.node_hex(NODE)
-    labels = {"ray.io/node-id": node, **hub.settings.labels}
-    return [{"NodeID": node, "Alive": True, "Resources": total, "Labels": labels}]
+    return [
+        {
+            "NodeID": ids.node_hex(node.key),
+            "Alive": True,
+            "Resources": as_floats(node.total.items()),
+            "Labels": {"ray.io/node-id": ids.node_hex(node.key), **node.labels},
+        }
+        for node in hub.scheduler.nodes.values()
+    ]
 
 
 def _actor_state(actor: Actor) -> str:

@@ -23,7 +23,7 @@ from skate.engines.local.messages import (
     Using,
     Yield,
 )
-from skate.engines.local.rows import FAILED, READY, Family, Row, Stream, Worker
+from skate.engines.local.rows import FAILED, READY, Family, Node, Row, Stream, Worker
 from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
 from skate.engines.local.store import Files
 from skate.engines.local.streams import Streams
@@ -40,8 +40,8 @@ class Ports(Files, Protocol):
     meter: Callable[[Worker], int] | None
     """Tells how much memory a worker has, where ``memory=`` is enforced."""
 
-    def start(self, environment: str) -> Worker | None:
-        """Start a worker process; `Hub.arrived` follows, or `Hub.died`. None when there is nobody left to fork one."""
+    def start(self, environment: str, node: Node) -> Worker | None:
+        """Start a worker process of a node; `Hub.arrived` follows, or `Hub.died`. None: nobody can fork any more."""
 
     def signal(self, worker: Worker, number: int) -> None:
         """Send a signal to a worker's process, if it still lives."""
@@ -57,7 +57,7 @@ class Tasks(Streams):
         super().__init__(arena)
         self.settings = settings
         self.ports = ports
-        self.scheduler = Scheduler(total)
+        self.scheduler = Scheduler(total, settings.labels)
         self.workers: dict[int, Worker] = {}
         self.definitions: dict[bytes, Export] = {}
         self.urgent: list[Worker] = []
@@ -124,12 +124,12 @@ class Tasks(Streams):
         scheduler = self.scheduler
         scheduler.add(family, row)
         if family.infeasible:
-            self._warn_infeasible(family, row)
+            self._never(family, row)
             return
         queued = len(family.queue)
         # With no worker idle and others queued before it, nothing can go now that could not before; a longer
         # queue may be worth another worker.
-        if scheduler.idle.get(family.environment) or not queued & (queued - 1):
+        if scheduler.resting.get(family.environment) or not queued & (queued - 1):
             self.decide()
 
     def _family(self, options: Any) -> Family:
@@ -137,18 +137,23 @@ class Tasks(Streams):
         known = self._families.get(id(options))
         if known is not None and known[0] is options:
             return known[1]
-        family = self.scheduler.family(options.resources, options.environment, not isinstance(options, TaskOptions))
-        if not isinstance(options, TaskOptions) and not errors.fits_node(options.placement, self.scheduler.total):
-            family = self.scheduler.family(options.placement, options.environment, True)
+        if isinstance(options, TaskOptions):
+            least, priority = None, options.priority
+        else:
+            least, priority = options.placement, 0
+        family = self.scheduler.family(options.resources, options.environment, least, options.where, priority)
         if len(self._families) > 4096:
             self._families.clear()
         self._families[id(options)] = (options, family)
         return family
 
-    def _warn_infeasible(self, family: Family, row: Row) -> None:
-        if family not in self.doubtful:
+    def _never(self, family: Family, row: Row) -> None:
+        """Nothing here can run a call: warn, for that may change; but on the very node that was named it will not."""
+        if family.where is not None and family.where.node and not family.where.soft:
+            self.give_up(row, errors.unschedulable(self.label(row), family, self.scheduler.nodes))
+        elif family not in self.doubtful:
             self.doubtful.add(family)
-            self.ports.warn(errors.infeasible(self.label(row), family.need, self.scheduler.total))
+            self.ports.warn(errors.infeasible(self.label(row), family, self.scheduler.nodes))
             self.doubt()
 
     def doubt(self) -> None:
@@ -164,7 +169,7 @@ class Tasks(Streams):
                 self.assign(decision.worker, decision.row)
             elif type(decision) is Start:
                 for _ in range(decision.workers):
-                    worker = self.ports.start(decision.environment)
+                    worker = self.ports.start(decision.environment, decision.node)
                     if worker is None:
                         return  # `break_down` follows
                     self.workers[worker.client] = worker

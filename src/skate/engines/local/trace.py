@@ -29,7 +29,7 @@ from skate.engines.local.messages import Leaving, encoder
 
 if TYPE_CHECKING:
     from skate.engines.local.requests import Requests
-    from skate.engines.local.rows import Worker
+    from skate.engines.local.rows import Node, Worker
 
 FORMAT = 1
 LENGTH = struct.Struct("<I")
@@ -173,9 +173,9 @@ class Recorder:
 
     # ------------------------------------------------------------------ commands
 
-    def start(self, environment: str) -> Worker | None:
+    def start(self, environment: str, node: Node) -> Worker | None:
         """As the ports do."""
-        worker: Worker | None = self.ports.start(environment)
+        worker: Worker | None = self.ports.start(environment, node)
         self.write("start", environment, worker.client if worker is not None else 0)
         if worker is not None:
             tap.watch(worker.link, partial(self._sent, worker.client))
