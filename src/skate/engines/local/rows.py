@@ -85,7 +85,6 @@ class Worker:
         "base",
         "batch",
         "blocked",
-        "children",
         "client",
         "doom",
         "environment",
@@ -109,6 +108,7 @@ class Worker:
         "questions",
         "running",
         "shown",
+        "spawned",
         "tail",
         "taken",
         "up",
@@ -125,7 +125,7 @@ class Worker:
         self.lingering: dict[int, TaskSpec] = {}
         """Calls given up while they run on: their inputs stay where they are until they end."""
         self.known: set[bytes] = set()
-        self.children: set[Actor] = set()
+        self.spawned: set[Actor] = set()
         """Living actors that the actor it hosts has made, and that end with it."""
         self.held: set[int] = set()
         self.shown: dict[int, int] = {}
