@@ -39,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True):
     """When to act against a shortage of memory."""
     address: str = ""
     """The cluster to join; empty: start a session of our own."""
+    folder: str = ""
+    """The session's folder; it exists as long as the session."""
 
 
 def spilling(system_config: Any, temp_dir: Any, environ: Mapping[str, str]) -> dict[str, Any]:
