@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -196,21 +197,32 @@ def write(bench: Bench, facts: dict[str, Any], text: str, out: Path) -> None:
     out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def common_parser(about: str | None, cases: Iterable[str], rounds: int, kind: str) -> argparse.ArgumentParser:
+    """The options of every benchmark beside Ray; the first line of `about` describes it."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0] if about else None)
     add = parser.add_argument
-    add("--rival", help="the Python that has real Ray installed; without it there are no ratios")
-    add("--only", action="append", choices=CASES, help="this case; may be repeated")
-    add("--rounds", type=int, default=5, help="turns of each contestant (default 5)")
-    add("--quick", action="store_true", help="2 rounds and 20,000 queued tasks")
+    add("--rival", type=rival, help="the Python that has real Ray installed; without it there are no ratios")
+    add("--only", action="append", choices=cases, help="this case; may be repeated")
+    add("--rounds", type=int, default=rounds, help=f"turns of each contestant (default {rounds})")
     add("--cpus", type=int, default=2, help="num_cpus of every contestant (default 2)")
     add("--ray-million", action="store_true", help="let Ray queue the million tasks too: minutes")
-    add("--out", type=Path, help="results/<date>-engine; .txt and .json are added")
-    add("--package", default="skate", choices=("skate", "ray"), help="what to measure")
-    add("--python", default=sys.executable, help="the Python that has the package")
+    add("--out", type=Path, help=f"results/<date>-{kind}; .txt and .json are added")
+    return parser
+
+
+def rival(path: str) -> str:
+    """The value of ``--rival``, if it is a program."""
+    if path and not os.access(path, os.X_OK):
+        raise argparse.ArgumentTypeError(f"{path}: no such program; leave it out to measure without Ray")
+    return path
+
+
+def arguments() -> argparse.Namespace:
+    parser = common_parser(__doc__, CASES, 5, "engine")
+    parser.add_argument("--quick", action="store_true", help="2 rounds and 20,000 queued tasks")
+    parser.add_argument("--package", default="skate", choices=("skate", "ray"), help="what to measure")
+    parser.add_argument("--python", default=sys.executable, help="the Python that has the package")
     args = parser.parse_args()
-    if args.rival and not os.access(args.rival, os.X_OK):
-        parser.error(f"--rival {args.rival}: no such program; leave it out to measure without Ray")
     if args.quick:
         args.rounds = min(args.rounds, 2)
     return args

@@ -84,18 +84,9 @@ class Scale(engine.Bench):
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    add = parser.add_argument
-    add("--rival", help="the Python that has real Ray installed; without it there are no ratios")
-    add("--only", action="append", choices=CASES, help="this case; may be repeated")
-    add("--rounds", type=int, default=3, help="turns of each contestant (default 3); one for the million")
-    add("--cpus", type=int, default=2, help="num_cpus of every contestant (default 2)")
-    add("--ray-million", action="store_true", help="let Ray queue the million tasks too: minutes")
-    add("--beside", default="nothing", help="what else ran on the machine, for the record")
-    add("--out", type=Path, help="results/<date>-scale; .txt and .json are added")
+    parser = engine.common_parser(__doc__, CASES, 3, "scale")
+    parser.add_argument("--beside", default="nothing", help="what else ran on the machine, for the record")
     args = parser.parse_args()
-    if args.rival and not os.access(args.rival, os.X_OK):
-        parser.error(f"--rival {args.rival}: no such program; leave it out to measure without Ray")
     args.package, args.python, args.quick = "skate", sys.executable, False
     return args
 

@@ -95,37 +95,33 @@ def gets_large(ray: Any) -> Case:
 
 
 def object_4gib(ray: Any) -> Case:
-    def work() -> float:
-        import numpy as np
-
-        array = np.ones(GIB_4 // 8)
-        start = time.perf_counter()
-        ref = ray.put(array)
-        found = ray.get(ref)
-        seconds = time.perf_counter() - start
-        assert found.nbytes == GIB_4 and found[-1] == 1
-        return seconds
-
-    while True:
-        yield both(ray, "object_4gib", work)
+    return array_4gib(ray, "object_4gib", as_result=False)
 
 
 def result_4gib(ray: Any) -> Case:
-    @ray.remote
-    def make() -> Any:
+    return array_4gib(ray, "result_4gib", as_result=True)
+
+
+def array_4gib(ray: Any, figure: str, as_result: bool) -> Case:
+    """An array that is put, or that a task returns, and that is read."""
+
+    def ones() -> Any:
         import numpy as np
 
         return np.ones(GIB_4 // 8)
 
+    make = ray.remote(ones)
+
     def work() -> float:
+        array = None if as_result else ones()
         start = time.perf_counter()
-        found = ray.get(make.remote())
+        found = ray.get(make.remote() if as_result else ray.put(array))
         seconds = time.perf_counter() - start
         assert found.nbytes == GIB_4 and found[-1] == 1
         return seconds
 
     while True:
-        yield both(ray, "result_4gib", work)
+        yield both(ray, figure, work)
 
 
 def queued_some(ray: Any) -> Case:

@@ -189,6 +189,7 @@ def found_handle(info: ActorInfo) -> ActorHandle[Any]:
 
 
 def handle_of(held: _Held) -> ActorHandle[Any]:
+    """The handle around what is known of an actor."""
     handle: ActorHandle[Any] = ActorHandle.__new__(ActorHandle)
     handle.__dict__["_skate"] = held
     return handle

@@ -354,10 +354,12 @@ class RayActorError(RayError):
 
     @property
     def preempted(self) -> bool:
+        """Whether the actor's node was taken away."""
         return self._preempted
 
     @property
     def actor_init_failed(self) -> bool:
+        """Whether its constructor raised."""
         return self._actor_init_failed
 
 
@@ -388,6 +390,7 @@ class ActorDiedError(RayActorError):
 
     @staticmethod
     def from_task_error(task_error: RayTaskError) -> ActorDiedError:
+        """The death of an actor whose constructor raised."""
         return ActorDiedError(task_error)
 
 

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from skate._version import __version__
 from skate.core import engine as engines
 from skate.core import refs
@@ -211,8 +213,14 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
     from skate.engines import DEFAULT, start
 
     global _folder
-    engine = start(name or os.environ.get("SKATE_ENGINE") or DEFAULT, settings)
-    _folder = SessionFolder()
+    folder = SessionFolder()
+    try:
+        settings = replace(settings, folder=folder.path)
+        engine = start(name or os.environ.get("SKATE_ENGINE") or DEFAULT, settings)
+    except BaseException:
+        folder.remove()
+        raise
+    _folder = folder
     engines.use(engine)
     engines.start_with(_start_by_itself)
     return engine

@@ -35,7 +35,8 @@ class BoundMethod(Protocol[P, R_co, Q_co]):
     @overload
     def remote(self, *args: Any, **kwargs: Any) -> Q_co: ...
 
-    def options(self, **options: Any) -> Any: ...
+    def options(self, **options: Any) -> Any:
+        """The method with other options, for one call."""
 
 
 class MarkedMethod(Protocol[P, R_co, Q_co]):
@@ -72,8 +73,11 @@ class LooseMethodDecorator(Protocol):
 class ActorClassLike(Protocol[R_co]):
     """What `remote` makes of a class."""
 
-    def remote(self, *args: Any, **kwargs: Any) -> R_co: ...
-    def options(self, **options: Any) -> ActorClassLike[R_co]: ...
+    def remote(self, *args: Any, **kwargs: Any) -> R_co:
+        """Make an actor; its handle, which checkers see as an instance of the class."""
+
+    def options(self, **options: Any) -> ActorClassLike[R_co]:
+        """The class with other options."""
 
 
 class RemoteDecorator(Protocol):

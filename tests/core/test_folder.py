@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from skate.core import folder
-from skate.core.folder import SessionFolder, sweep
+from skate.core.folder import SessionFolder, living, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +97,32 @@ made.remove()
     assert ended.returncode == -signal.SIGKILL
     SessionFolder().remove()
     assert list(root.iterdir()) == []
+
+
+def test_living_sessions_are_found_and_no_others(root):
+    assert living() == []
+    one, two = SessionFolder(), SessionFolder()
+    open_to_all = SessionFolder()
+    os.chmod(open_to_all.path, 0o755)
+    (root / f"{folder._PREFIX}1-file").write_text("x")
+    os.symlink(one.path, root / f"{folder._PREFIX}1-link")
+    (root / f"{folder._PREFIX}999999999-dead").mkdir(mode=0o700)
+    assert living() == [one.path, two.path]
+    one.remove()
+    assert living(str(root)) == [two.path]
+    two.remove()
+    open_to_all.remove()
+
+
+def test_the_folder_of_a_killed_process_is_not_of_a_living_session():
+    script = (
+        "from skate.core.folder import SessionFolder\nmade = SessionFolder(); print(made.path, flush=True); input()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None
+        path = child.stdout.readline().strip()
+        assert living() == [path]
+        child.kill()
+        child.wait()
+        assert living() == [] and os.path.exists(path)

@@ -6,6 +6,7 @@ import pytest
 from scripted import ERROR, Session
 
 from skate.core.serialization import unpack
+from skate.engines.local import lineage
 from skate.engines.local.boot import PAGE
 from skate.engines.local.messages import (
     Ask,
@@ -378,6 +379,25 @@ def test_what_cannot_be_made_again_says_why(small, how, word):
     with pytest.raises(ObjectReconstructionFailedError, match=word):
         raise small.error(lost)
     assert small.row(lost).state == FAILED
+
+
+def test_what_rests_on_a_call_that_was_forgotten_for_want_of_room_says_so(small, monkeypatch):
+    monkeypatch.setattr(lineage, "MOST", 1)
+    source = small.put(b"small")
+    first = small.task(deps=(source,))
+    small.up_with(first)
+    made(small, first)
+    second = small.task(deps=(first,))
+    made(small, second)
+    small.release(source, first)
+    assert set(small.hub.recipes) == {second} and not small.known(source)
+    small.hub.lose(second)
+    with pytest.raises(ObjectReconstructionFailedError, match="forgotten to save memory") as raised:
+        raise small.error(second)
+    assert raised.value.reason == "OBJECT_UNRECONSTRUCTABLE_LINEAGE_EVICTED"
+    small.release(second)
+    assert small.hub.recipes == {}
+    small.check_empty()
 
 
 def test_a_failure_while_it_is_made_again_is_the_objects_error(small):

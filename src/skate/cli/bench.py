@@ -23,6 +23,7 @@ class Figure(NamedTuple):
     """`ms`, `/s` or `GB/s`."""
 
     def readable(self) -> str:
+        """The value with its unit, with three digits or so."""
         digits = 0 if self.value >= 100 else 1 if self.value >= 10 else 2
         space = "" if self.unit.startswith("/") else " "
         return f"{self.value:,.{digits}f}{space}{self.unit}"
@@ -78,22 +79,30 @@ def rate(operation: Callable[[], float], seconds: float) -> float:
 
 
 def nothing() -> None:
+    """A task that only comes and goes."""
     return None
 
 
 def same(value: Any) -> Any:
+    """A task that gives back what it got."""
     return value
 
 
 class Sync:
+    """An actor with a plain method."""
+
     @skate.method
     def nothing(self) -> None:
+        """A call that only comes and goes."""
         return None
 
 
 class Async:
+    """An actor with a coroutine."""
+
     @skate.method
     async def nothing(self) -> None:
+        """The same, as a coroutine."""
         return None
 
 

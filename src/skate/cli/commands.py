@@ -54,6 +54,7 @@ class ProgramCommand(click.Command):
     """A command whose arguments after the program's name are the program's own, `--help` too."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with ``-m MODULE`` as the last option that is ours."""
         if args and args[0].startswith("-m"):
             name_and_rest = [args[0][2:], *args[1:]] if len(args[0]) > 2 else args[1:]
             if name_and_rest:
@@ -150,6 +151,7 @@ def progress(name: str) -> None:
 
 
 def show_findings(findings: Sequence[Finding]) -> None:
+    """Print the doctor's findings: a line for each, advice below it, the counts at the end."""
     from skate.cli.table import table
 
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}

@@ -69,6 +69,7 @@ def examine() -> list[Finding]:
 
 
 def judge_python(version: tuple[int, ...], implementation: str, system: str) -> Finding:
+    """Is this interpreter one that Skate runs on?"""
     found = f"{implementation} {'.'.join(map(str, version))} on {system}"
     if version < (3, 11):
         return Finding("Python", "fail", found, "install Python 3.11 or newer")
@@ -81,6 +82,7 @@ def judge_python(version: tuple[int, ...], implementation: str, system: str) -> 
 
 
 def judge_cores(usable: int, quota: float | None) -> Finding:
+    """`quota` is how many cores' time a container gets; None without a limit."""
     found = f"{usable} usable"
     if quota is not None and quota < usable:
         found += f", of which this container gets the time of {quota:g}"
@@ -94,6 +96,7 @@ def judge_cores(usable: int, quota: float | None) -> Finding:
 
 
 def judge_memory(total: int, available: int, limit: int | None) -> Finding:
+    """In bytes; `limit` is the container's, None without one."""
     usable = available if limit is None else min(available, limit)
     found = f"{total / GB:.1f} GB, {available / GB:.1f} GB available"
     if limit is not None and limit < total:
@@ -108,6 +111,7 @@ def judge_memory(total: int, available: int, limit: int | None) -> Finding:
 
 
 def judge_shared_memory(error: str | None, dev_shm: int | None) -> Finding:
+    """`error` is why memfd failed, None if it works; `dev_shm` the bytes of /dev/shm, None where there is none."""
     size = "no /dev/shm" if dev_shm is None else f"/dev/shm has {dev_shm / MB:,.0f} MB"
     if error is not None:
         advice = "the kernel or a sandbox forbids memfd_create; allow it (seccomp profile), or use SKATE_ENGINE=inline"
@@ -117,6 +121,7 @@ def judge_shared_memory(error: str | None, dev_shm: int | None) -> Finding:
 
 
 def judge_fork(seconds: float) -> Finding:
+    """`seconds` is what it takes to start and end a process."""
     found = f"{seconds * 1000:.1f} ms for a process"
     if seconds > 0.02:
         advice = "workers start slowly here (a sandbox or a virtual machine?): reuse actors"
@@ -139,6 +144,7 @@ def judge_processes(room: int | None, cores: int) -> Finding:
 
 
 def judge_files(soft: int, hard: int) -> Finding:
+    """The soft and the hard limit on open files."""
     if soft == resource.RLIM_INFINITY:
         return Finding("Open files", "ok", "no limit")
     highest = "no limit" if hard == resource.RLIM_INFINITY else f"{hard:,}"
@@ -152,6 +158,7 @@ def judge_files(soft: int, hard: int) -> Finding:
 
 
 def judge_temporary(path: str, writable: bool, free: int | None) -> Finding:
+    """`free` is in bytes; None when the disk could not be asked."""
     if not writable or free is None:
         advice = "session folders go there; set TMPDIR to a directory you may write to"
         return Finding("Temporary files", "fail", f"{path} cannot be written", advice)
@@ -163,6 +170,7 @@ def judge_temporary(path: str, writable: bool, free: int | None) -> Finding:
 
 
 def judge_engine(import_seconds: float, first_task_seconds: float) -> Finding:
+    """How long the import took, and from `init` to the first task's result."""
     found = f"first task after {first_task_seconds * 1000:.0f} ms (and {import_seconds * 1000:.0f} ms for the import)"
     if first_task_seconds > 0.5:
         advice = "slow; the machine may be busy: look again later, or see `skate bench`"
@@ -197,11 +205,13 @@ def list_packages(names: Iterable[str]) -> Finding:
 
 
 def process_room() -> int | None:
+    """How many processes may exist at once; None without a limit."""
     limits = [resource.getrlimit(resource.RLIMIT_NPROC)[0], machine.process_limit()]
     return min((n for n in limits if n not in (None, resource.RLIM_INFINITY)), default=None)
 
 
 def disk_total(path: str) -> int | None:
+    """The bytes of the disk that holds `path`; None when there is none."""
     try:
         return shutil.disk_usage(path).total
     except OSError:
@@ -209,6 +219,7 @@ def disk_total(path: str) -> int | None:
 
 
 def disk_free(path: str) -> int | None:
+    """The bytes free on the disk that holds `path`; None when there is none."""
     try:
         return shutil.disk_usage(path).free
     except OSError:

@@ -65,6 +65,7 @@ def set_first_import_path(directory: str) -> None:
 
 
 def read_script(script: str) -> CodeType:
+    """The compiled file; ends the process as Python does when it cannot be opened."""
     try:
         with io.open_code(os.path.abspath(script)) as file:
             source = file.read()
@@ -74,6 +75,7 @@ def read_script(script: str) -> CodeType:
 
 
 def find_module(name: str, why: str = "") -> importlib.machinery.ModuleSpec:
+    """Where a module lies; ends the process as Python does when there is none. `why` goes into the message."""
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
@@ -87,6 +89,7 @@ def find_module(name: str, why: str = "") -> importlib.machinery.ModuleSpec:
 
 
 def run_spec(spec: importlib.machinery.ModuleSpec) -> None:
+    """Run the module that a spec describes as `__main__`."""
     get_code = getattr(spec.loader, "get_code", None)
     code = get_code(spec.name) if get_code else None
     if code is None:
@@ -101,6 +104,7 @@ def run_code(
     loader: object,
     spec: importlib.machinery.ModuleSpec | None = None,
 ) -> None:
+    """Run compiled code as the module `__main__`, with what Python gives such a module."""
     main = types.ModuleType("__main__")
     names = {
         "__builtins__": sys.modules["builtins"],
@@ -135,6 +139,7 @@ def as_python(program: Program) -> Program:
 
 
 def show_without_own_frames(error: BaseException) -> None:
+    """Have `sys.excepthook` print this error without the frames of this package."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(OWN_FILES):
         trace = trace.tb_next
@@ -149,5 +154,6 @@ def show_without_own_frames(error: BaseException) -> None:
 
 
 def fail(message: str, *, code: int) -> NoReturn:
+    """End the process with a message and an exit code."""
     print(f"skate run: {message}", file=sys.stderr)
     sys.exit(code)

@@ -1,0 +1,1 @@
+"""What every engine and the API above them share."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 
 _PREFIX = f"skate-{os.getuid()}-"
 _LOCK = "lock"
@@ -69,6 +70,25 @@ def sweep(parent: str = "") -> list[str]:
             _delete(path)
             swept.append(path)
     return swept
+
+
+def living(parent: str = "") -> list[str]:
+    """The folders of this user's sessions that run now, oldest first; of those only that nobody else could have made.
+
+    Whoever talks to what lies in one of them talks to a process of the same user.
+    """
+    parent = parent or root()
+    found = []
+    for name in os.listdir(parent):
+        path = os.path.join(parent, name)
+        if not name.startswith(_PREFIX):
+            continue
+        with contextlib.suppress(OSError):  # it ends at this moment
+            status = os.lstat(path)
+            private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+            if private and not _abandoned(path):
+                found.append((status.st_ctime, path))
+    return [path for _, path in sorted(found)]
 
 
 def _abandoned(path: str) -> bool:

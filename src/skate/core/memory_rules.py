@@ -1,8 +1,6 @@
 """When a session acts against a shortage of memory: Ray's settings of its monitor, and two of our own.
 
-Ray's are read where Ray reads them: ``init(_system_config={...})`` first, then the environment variable ``RAY_<name>``.
-Our own are ``SKATE_ENFORCE_MEMORY`` and ``SKATE_MEMORY_LIMIT`` there, in `_system_config` the same in small letters
-without the prefix.
+Our own are ``SKATE_ENFORCE_MEMORY`` and ``SKATE_MEMORY_LIMIT``; `skate.core.system_config` tells where all are read.
 """
 
 from __future__ import annotations
@@ -11,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
+from skate.core.system_config import SystemConfig
 
 
 class MemoryRules(msgspec.Struct, frozen=True):
@@ -39,24 +39,7 @@ class MemoryRules(msgspec.Struct, frozen=True):
 
 def memory_rules(config: Any, environment: Mapping[str, str]) -> MemoryRules:
     """The rules that `init` was given; ValueError for a value that is none."""
-    config = config if isinstance(config, Mapping) else {}
-
-    def setting(name: str, least: float, most: float | None, default: float, own: bool = False) -> float:
-        variable = f"SKATE_{name.upper()}" if own else f"RAY_{name}"
-        where, given = f"_system_config[{name!r}]", config.get(name)
-        if given is None:
-            where, given = f"the environment variable {variable}", environment.get(variable)
-        if given is None or given == "":
-            return default
-        try:
-            number = float(given)
-        except (TypeError, ValueError):
-            number = float("nan")
-        if not least <= number or (most is not None and number > most):
-            span = f"from {least:g} to {most:g}" if most is not None else f"of at least {least:g}"
-            raise ValueError(f"{where} must be a number {span}, not {given!r}")
-        return number
-
+    setting = SystemConfig(config, environment).number
     rules = MemoryRules(
         refresh_ms=int(setting("memory_monitor_refresh_ms", 0, None, 250)),
         threshold=setting("memory_usage_threshold", 0, 1, 0.95),

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from skate.core.memory_rules import MemoryRules
+from skate.core.system_config import SystemConfig
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -38,10 +39,14 @@ class Settings(msgspec.Struct, frozen=True):
     """When to act against a shortage of memory."""
     address: str = ""
     """The cluster to join; empty: start a session of our own."""
+    folder: str = ""
+    """The session's folder; it exists as long as the session."""
 
 
 def spilling(system_config: Any, temp_dir: Any, environ: Mapping[str, str]) -> dict[str, Any]:
     """The `Settings` of spilling, from Ray's ``_system_config`` and ``_temp_dir`` and from SKATE_SPILL_*.
+
+    `skate.core.system_config` tells where its numbers are read.
 
     Raises ValueError or TypeError for what is no directory, no number of bytes, or a kind of storage that is not there.
     """
@@ -58,13 +63,12 @@ def spilling(system_config: Any, temp_dir: Any, environ: Mapping[str, str]) -> d
     folder = folder or environ.get("SKATE_SPILL_DIRECTORY") or ""
     if folder:
         os.makedirs(folder, exist_ok=True)
-    limit = environ.get("SKATE_SPILL_LIMIT") or None
-    if limit is not None and not limit.isdigit():
-        raise ValueError(f"SKATE_SPILL_LIMIT={limit!r}: must be a number of bytes")
+    setting = SystemConfig(config, environ).number
+    limit = setting("spill_limit", 0, None, -1, own=True, unit="number of bytes")
     return {
         "spill_folder": str(folder),
-        "spill_limit": None if limit is None else int(limit),
-        "disk_full": float(config.get("local_fs_capacity_threshold", 0.95)),
+        "spill_limit": None if limit < 0 else int(limit),
+        "disk_full": setting("local_fs_capacity_threshold", 0, 1, 0.95),
     }
 
 

@@ -1,0 +1,1 @@
+"""The embedded engine: worker processes forked by a zygote, and memory that they share."""

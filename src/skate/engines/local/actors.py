@@ -63,7 +63,7 @@ class Actors(Lineage):
             owner.held.add(info.actor)
             if owner.actor is not None and not options.detached:
                 actor.maker = owner
-                owner.children.add(actor)
+                owner.spawned.add(actor)
         self.pin(row, spec, self._constructor_ready)
         if not row.missing:
             self._constructor_ready(row)
@@ -350,9 +350,9 @@ class Actors(Lineage):
         if worker is not None:
             self.ports.signal(worker, signal.SIGKILL)
 
-    def _end_children(self, worker: Worker, parent: Actor) -> None:
+    def _end_spawned(self, worker: Worker, parent: Actor) -> None:
         """The actors that a dead one has made end too, whoever has their handles: as in Ray."""
-        for actor in list(worker.children):
+        for actor in list(worker.spawned):
             ended = f"the actor that made it, {errors.name_of(parent)}, ended, and it is not detached"
             process = actor.worker
             self.bury(actor, errors.actor_died(actor, f"The actor {errors.name_of(actor)} ended: {ended}."))
@@ -361,7 +361,7 @@ class Actors(Lineage):
 
     def host_died(self, worker: Worker, actor: Actor, running: list[Row], how: str) -> None:
         """An actor's process is gone: restart it, or bury it."""
-        self._end_children(worker, actor)
+        self._end_spawned(worker, actor)
         if actor.worker is worker:
             actor.worker = None
         if actor.dead:
@@ -409,7 +409,7 @@ class Actors(Lineage):
         actor.dead = True
         actor.cause = cause
         if actor.maker is not None:
-            actor.maker.children.discard(actor)
+            actor.maker.spawned.discard(actor)
         name = (actor.namespace, actor.info.options.name)
         if self.names.get(name) is actor:
             del self.names[name]

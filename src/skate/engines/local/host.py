@@ -89,6 +89,7 @@ class Host:
                 _folder(),
                 self.settings.environment,
                 environment,
+                self.settings.folder,
             )
         )
         return worker

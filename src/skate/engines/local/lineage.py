@@ -94,7 +94,7 @@ class Lineage(Store):
         row = self.rows.get(key)
         if row is None:
             return
-        source = self.recipes.get(row.maker if row.maker > 0 else key)
+        source = self.recipes.get(_task_of(key, row))
         if source is not None:
             source.uses += 1
             recipe.inputs.append(source)
@@ -106,7 +106,7 @@ class Lineage(Store):
         """A row has lost its stored value: nobody needs it any more."""
         super().free(key, row, value)
         if self.recipes:
-            recipe = self.recipes.get(row.maker if row.maker > 0 else key)
+            recipe = self.recipes.get(_task_of(key, row))
             if recipe is not None:
                 recipe.alive.discard(key)
                 self._forget_unused(recipe)
@@ -142,7 +142,7 @@ class Lineage(Store):
             return
         if row.value.offset >= 0 and key in self.views:  # who views a file has found it gone, or will
             return
-        task = row.maker if row.maker > 0 else key
+        task = _task_of(key, row)
         recipe = self.recipes.get(task)
         value, row.value = row.value, None
         super().free(key, row, value)
@@ -187,7 +187,8 @@ class Lineage(Store):
                     continue
                 source = next((r for r in recipe.inputs if 0 <= key - r.spec.task < max(1, r.spec.returns)), None)
                 if source is None:
-                    return "OBJECT_UNRECONSTRUCTABLE_PUT", []
+                    known = self.recipes.get(spec.task) is recipe
+                    return f"OBJECT_UNRECONSTRUCTABLE_{'PUT' if known else 'LINEAGE_EVICTED'}", []
                 if source.spec.task not in plan:
                     plan[source.spec.task] = (source, [])
                     todo.append(source)
@@ -221,3 +222,8 @@ class Lineage(Store):
         recipe = self.recipes.get(task)
         if recipe is not None:
             self._forget_unused(recipe)
+
+
+def _task_of(key: int, row: Row) -> int:
+    """The task that makes an object."""
+    return row.maker if row.maker > 0 else key

@@ -61,6 +61,7 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=20):
     folder: str
     job_environment: str
     environment: str
+    session_folder: str
 
 
 class Define(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):

@@ -140,9 +140,6 @@ class Requests(Hub):
         guard.stored(self, worker, message.value, message.key)
         self.put(message.key, message.value, message.refs, worker)
 
-    def _done(self, worker: Worker, message: Done) -> None:
-        self.done(worker, message)
-
     def _done_many(self, worker: Worker, message: DoneMany) -> None:
         guard.results(self, worker, message)
         self.done_many(worker, message)
@@ -188,9 +185,6 @@ class Requests(Hub):
             if row.actor is not None:
                 raise guard.Nonsense("gave back the constructor of the actor that it hosts")
         self.given_back(worker, message.tasks)
-
-    def _failed(self, worker: Worker, message: Failed) -> None:
-        self.failed(worker, message)
 
     def _leaving(self, worker: Worker, message: Leaving) -> None:
         worker.leaving = (message.reason, message.final)
@@ -390,9 +384,9 @@ _HANDLERS: dict[type, Callable[[Requests, Worker, Any], None]] = {
     Call: Requests._call,
     Export: Requests._export,
     Put: Requests._put,
-    Done: Requests._done,
+    Done: Requests.done,
     DoneMany: Requests._done_many,
-    Failed: Requests._failed,
+    Failed: Requests.failed,
     Item: Requests._item,
     Hold: Requests._hold,
     Release: Requests._release,

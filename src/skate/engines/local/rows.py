@@ -87,7 +87,6 @@ class Worker:
         "base",
         "batch",
         "blocked",
-        "children",
         "client",
         "doom",
         "environment",
@@ -113,6 +112,7 @@ class Worker:
         "questions",
         "running",
         "shown",
+        "spawned",
         "tail",
         "taken",
         "up",
@@ -130,7 +130,7 @@ class Worker:
         self.lingering: dict[int, TaskSpec] = {}
         """Calls given up while they run on: their inputs stay where they are until they end."""
         self.known: set[bytes] = set()
-        self.children: set[Actor] = set()
+        self.spawned: set[Actor] = set()
         """Living actors that the actor it hosts has made, and that end with it."""
         self.held: set[int] = set()
         self.shown: dict[int, int] = {}

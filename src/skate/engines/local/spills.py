@@ -95,11 +95,7 @@ class Spills:
 
     def read_into(self, key: int, check: int, block: memoryview) -> bool:
         """Read a value back; False when its file is gone, or is not what was written."""
-        try:
-            with open(file_of(self.path, key), "rb", buffering=0) as file:
-                if not _fill(file.fileno(), block) or zlib.crc32(block) != check:
-                    return False
-        except OSError:
+        if not _read(file_of(self.path, key), block, check):
             return False
         self.spare[key] = len(block)
         return True
@@ -149,13 +145,7 @@ def file_of(folder: str, key: int) -> str:
 def read(folder: str, key: int, size: int, check: int) -> bytearray | None:
     """A spilled value in memory of this process; None when its file is gone, or is not what was written."""
     data = bytearray(size)
-    try:
-        with open(file_of(folder, key), "rb", buffering=0) as file:
-            if _fill(file.fileno(), memoryview(data)) and zlib.crc32(data) == check:
-                return data
-    except OSError:
-        return None
-    return None
+    return data if _read(file_of(folder, key), memoryview(data), check) else None
 
 
 def _write(path: str, block: memoryview) -> int:
@@ -167,6 +157,15 @@ def _write(path: str, block: memoryview) -> int:
             while part:
                 part = part[file.write(part) :]
     return check
+
+
+def _read(path: str, block: memoryview, check: int) -> bool:
+    """Fill a block from a file of its size; False when that is gone, or is not what was written."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return _fill(file.fileno(), block) and zlib.crc32(block) == check
+    except OSError:
+        return False
 
 
 def _fill(fd: int, block: memoryview) -> bool:

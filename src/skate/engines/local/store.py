@@ -138,7 +138,8 @@ class Store(Table):
         if offset is not None or size > self.arena.capacity:
             return offset
         used = self.in_use()
-        for key, row in list(self.resident.items()):
+        for key in list(self.resident):  # a copy, for what is spilled leaves it
+            row = self.resident[key]
             if key in self.views or key in used or row.state != READY:
                 continue
             if not self._spill(key, row):

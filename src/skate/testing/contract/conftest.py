@@ -87,10 +87,12 @@ def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Name the suite's marker, where no configuration does."""
     config.addinivalue_line("markers", "slow: takes more than about a second")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each case its time limit."""
     here = os.path.dirname(__file__)
     if not config.pluginmanager.hasplugin("timeout") or config.getoption("timeout") is not None:
         return
@@ -101,6 +103,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, None, None]:
+    """After a failure: the next case gets a new session."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.failed and call.excinfo is not None:
@@ -110,5 +113,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_sessionfinish() -> None:
+    """End the last session."""
     if target.PACKAGE in sys.modules:
         _stop()
