@@ -15,6 +15,7 @@ from skate.core import refs
 from skate.core.environment import pack_environment
 from skate.core.folder import SessionFolder
 from skate.core.memory_rules import memory_rules
+from skate.core.nodes import custom_resources, node_labels, whole_number
 from skate.core.settings import Settings, spilling
 
 _lock = threading.RLock()
@@ -151,10 +152,10 @@ def init(
             "in this process under the contract of the other engines."
         )
     settings = Settings(
-        num_cpus=_quantity("num_cpus", num_cpus),
-        num_gpus=_quantity("num_gpus", num_gpus),
-        resources=_resources(resources),
-        labels=_labels(labels),
+        num_cpus=whole_number("init(num_cpus=...)", num_cpus),
+        num_gpus=whole_number("init(num_gpus=...)", num_gpus),
+        resources=custom_resources("init", resources),
+        labels=node_labels("init", labels),
         object_store_memory=_store_size(object_store_memory),
         namespace=_namespace(namespace, job_config),
         environment=pack_environment(_job_environment(runtime_env, job_config), job=True),
@@ -272,48 +273,6 @@ def _describe(running: engines.Engine) -> RayContext:
             "dashboard_url": "",
         }
     )
-
-
-def _quantity(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"init({name}=...) must be a number, not {type(value).__name__}: {value!r}")
-    if value < 0 or value != int(value):
-        raise ValueError(f"init({name}={value!r}): must be a whole number, zero or more")
-    return value
-
-
-def _resources(given: Any) -> dict[str, float]:
-    if given is None:
-        return {}
-    _is_mapping("resources", given)
-    for name, amount in given.items():
-        if not isinstance(name, str):
-            raise TypeError(f"init(resources=...): {name!r} is not a name")
-        if name in ("CPU", "GPU", "memory", "object_store_memory"):
-            argument = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
-            raise ValueError(f"init(resources=...): {name!r} has an argument of its own, {argument}")
-        if isinstance(amount, bool) or not isinstance(amount, int | float):
-            raise TypeError(f"init(resources=...): {name!r} must be a number, not {amount!r}")
-        if amount < 0:
-            raise ValueError(f"init(resources=...): {name!r} is negative: {amount!r}")
-    return dict(given)
-
-
-def _labels(given: Any) -> dict[str, str]:
-    if given is None:
-        return {}
-    _is_mapping("labels", given)
-    for name, value in given.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"init(labels=...) must map strings to strings; {name!r}: {value!r}")
-    return dict(given)
-
-
-def _is_mapping(name: str, given: Any) -> None:
-    if not isinstance(given, Mapping):
-        raise TypeError(f"init({name}=...) must be a dict, not {type(given).__name__}")
 
 
 def _store_size(given: Any) -> int | None:

@@ -81,4 +81,8 @@ def __getattr__(name: str) -> Any:
         from skate.util.check_serialize import inspect_serializability
 
         return inspect_serializability
+    if name == "scheduling_strategies":
+        from importlib import import_module
+
+        return import_module("skate.util.scheduling_strategies")
     raise AttributeError(f"module 'skate.util' has no attribute {name!r}")

@@ -37,6 +37,7 @@ from skate.exceptions import (
     ActorHandleNotFoundError,
     GetTimeoutError,
     PendingCallsLimitExceeded,
+    TaskUnschedulableError,
 )
 
 
@@ -63,10 +64,12 @@ class InlineEngine:
         call.resources = options.resources
         call.retries = options.max_retries
         call.environment = merge_environments(self._environment(), options.environment)
-        call.impossible = session.machine.why_impossible(call.label, options.resources)
+        call.impossible = session.machine.why_impossible(call.label, options.resources, options.where)
         session.begin(call)
         made = self._results(call, options.returns, pulled=True)
-        if call.impossible:
+        if call.impossible and options.where is not None and options.where.node:
+            session.fail(call, TaskUnschedulableError(call.impossible))  # no other node will ever be that one
+        elif call.impossible:
             self._warn(call.impossible, options.resources)
         elif session.await_arguments(call, self._arrived) and call.stream is None:
             run(session, call)
@@ -118,7 +121,8 @@ class InlineEngine:
         definition.pickled(dump_definition)  # only to refuse what the other engines would refuse
         options = msgspec.structs.replace(options, namespace=options.namespace or session.settings.namespace)
         name = (options.namespace, options.name)
-        impossible = session.machine.why_impossible(f"The actor {options.class_name}", options.placement)
+        label = f"The actor {options.class_name}"
+        impossible = session.machine.why_impossible(label, options.placement, options.where)
         with session.lock:
             taken = session.names.get(name) if options.name else None
             if taken is not None:

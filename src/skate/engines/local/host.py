@@ -317,6 +317,7 @@ def _resources(settings: Settings, store: int) -> dict[str, int]:
         "memory": int(total * 0.7),
         "object_store_memory": store,
         "node:127.0.0.1": 1,
+        "node:__internal_head__": 1,
         **settings.resources,
     }
     return {name: to_units(amount, name) for name, amount in amounts.items() if amount}
