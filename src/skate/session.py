@@ -6,16 +6,16 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from skate._version import __version__
+from skate.core import clusters, refs
 from skate.core import engine as engines
-from skate.core import refs
 from skate.core.environment import pack_environment
 from skate.core.folder import SessionFolder
 from skate.core.memory_rules import memory_rules
-from skate.core.nodes import custom_resources, node_labels, whole_number
+from skate.core.nodes import custom_resources, node_labels, node_spec, whole_number
 from skate.core.settings import Settings, spilling
 
 _lock = threading.RLock()
@@ -107,12 +107,14 @@ def init(
     system_reserved_memory: int | None = None,
     proxy_server_url: str | None = None,
     engine: str | None = None,
+    nodes: Sequence[Mapping[str, Any]] | None = None,
     **kwargs: Any,
 ) -> RayContext:
     """Start a session; the first remote call does it by itself when this was not called.
 
     Args:
-        address: None or ``"local"``: a session of our own. Anything else names a cluster.
+        address: None or ``"local"``: a session of our own. Anything else names a cluster, such as the ``address`` of
+            a `skate.cluster_utils.Cluster`; while there is one, None means it as well.
         num_cpus: CPUs to share out, a whole number; those that this process may use when None.
         num_gpus: GPUs to share out, a whole number; none when None: they are not counted.
         resources: amounts of further resources, by name.
@@ -125,6 +127,9 @@ def init(
         runtime_env: ``env_vars``, ``working_dir``, ``py_modules`` of all workers; none when None.
         engine: ``"local"``, ``"inline"`` or ``"ray"``; the environment variable SKATE_ENGINE, then
             ``"local"``, when None.
+        nodes: virtual nodes, each a dict of ``num_cpus`` (1), ``num_gpus``, ``resources``, ``labels``, ``memory``,
+            ``object_store_memory`` and ``name``. The first is this program's own, so `num_cpus` and the like are
+            not given as well. None: one node, the whole machine.
 
     Objects past `object_store_memory` go to files in the system's place for temporary files, or in the
     directory that ``_system_config={"object_spilling_config": ...}`` (as Ray has it), `_temp_dir` or the
@@ -151,17 +156,21 @@ def init(
             "local_mode is gone, here as in Ray: use init(engine='inline'), which runs everything "
             "in this process under the contract of the other engines."
         )
+    own = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "resources": resources,
+        "labels": labels,
+        "object_store_memory": object_store_memory,
+    }
+    cluster = None if nodes is not None else clusters.find(address)
     settings = Settings(
-        num_cpus=whole_number("init(num_cpus=...)", num_cpus),
-        num_gpus=whole_number("init(num_gpus=...)", num_gpus),
-        resources=custom_resources("init", resources),
-        labels=node_labels("init", labels),
-        object_store_memory=_store_size(object_store_memory),
+        **_nodes(own, nodes, cluster),
         namespace=_namespace(namespace, job_config),
         environment=pack_environment(_job_environment(runtime_env, job_config), job=True),
         log_to_driver=log_to_driver is None or bool(log_to_driver),
         memory=memory_rules(kwargs.get("_system_config"), os.environ),
-        address=_address(address),
+        address=_address(address) if cluster is None else "",
         **spilling(kwargs.get("_system_config"), kwargs.get("_temp_dir"), os.environ),
     )
     with _lock:
@@ -174,6 +183,8 @@ def init(
                 "which starts one by itself. Pass ignore_reinit_error=True to go on with it, or "
                 "call shutdown() first."
             )
+        if cluster is not None:
+            cluster.engine = running
     return _describe(running)
 
 
@@ -273,6 +284,38 @@ def _describe(running: engines.Engine) -> RayContext:
             "dashboard_url": "",
         }
     )
+
+
+def _nodes(own: dict[str, Any], given: Any, cluster: clusters.Declared | None) -> dict[str, Any]:
+    """The `Settings` of the driver's node and the others, from the arguments of `init` for one node, or for several."""
+    if given is None and cluster is None:
+        return {
+            "num_cpus": whole_number("init(num_cpus=...)", own["num_cpus"]),
+            "num_gpus": whole_number("init(num_gpus=...)", own["num_gpus"]),
+            "resources": custom_resources("init", own["resources"]),
+            "labels": node_labels("init", own["labels"]),
+            "object_store_memory": _store_size(own["object_store_memory"]),
+        }
+    twice = ", ".join(name for name, value in own.items() if value is not None)
+    if twice:
+        what = "the cluster has its nodes already" if cluster is not None else "nodes= says what each node has"
+        raise ValueError(f"init: {what}, so {twice} cannot be given as well.")
+    if cluster is not None:
+        specs = cluster.specs()
+    elif isinstance(given, Sequence) and not isinstance(given, str) and given:
+        specs = [node_spec(entry, f"init(nodes[{place}])") for place, entry in enumerate(given)]
+    else:
+        raise TypeError(f"init(nodes=...) must be a list of one dict or more, not {given!r}")
+    head = specs[0]
+    return {
+        "num_cpus": head.num_cpus,
+        "num_gpus": head.num_gpus,
+        "resources": head.resources,
+        "labels": head.labels,
+        "node_memory": head.memory,
+        "object_store_memory": _store_size(head.object_store_memory),
+        "nodes": tuple(specs[1:]),
+    }
 
 
 def _store_size(given: Any) -> int | None:

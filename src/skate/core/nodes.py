@@ -29,6 +29,8 @@ class NodeSpec(msgspec.Struct, frozen=True, gc=False):
     object_store_memory: int | None = None
     """Bytes; None: as the driver's node has. Counted, not enforced: all nodes share one store."""
     name: str = ""
+    number: int = 0
+    """Its place among the nodes, of which its id is made; 0: the next."""
 
 
 def node_spec(given: Any, of: str = "add_node") -> NodeSpec:
@@ -52,6 +54,11 @@ def node_spec(given: Any, of: str = "add_node") -> NodeSpec:
         raise TypeError(f"{of}(name=...) must be a string, not {given['name']!r}")
     found["name"] = given.get("name")
     return NodeSpec(**{name: value for name, value in found.items() if value is not None})
+
+
+def numbered(spec: NodeSpec, number: int) -> NodeSpec:
+    """The same with a number."""
+    return msgspec.structs.replace(spec, number=number)
 
 
 def whole_number(what: str, value: Any) -> Any:

@@ -16,6 +16,7 @@ from skate.core.calls import PackedCall, pack_call
 from skate.core.engine import Context, Ready
 from skate.core.environment import merge_environments
 from skate.core.generator import ObjectRefGenerator
+from skate.core.nodes import NodeSpec
 from skate.core.options import STREAMING
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import dump_definition, pack
@@ -47,6 +48,8 @@ class InlineEngine:
     name = "inline"
 
     def __init__(self, settings: Settings) -> None:
+        for spec in settings.nodes:
+            self.add_node(spec)
         self.session = Session(settings)
         self._warned: set[Any] = set()
 
@@ -389,6 +392,19 @@ class InlineEngine:
         self.session.enter()
         with self.session.lock:
             return self.session.machine.resources()
+
+    def add_node(self, spec: NodeSpec) -> str:
+        """There is one process, and so one node."""
+        raise NotImplementedError(
+            "The inline engine has one node, for everything runs in this process: use engine='local' for virtual nodes."
+        )
+
+    def remove_node(self, node: str) -> None:
+        """The only node is the driver's own."""
+        known = node == self.session.machine.node
+        raise ValueError(
+            "The driver's own node cannot be removed." if known else f"There is no node of the id {node!r} to remove."
+        )
 
     def close(self) -> None:
         """End the actors and their threads."""

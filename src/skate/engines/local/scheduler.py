@@ -59,6 +59,8 @@ class Scheduler:
         self.nodes: dict[int, Node] = {HEAD: self.head}
         self.dead: deque[Node] = deque(maxlen=REMEMBERED)
         """Nodes that were removed."""
+        self.copies: dict[int, set[int]] = {}
+        """Stored values that the driver's node has no copy of: the nodes, by number, that have one."""
         self.families: dict[Kind, Family] = {}
         self.waiting: dict[Family, None] = {}
         """Families with queued calls, the longest waiting first."""
@@ -105,6 +107,28 @@ class Scheduler:
         family.infeasible = not family.places
         family.picky = family.infeasible or (where is not None and where.now)
         family.promised = {place: count for place, count in family.promised.items() if place in family.places}
+
+    def add_node(self, node: Node) -> None:
+        """A node joins."""
+        self.nodes[node.key] = node
+        for family in self.families.values():
+            self._place(family)
+
+    def remove_node(self, node: Node) -> None:
+        """A node is no more; its workers are `gone` before."""
+        del self.nodes[node.key]
+        self.dead.append(node)
+        for family in self.families.values():
+            self._place(family)
+
+    def copied(self, key: int, node: int) -> None:
+        """A stored value is read on a node, which has a copy from now on."""
+        places = self.copies.get(key)
+        if places is not None:
+            if node == HEAD:
+                del self.copies[key]
+            else:
+                places.add(node)
 
     def add(self, family: Family, row: Row) -> None:
         """Queue a call whose dependencies are ready."""

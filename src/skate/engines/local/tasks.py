@@ -424,6 +424,8 @@ class Tasks(Streams):
         """A block that the worker was granted, or a file that it wrote, has become a value's."""
         if type(value) is not Stored:
             return
+        if worker.node is not self.scheduler.head:
+            self.scheduler.copies[value.key] = {worker.node.key}
         if value.offset < 0:
             if worker.aside.get(value.key) != value.size:
                 raise Nonsense(f"sent {value.size:,} bytes in a file that it was not to write")
