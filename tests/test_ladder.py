@@ -33,6 +33,7 @@ FLOORS = {
     "skate.typed": API,
     "skate.types": API,
     "skate.cloudpickle": API,
+    "skate.cluster_utils": API,
     "skate.util": API,
     "skate.testing": API,
     "skate.dag": API,

@@ -6,17 +6,18 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from skate._version import __version__
+from skate.core import clusters, refs
 from skate.core import engine as engines
-from skate.core import refs
 from skate.core.environment import pack_environment
 from skate.core.folder import SessionFolder
 from skate.core.memory_rules import memory_rules
+from skate.core.nodes import custom_resources, node_labels, node_spec, whole_number
 from skate.core.settings import Settings, spilling
 
 _lock = threading.RLock()
@@ -108,12 +109,14 @@ def init(
     system_reserved_memory: int | None = None,
     proxy_server_url: str | None = None,
     engine: str | None = None,
+    nodes: Sequence[Mapping[str, Any]] | None = None,
     **kwargs: Any,
 ) -> RayContext:
     """Start a session; the first remote call does it by itself when this was not called.
 
     Args:
-        address: None or ``"local"``: a session of our own. Anything else names a cluster.
+        address: None or ``"local"``: a session of our own. Anything else names a cluster, such as the ``address`` of
+            a `skate.cluster_utils.Cluster`; while there is one, None means it as well.
         num_cpus: CPUs to share out, a whole number; those that this process may use when None.
         num_gpus: GPUs to share out, a whole number; none when None: they are not counted.
         resources: amounts of further resources, by name.
@@ -126,6 +129,9 @@ def init(
         runtime_env: ``env_vars``, ``working_dir``, ``py_modules`` of all workers; none when None.
         engine: ``"local"``, ``"inline"`` or ``"ray"``; the environment variable SKATE_ENGINE, then
             ``"local"``, when None.
+        nodes: virtual nodes, each a dict of ``num_cpus`` (1), ``num_gpus``, ``resources``, ``labels``, ``memory``,
+            ``object_store_memory`` and ``name``. The first is this program's own, so `num_cpus` and the like are
+            not given as well. None: one node, the whole machine.
 
     Objects past `object_store_memory` go to files in the system's place for temporary files, or in the
     directory that ``_system_config={"object_spilling_config": ...}`` (as Ray has it), `_temp_dir` or the
@@ -152,17 +158,21 @@ def init(
             "local_mode is gone, here as in Ray: use init(engine='inline'), which runs everything "
             "in this process under the contract of the other engines."
         )
+    own = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "resources": resources,
+        "labels": labels,
+        "object_store_memory": object_store_memory,
+    }
+    cluster = None if nodes is not None else clusters.find(address)
     settings = Settings(
-        num_cpus=_quantity("num_cpus", num_cpus),
-        num_gpus=_quantity("num_gpus", num_gpus),
-        resources=_resources(resources),
-        labels=_labels(labels),
-        object_store_memory=_store_size(object_store_memory),
+        **_nodes(own, nodes, cluster),
         namespace=_namespace(namespace, job_config),
         environment=pack_environment(_job_environment(runtime_env, job_config), job=True),
         log_to_driver=log_to_driver is None or bool(log_to_driver),
         memory=memory_rules(kwargs.get("_system_config"), os.environ),
-        address=_address(address),
+        address=_address(address) if cluster is None else "",
         **spilling(kwargs.get("_system_config"), kwargs.get("_temp_dir"), os.environ),
     )
     with _lock:
@@ -175,6 +185,8 @@ def init(
                 "which starts one by itself. Pass ignore_reinit_error=True to go on with it, or "
                 "call shutdown() first."
             )
+        if cluster is not None:
+            cluster.engine = running
     return _describe(running)
 
 
@@ -282,46 +294,36 @@ def _describe(running: engines.Engine) -> RayContext:
     )
 
 
-def _quantity(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"init({name}=...) must be a number, not {type(value).__name__}: {value!r}")
-    if value < 0 or value != int(value):
-        raise ValueError(f"init({name}={value!r}): must be a whole number, zero or more")
-    return value
-
-
-def _resources(given: Any) -> dict[str, float]:
-    if given is None:
-        return {}
-    _is_mapping("resources", given)
-    for name, amount in given.items():
-        if not isinstance(name, str):
-            raise TypeError(f"init(resources=...): {name!r} is not a name")
-        if name in ("CPU", "GPU", "memory", "object_store_memory"):
-            argument = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
-            raise ValueError(f"init(resources=...): {name!r} has an argument of its own, {argument}")
-        if isinstance(amount, bool) or not isinstance(amount, int | float):
-            raise TypeError(f"init(resources=...): {name!r} must be a number, not {amount!r}")
-        if amount < 0:
-            raise ValueError(f"init(resources=...): {name!r} is negative: {amount!r}")
-    return dict(given)
-
-
-def _labels(given: Any) -> dict[str, str]:
-    if given is None:
-        return {}
-    _is_mapping("labels", given)
-    for name, value in given.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"init(labels=...) must map strings to strings; {name!r}: {value!r}")
-    return dict(given)
-
-
-def _is_mapping(name: str, given: Any) -> None:
-    if not isinstance(given, Mapping):
-        raise TypeError(f"init({name}=...) must be a dict, not {type(given).__name__}")
+def _nodes(own: dict[str, Any], given: Any, cluster: clusters.Declared | None) -> dict[str, Any]:
+    """The `Settings` of the driver's node and the others, from the arguments of `init` for one node, or for several."""
+    if given is None and cluster is None:
+        return {
+            "num_cpus": whole_number("init(num_cpus=...)", own["num_cpus"]),
+            "num_gpus": whole_number("init(num_gpus=...)", own["num_gpus"]),
+            "resources": custom_resources("init", own["resources"]),
+            "labels": node_labels("init", own["labels"]),
+            "object_store_memory": _store_size(own["object_store_memory"]),
+        }
+    twice = ", ".join(name for name, value in own.items() if value is not None)
+    if twice:
+        what = "the cluster has its nodes already" if cluster is not None else "nodes= says what each node has"
+        raise ValueError(f"init: {what}, so {twice} cannot be given as well.")
+    if cluster is not None:
+        specs = cluster.specs()
+    elif isinstance(given, Sequence) and not isinstance(given, str) and given:
+        specs = [node_spec(entry, f"init(nodes[{place}])") for place, entry in enumerate(given)]
+    else:
+        raise TypeError(f"init(nodes=...) must be a list of one dict or more, not {given!r}")
+    head = specs[0]
+    return {
+        "num_cpus": head.num_cpus,
+        "num_gpus": head.num_gpus,
+        "resources": head.resources,
+        "labels": head.labels,
+        "node_memory": head.memory,
+        "object_store_memory": _store_size(head.object_store_memory),
+        "nodes": tuple(specs[1:]),
+    }
 
 
 def _store_size(given: Any) -> int | None:

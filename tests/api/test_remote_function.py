@@ -11,7 +11,9 @@ import pytest
 
 import skate
 from skate.core.options import DYNAMIC, STREAMING
+from skate.core.placement import LabelTest, Where
 from skate.remote_function import RemoteFunction
+from skate.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @skate.remote
@@ -135,6 +137,21 @@ def test_calls_itself_and_others_from_a_task(session: None) -> None:
     assert skate.get(use.remote(half)) == 2
 
 
-def test_what_is_not_built_yet_says_so() -> None:
-    with pytest.raises(NotImplementedError, match="label_selector"):
-        half.options(label_selector={"zone": "a"})
+def test_a_wish_about_the_place_is_part_of_the_options() -> None:
+    assert half._task_options.where is None
+    assert half.options(scheduling_strategy="DEFAULT")._task_options.where is None
+    assert half.options(scheduling_strategy="SPREAD")._task_options.where == Where(spread=True)
+    chosen = half.options(label_selector={"zone": "a"}, fallback_strategy=[{"label_selector": {"zone": "!a"}}])
+    assert chosen._task_options.where == Where(
+        selectors=((LabelTest("zone", ("a",)),), (LabelTest("zone", ("a",), True),))
+    )
+    node = "ab" * 28
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    assert half.options(scheduling_strategy=strategy)._task_options.where == Where(node=node)
+
+
+def test_a_wish_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="'DEFAULT' or 'SPREAD'"):
+        half.options(scheduling_strategy="EVEN")
+    with pytest.raises(TypeError, match="NodeAffinitySchedulingStrategy"):
+        half.options(scheduling_strategy=17)

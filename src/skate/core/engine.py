@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from skate.core.nodes import NodeSpec
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
 
 if TYPE_CHECKING:
@@ -106,6 +107,15 @@ class Engine(Protocol):
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """``(total, free)`` of the cluster."""
+
+    def add_node(self, spec: NodeSpec) -> str:
+        """A virtual node joins; its id in hex. RuntimeError in a task or an actor."""
+
+    def remove_node(self, node: str) -> None:
+        """The node of this id goes, with its workers and what lay there alone, before this returns.
+
+        ValueError: there is no such node, or it is the driver's own. RuntimeError in a task or an actor.
+        """
 
     def close(self) -> None:
         """End every process and free every byte of the session."""

@@ -37,6 +37,8 @@ class Where(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Elsewhere when that `node` is gone, or cannot run it."""
     spill: bool = False
     """With `soft`: also elsewhere while the node has no room."""
+    now: bool = False
+    """With `node` and not `soft`: fail when the node has no room at the moment."""
     group: int = 0
     """Inside this placement group."""
     bundle: int = -1
@@ -44,7 +46,7 @@ class Where(msgspec.Struct, frozen=True, array_like=True, gc=False):
     capture: bool = False
     """What the call starts belongs into the group too."""
     selectors: tuple[Selector, ...] = ()
-    """On nodes that pass the first of these; if there are none, the second; and so on."""
+    """On nodes that pass the first of these; while none of those has room, the second; and so on."""
     liked: Selector = ()
     """Rather on nodes that pass this."""
 
@@ -52,6 +54,13 @@ class Where(msgspec.Struct, frozen=True, array_like=True, gc=False):
 def matches(selector: Selector, labels: Mapping[str, str]) -> bool:
     """Whether a node with these labels passes all tests."""
     return all(test.passes(labels) for test in selector)
+
+
+def allows(where: Where, node: str, labels: Mapping[str, str]) -> bool:
+    """Whether a call may run on the only node there is; `node` is its id in hex."""
+    if where.node and not where.soft and where.node != node:
+        return False
+    return not where.selectors or any(matches(selector, labels) for selector in where.selectors)
 
 
 def parse_selector(given: Mapping[str, str | None] | None) -> Selector:

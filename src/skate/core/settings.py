@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from skate.core.memory_rules import MemoryRules
+from skate.core.nodes import NodeSpec
 from skate.core.system_config import SystemConfig
 
 
@@ -22,6 +23,10 @@ class Settings(msgspec.Struct, frozen=True):
     """None: none."""
     resources: dict[str, float] = {}
     labels: dict[str, str] = {}
+    node_memory: int | None = None
+    """Bytes that the resource ``memory`` of the driver's node has; None: 70 % of the machine's."""
+    nodes: tuple[NodeSpec, ...] = ()
+    """Virtual nodes besides the driver's own."""
     object_store_memory: int | None = None
     """Bytes; None: the engine's choice."""
     spill_folder: str = ""

@@ -30,7 +30,7 @@ from skate.core.calls import pack_call
 from skate.core.serialization import dump_definition
 from skate.engines.local.link import Link
 from skate.engines.local.messages import Define, Stored, TaskSpec
-from skate.engines.local.rows import READY, Worker
+from skate.engines.local.rows import READY, Node, Worker
 from skate.engines.local.tap import send_by
 from skate.engines.local.trace import Recorder
 from skate.testing.doom import HOWS, Doom, number_of
@@ -238,8 +238,8 @@ class Injection:
 
     # ------------------------------------------------------------------------ stand-ins
 
-    def _start(self, environment: str) -> Worker | None:
-        worker: Worker | None = self.real["start"](environment)
+    def _start(self, environment: str, node: Node) -> Worker | None:
+        worker: Worker | None = self.real["start"](environment, node)
         if worker is not None:
             self._take(worker)
         return worker

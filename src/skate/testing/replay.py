@@ -122,13 +122,15 @@ class _Stage:
     """What a meter told decided nothing but `doom`, which was recorded."""
 
     def __init__(self, head: Frame, hub: type[Requests]) -> None:
-        _, form, salt, namespace, memory, total, capacity = head
+        form = head[1]
         if form != FORMAT:
             raise ValueError(f"A trace of format {form}: this version of Skate reads format {FORMAT}.")
+        _, _, salt, namespace, memory, labels, total, capacity = head
         ids.use_salt(salt)
         self.arena = _PaperArena(capacity)
         self.now = 0.0
-        settings = Settings(namespace=namespace, memory=msgspec.msgpack.decode(memory, type=MemoryRules))
+        rules = msgspec.msgpack.decode(memory, type=MemoryRules)
+        settings = Settings(namespace=namespace, memory=rules, labels=labels)
         self.hub = hub(settings, total, self.arena, cast("Any", self))
         self.hub.timers.clock = lambda: self.now
         for name in FILES:
@@ -226,8 +228,8 @@ class _Stage:
 
     def start(self, environment: str, node: Node) -> Worker | None:
         """Start a worker on paper."""
-        client = self._answer("start", environment)[2]
-        self.said.append(["start", environment, client])
+        client = self._answer("start", environment, node.key)[3]
+        self.said.append(["start", environment, node.key, client])
         if not client:
             return None
         link: Any = _Link(self, client)

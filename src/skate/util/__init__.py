@@ -36,8 +36,15 @@ def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str
 
 
 def get_node_ip_address() -> str:
-    """The address of this machine: an embedded engine listens on none but the loopback."""
-    return "127.0.0.1"
+    """The address of the calling code's node: 127.0.0.1 is the driver's, each virtual node has another of the loopback.
+
+    Starts a session when none runs.
+    """
+    engine = engines.current()
+    context = engine.context()
+    rows = {} if context.driver else {row["NodeID"]: row["NodeManagerAddress"] for row in engine.state("nodes")}
+    address: str = rows.get(context.node, "127.0.0.1")
+    return address
 
 
 class _Rebuilt:
@@ -81,4 +88,8 @@ def __getattr__(name: str) -> Any:
         from skate.util.check_serialize import inspect_serializability
 
         return inspect_serializability
+    if name == "scheduling_strategies":
+        from importlib import import_module
+
+        return import_module("skate.util.scheduling_strategies")
     raise AttributeError(f"module 'skate.util' has no attribute {name!r}")

@@ -16,6 +16,7 @@ from skate.core.calls import PackedCall, pack_call
 from skate.core.engine import Context, Ready
 from skate.core.environment import merge_environments
 from skate.core.generator import ObjectRefGenerator
+from skate.core.nodes import NodeSpec
 from skate.core.options import STREAMING
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import dump_definition, pack
@@ -37,6 +38,7 @@ from skate.exceptions import (
     ActorHandleNotFoundError,
     GetTimeoutError,
     PendingCallsLimitExceeded,
+    TaskUnschedulableError,
 )
 
 
@@ -46,6 +48,8 @@ class InlineEngine:
     name = "inline"
 
     def __init__(self, settings: Settings) -> None:
+        for spec in settings.nodes:
+            self.add_node(spec)
         self.session = Session(settings)
         self._warned: set[Any] = set()
 
@@ -63,10 +67,12 @@ class InlineEngine:
         call.resources = options.resources
         call.retries = options.max_retries
         call.environment = merge_environments(self._environment(), options.environment)
-        call.impossible = session.machine.why_impossible(call.label, options.resources)
+        call.impossible = session.machine.why_impossible(call.label, options.resources, options.where)
         session.begin(call)
         made = self._results(call, options.returns, pulled=True)
-        if call.impossible:
+        if call.impossible and options.where is not None and options.where.node:
+            session.fail(call, TaskUnschedulableError(call.impossible))  # no other node will ever be that one
+        elif call.impossible:
             self._warn(call.impossible, options.resources)
         elif session.await_arguments(call, self._arrived) and call.stream is None:
             run(session, call)
@@ -118,7 +124,8 @@ class InlineEngine:
         definition.pickled(dump_definition)  # only to refuse what the other engines would refuse
         options = msgspec.structs.replace(options, namespace=options.namespace or session.settings.namespace)
         name = (options.namespace, options.name)
-        impossible = session.machine.why_impossible(f"The actor {options.class_name}", options.placement)
+        label = f"The actor {options.class_name}"
+        impossible = session.machine.why_impossible(label, options.placement, options.where)
         with session.lock:
             taken = session.names.get(name) if options.name else None
             if taken is not None:
@@ -385,6 +392,19 @@ class InlineEngine:
         self.session.enter()
         with self.session.lock:
             return self.session.machine.resources()
+
+    def add_node(self, spec: NodeSpec) -> str:
+        """There is one process, and so one node."""
+        raise NotImplementedError(
+            "The inline engine has one node, for everything runs in this process: use engine='local' for virtual nodes."
+        )
+
+    def remove_node(self, node: str) -> None:
+        """The only node is the driver's own."""
+        known = node == self.session.machine.node
+        raise ValueError(
+            "The driver's own node cannot be removed." if known else f"There is no node of the id {node!r} to remove."
+        )
 
     def close(self) -> None:
         """End the actors and their threads."""

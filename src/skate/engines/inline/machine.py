@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from skate.core import ids
+from skate.core import ids, nodes
 from skate.core.environment import unpack_environment
+from skate.core.placement import Where, allows, describe
 from skate.core.resources import UNIT, as_floats, fits, give, take, to_units
 from skate.core.settings import Settings
 from skate.core.spec import Resources
 from skate.engines.inline.records import Call, current
-
-_NODE = "node:127.0.0.1"
 
 
 class Machine:
@@ -27,7 +26,8 @@ class Machine:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.node = ids.node_hex(0)
+        self.node = ids.node_hex(1)
+        self.labels = {"ray.io/node-id": self.node, **settings.labels}
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.store = settings.object_store_memory or int(memory * 0.3)
         cpus = len(os.sched_getaffinity(0)) if settings.num_cpus is None else settings.num_cpus
@@ -36,7 +36,8 @@ class Machine:
             "GPU": float(settings.num_gpus or 0),
             "memory": float(max(memory - self.store, 0)),
             "object_store_memory": float(self.store),
-            _NODE: 1.0,
+            "node:127.0.0.1": 1.0,
+            "node:__internal_head__": 1.0,
             **settings.resources,
         }
         self.total = {name: to_units(amount, name) for name, amount in amounts.items() if amount}
@@ -52,12 +53,13 @@ class Machine:
             with contextlib.suppress(ValueError):  # the program may have removed it itself
                 sys.path.remove(entry)
 
-    def why_impossible(self, label: str, need: Resources) -> str:
-        """In words, why `need` can never be met; empty if it can."""
-        if fits(need, self.total):
+    def why_impossible(self, label: str, need: Resources, where: Where | None) -> str:
+        """In words, why `need` and the wish `where` can never be met; empty if they can."""
+        if fits(need, self.total) and (where is None or allows(where, self.node, self.labels)):
             return ""
         there = tuple(sorted(self.total.items()))
-        return f"{label} can never run here: it asks for {_amounts(need)}, and there is {_amounts(there)}."
+        wish = f" {describe(where)}".rstrip() if where is not None else ""
+        return f"{label} can never run here: it asks for {_amounts(need)}{wish}, and there is {_amounts(there)}."
 
     def take(self, need: Resources) -> tuple[int, ...]:
         """Count `need` as held; returns the numbers of the GPUs in it."""
@@ -89,13 +91,7 @@ class Machine:
 
     def row(self) -> dict[str, Any]:
         """The node as `nodes()` shows it."""
-        return {
-            "NodeID": self.node,
-            "Alive": True,
-            "NodeManagerHostname": os.uname().nodename,
-            "Resources": self.resources()[0],
-            "Labels": {"ray.io/node-id": self.node, **self.settings.labels},
-        }
+        return nodes.row(self.node, nodes.address(1), "", self.resources()[0], self.labels)
 
     @contextlib.contextmanager
     def inside(self, call: Call, own_loop: bool = False) -> Iterator[None]:

@@ -16,6 +16,7 @@ import cloudpickle  # noqa: F401  the first call needs both: here they load besi
 from skate import exceptions
 from skate.core import ids, refs
 from skate.core.engine import Context, Ready
+from skate.core.nodes import NodeSpec
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import unpack, unpack_value
 from skate.core.settings import Settings
@@ -62,6 +63,8 @@ class LocalEngine(Client):
         self.flush_due = False
         self.closed = False
         self.recorder = self._record(os.environ.get("SKATE_TRACE", ""))
+        for spec in settings.nodes:
+            self.host.add_node(spec)
         self.host.open()
 
     def _record(self, path: str) -> Recorder | None:
@@ -382,6 +385,26 @@ class LocalEngine(Client):
         with self.lock:
             self.host.collect()
             return self.hub.resources()
+
+    def add_node(self, spec: NodeSpec) -> str:
+        """A virtual node joins."""
+        with self.lock:
+            return self.host.add_node(spec).hex
+
+    def remove_node(self, node: str) -> None:
+        """A virtual node goes."""
+        self.pump.poll()
+        with self.lock:
+            key = next((known.key for known in self.hub.scheduler.nodes.values() if known.hex == node), 0)
+            if not key:
+                raise ValueError(f"There is no node of the id {node!r} to remove.")
+            removed = self.hub.remove_node(key)
+            self.host.posted()
+        workers = self.hub.workers
+        self.pump.turns.until(
+            lambda: self.closed or all(worker.node is not removed for worker in list(workers.values())), None
+        )
+        self._check_open()
 
     def _check_open(self) -> None:
         if self.closed:

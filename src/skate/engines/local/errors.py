@@ -16,6 +16,8 @@ from skate.engines.local.meters import in_words
 from skate.engines.local.rows import Actor, Family, Node, Worker
 
 NONE = pack(None).to_bytes()
+SHOWN = 5
+"""Nodes that a message lists."""
 
 
 _SIGKILL = {
@@ -92,6 +94,18 @@ def crashed(label: str, worker: Worker, how: str, attempts: int) -> bytes:
             f"The worker running {label} died{tried}: pid {worker.pid} {how}.{_last_words(worker)}"
         )
     )
+
+
+def node_died(label: str, worker: Worker, attempts: int) -> bytes:
+    """A task whose node was removed."""
+    tried = f" after {attempts + 1} attempts" if attempts else ""
+    return packed(exceptions.NodeDiedError(f"{label} did not end{tried}: {worker.node.death}.{_last_words(worker)}"))
+
+
+def owner_died(key: int) -> bytes:
+    """A value of `put` that went with the node on which it was put."""
+    message = "It was put on a node that has been removed: nobody can make it again."
+    return packed(exceptions.OwnerDiedError(ids.object_binary(key, 0).hex(), None, "", message=message))
 
 
 def too_many_calls(actor: Actor) -> exceptions.PendingCallsLimitExceeded:
@@ -173,9 +187,13 @@ def name_of(actor: Actor) -> str:
 def infeasible(label: str, family: Family, nodes: Mapping[int, Node]) -> str:
     """A request that nothing here can ever meet."""
     asked = _amounts(family.least or family.need)
-    there = ", and ".join(_amounts(sorted(node.total.items())) for node in nodes.values())
     wish = f" {describe(family.where)}" if family.where is not None else ""
-    return f"{label} can never run here: it asks for {asked}{wish}, and there is {there}."
+    if not family.infeasible:
+        return f"{label} asks for {asked}{wish} at once (_fail_on_unavailable), and there is no room now."
+    there = [_amounts(sorted(node.total.items())) for node in nodes.values()]
+    if len(there) > SHOWN:
+        there[SHOWN:] = [f"{len(there) - SHOWN} nodes more"]
+    return f"{label} can never run here: it asks for {asked}{wish}, and there is {', and '.join(there)}."
 
 
 def _amounts(resources: Iterable[tuple[str, int]]) -> str:

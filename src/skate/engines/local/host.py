@@ -14,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from skate.core import ids, refs
-from skate.core.resources import to_units
+from skate.core.nodes import NodeSpec, address
+from skate.core.resources import UNIT, to_units
 from skate.core.settings import Settings
 from skate.engines.local import errors
 from skate.engines.local.arena import Arena
@@ -28,6 +29,7 @@ from skate.engines.local.pool import Pool
 from skate.engines.local.pump import Pump
 from skate.engines.local.requests import Requests
 from skate.engines.local.rows import Node, Worker
+from skate.engines.local.scheduler import HEAD
 from skate.engines.local.spills import Spills
 
 if TYPE_CHECKING:
@@ -282,6 +284,14 @@ class Host:
         if self.pump.asleep:
             self.pump.nudge()
 
+    def add_node(self, spec: NodeSpec) -> Node:
+        """A virtual node joins."""
+        number = spec.number or self.hub.next_node()
+        total = node_resources(spec, number, self.arena.capacity)
+        node = self.hub.add_node(total, spec.labels, spec.name, number)
+        self.posted()
+        return node
+
     def open(self) -> None:
         """Begin to pump."""
         self.pump.thread.start()
@@ -309,15 +319,20 @@ def _folder() -> str:
 
 
 def _resources(settings: Settings, store: int) -> dict[str, int]:
-    """What the node has, in units."""
-    total = memory()
+    """What the driver's node has, in units."""
     cpus = settings.num_cpus if settings.num_cpus is not None else len(os.sched_getaffinity(0))
+    spec = NodeSpec(cpus, settings.num_gpus or 0, settings.resources, memory=settings.node_memory)
+    return {**node_resources(spec, HEAD, store), "node:__internal_head__": UNIT}
+
+
+def node_resources(spec: NodeSpec, number: int, store: int) -> dict[str, int]:
+    """What a node has, in units."""
     amounts = {
-        "CPU": cpus,
-        "GPU": settings.num_gpus or 0,
-        "memory": int(total * 0.7),
-        "object_store_memory": store,
-        "node:127.0.0.1": 1,
-        **settings.resources,
+        "CPU": spec.num_cpus,
+        "GPU": spec.num_gpus,
+        "memory": spec.memory if spec.memory is not None else int(memory() * 0.7),
+        "object_store_memory": spec.object_store_memory if spec.object_store_memory is not None else store,
+        f"node:{address(number)}": 1,
+        **spec.resources,
     }
     return {name: to_units(amount, name) for name, amount in amounts.items() if amount}

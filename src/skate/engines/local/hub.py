@@ -15,6 +15,7 @@ from typing import Any
 from skate.core.resources import UNIT, as_floats
 from skate.engines.local import deadlock, errors, state
 from skate.engines.local.boot import POKE
+from skate.engines.local.cluster import Cluster
 from skate.engines.local.messages import (
     Cancel,
     Leave,
@@ -22,7 +23,6 @@ from skate.engines.local.messages import (
     Yield,
 )
 from skate.engines.local.rows import FAILED, METHOD, Family, Row, Worker
-from skate.engines.local.shortage import Shortages
 
 STILLBORN = 3
 """Workers that die while they start, one after another, before those who wait for one are told."""
@@ -30,8 +30,8 @@ INSIST_AFTER = 0.02
 """Seconds after which a cancel that had no effect is repeated."""
 
 
-class Hub(Shortages):
-    """The whole: `tasks.py`, `actors.py`, `table.py`, `shortage.py`, and what concerns all: cancels, workers, state."""
+class Hub(Cluster):
+    """The whole: the parts in files of their own, and what concerns all: cancels, workers, state."""
 
     # ------------------------------------------------------------------- cancel
 
@@ -152,7 +152,7 @@ class Hub(Shortages):
         if self.workers.pop(worker.client, None) is None:
             return
         self.scheduler.gone(worker)
-        if not worker.up:
+        if not worker.up and not worker.node.death:
             self._was_stillborn(worker, how)
         how = _cause(worker, how)
         running = list(worker.running.values())
@@ -176,6 +176,8 @@ class Hub(Shortages):
                 self.abandon_stream(key)
             self.release(key)
         worker.held.clear()
+        if worker.node.death and all(other.node is not worker.node for other in self.workers.values()):
+            self.node_gone(worker.node)
         self.decide()
 
     def _was_stillborn(self, worker: Worker, how: str) -> None:
@@ -219,6 +221,8 @@ class Hub(Shortages):
                 self.ended_for_memory(worker, row, spec, worker.doom)
             elif self._may_retry(row):
                 self._again(row, spec)
+            elif worker.node.death:
+                self.finish(row, FAILED, errors.node_died(self.label(row), worker, row.attempt))
             else:
                 self.finish(row, FAILED, errors.crashed(self.label(row), worker, how, row.attempt))
 
@@ -276,6 +280,8 @@ class Hub(Shortages):
 
 def _cause(worker: Worker, how: str) -> str:
     """How a worker ended, in words: why we ended it, if that was it."""
+    if worker.node.death:
+        return worker.node.death
     if worker.outlaw:
         return f"was ended because it {worker.outlaw}"
     return worker.doom.why if worker.doom is not None else how

@@ -135,8 +135,11 @@ class Lineage(Store):
 
     # -------------------------------------------------------------------- remake
 
-    def lose(self, key: int) -> None:
-        """The value of a ready object is gone: have it made again, or fail it. Not one that somebody views."""
+    def lose(self, key: int, removed: bool = False) -> None:
+        """The value of a ready object is gone: have it made again, or fail it. Not one that somebody views.
+
+        `removed`: with its node, and so with the process that made it.
+        """
         row = self.rows.get(key)
         if row is None or row.state != READY or type(row.value) is not Stored:
             return
@@ -152,7 +155,7 @@ class Lineage(Store):
             recipe.alive.discard(key)
         if reason:
             row.state = FAILED
-            row.value = errors.lost(key, reason)
+            row.value = errors.owner_died(key) if removed and row.maker == PUT else errors.lost(key, reason)
             self.failures += 1
             if recipe is not None:
                 self._forget_unused(recipe)

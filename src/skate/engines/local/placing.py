@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
-from skate.core import ids
 from skate.core.placement import Where, matches
 from skate.core.resources import UNIT, fits
 from skate.core.spec import Resources
@@ -19,27 +18,33 @@ CROWDED = 0.5
 """Part of a resource in use from which on a node counts as used."""
 
 
-def places_for(need: Resources, where: Where | None, nodes: Iterable[Node]) -> tuple[Place, ...]:
-    """The nodes that could run a call if nothing else ran there, the preferred ones first."""
-    found: list[Node] = [node for node in nodes if fits(need, node.total)]
-    if where is None or (where.spread and not where.selectors):
-        return tuple(found)
+def places_for(need: Resources, where: Where | None, nodes: Iterable[Node]) -> tuple[tuple[Place, ...], ...]:
+    """The nodes that could run a call if nothing else ran there, in tiers: those of one are equally good.
+
+    A place of a later tier is for calls for which no earlier one has room.
+    """
+    found = tuple(node for node in nodes if fits(need, node.total))
+    if where is None:
+        return (found,)
     if where.node:
-        own = [node for node in found if ids.node_hex(node.key) == where.node]
+        own = tuple(node for node in found if node.hex == where.node)
+        others = tuple(node for node in found if node.hex != where.node)
         if not where.soft:
-            return tuple(own)
-        return (*own, *(node for node in found if node not in own)) if where.spill or not own else tuple(own)
-    for selector in where.selectors:
-        matching = [node for node in found if matches(selector, node.labels)]
-        if matching:
-            found = matching
-            break
-    else:
-        if where.selectors:
-            return ()
+            return (own,)
+        return (own, others) if where.spill and own else (own or others,)
+    tiers = [found]
+    if where.selectors:
+        tiers, left = [], list(found)
+        for selector in where.selectors:
+            tiers.append(tuple(node for node in left if matches(selector, node.labels)))
+            left = [node for node in left if node not in tiers[-1]]
     if where.liked:
-        found.sort(key=lambda node: not matches(where.liked, node.labels))
-    return tuple(found)
+        tiers = [
+            tuple(node for node in tier if matches(where.liked, node.labels) is liked)
+            for tier in tiers
+            for liked in (True, False)
+        ]
+    return tuple(tier for tier in tiers if tier) or ((),)
 
 
 def has_room(need: Resources, place: Place) -> bool:
@@ -79,6 +84,14 @@ def crowding(need: Resources, place: Place, more: int = 0) -> float:
         if total:
             used = max(used, (total - place.free.get(name, 0) + more * units) / total)
     return used if used >= CROWDED else 0.0
+
+
+def by_tiers(need: Resources, tiers: Sequence[Sequence[Place]], count: int) -> Iterator[tuple[Place, int]]:
+    """How `count` calls would be shared out: as `in_turn` says, and what does not fit in the next tier."""
+    for places in tiers:
+        for place, number in in_turn(need, places, count):
+            count -= number
+            yield place, number
 
 
 def in_turn(need: Resources, places: Sequence[Place], count: int) -> Iterator[tuple[Place, int]]:

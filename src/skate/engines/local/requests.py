@@ -292,7 +292,7 @@ class Requests(Hub):
                 continue
             value = row.value if message.values and (left > 0 or row.state != READY) else None
             if type(value) is Stored:
-                value = self.read(key, row)
+                value = self.read(key, row, worker.node.key)
                 if type(value) is Stored:
                     self.hold_view(key)
                     shown.append(key)

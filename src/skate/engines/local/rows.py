@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from skate.core import ids, nodes
 from skate.core.placement import Where
 from skate.core.resources import UNIT
 from skate.core.spec import ActorInfo, Resources
@@ -190,13 +191,18 @@ class Place:
 class Node(Place):
     """A machine, as far as calls can tell: its resources, its labels, its workers."""
 
-    __slots__ = ("idle", "key", "labels", "starting")
+    __slots__ = ("address", "death", "hex", "idle", "key", "labels", "name", "starting")
 
-    def __init__(self, key: int, total: dict[str, int], labels: dict[str, str] | None = None) -> None:
+    def __init__(self, key: int, total: dict[str, int], labels: dict[str, str] | None = None, name: str = "") -> None:
         super().__init__(total, range(total.get("GPU", 0) // UNIT))
         self.node = self
         self.key = key
-        self.labels = labels or {}
+        self.hex = ids.node_hex(key)
+        self.address = nodes.address(key)
+        self.name = name
+        self.death = ""
+        """Why it is no more, in words; empty while it is there."""
+        self.labels = {"ray.io/node-id": self.hex, **(labels or {})}
         self.idle: dict[str, list[Worker]] = {}
         """By environment."""
         self.starting: dict[str, int] = {}
@@ -210,11 +216,13 @@ class Family:
         "infeasible",
         "least",
         "need",
+        "picky",
         "places",
         "priority",
         "promised",
         "queue",
         "spreads",
+        "tiers",
         "turn",
         "where",
         "workers",
@@ -234,7 +242,11 @@ class Family:
         """Those leased to it, in that order: a set would have another in each run."""
         self.places: tuple[Place, ...] = ()
         """Those that could run it if they were empty, the preferred ones first."""
+        self.tiers: tuple[tuple[Place, ...], ...] = ((),)
+        """The same; those of one tier are equally good."""
         self.infeasible = False
+        self.picky = False
+        """Its calls need a look before they wait: nothing can run them, or they must begin at once."""
         self.spreads = False
         """Its calls go to several places in turn."""
         self.turn = 0

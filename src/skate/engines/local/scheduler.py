@@ -8,16 +8,19 @@ at a time, so that nothing waits behind a long call while another worker is free
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from skate.core.placement import Where
 from skate.core.resources import UNIT, give, take
 from skate.core.spec import Resources
-from skate.engines.local.placing import choose_gpus, crowding, has_room, in_turn, places_for, room
+from skate.engines.local.placing import by_tiers, choose_gpus, crowding, has_room, places_for, room
 from skate.engines.local.rows import PENDING, Family, Node, Place, Row, Worker
 
 HEAD = 1
+REMEMBERED = 1000
+"""Removed nodes that are remembered."""
 SHORT = 1_000
 """Microseconds up to which a function counts as short."""
 AHEAD = 5_000
@@ -54,6 +57,10 @@ class Scheduler:
         self.head = Node(HEAD, total, labels)
         """The driver's own node."""
         self.nodes: dict[int, Node] = {HEAD: self.head}
+        self.dead: deque[Node] = deque(maxlen=REMEMBERED)
+        """Nodes that were removed."""
+        self.copies: dict[int, set[int]] = {}
+        """Stored values that the driver's node has no copy of: the nodes, by number, that have one."""
         self.families: dict[Kind, Family] = {}
         self.waiting: dict[Family, None] = {}
         """Families with queued calls, the longest waiting first."""
@@ -94,10 +101,34 @@ class Scheduler:
     def _place(self, family: Family) -> None:
         """Find out where calls of a family could run."""
         where = family.where
-        family.places = places_for(family.least or family.need, where, self.nodes.values())
+        family.tiers = places_for(family.least or family.need, where, self.nodes.values())
+        family.spreads = where is not None and where.spread and len(family.tiers[0]) > 1
+        family.places = family.tiers[0] if family.spreads else tuple(place for tier in family.tiers for place in tier)
         family.infeasible = not family.places
-        family.spreads = where is not None and where.spread and len(family.places) > 1
+        family.picky = family.infeasible or (where is not None and where.now)
         family.promised = {place: count for place, count in family.promised.items() if place in family.places}
+
+    def add_node(self, node: Node) -> None:
+        """A node joins."""
+        self.nodes[node.key] = node
+        for family in self.families.values():
+            self._place(family)
+
+    def remove_node(self, node: Node) -> None:
+        """A node is no more; its workers are `gone` before."""
+        del self.nodes[node.key]
+        self.dead.append(node)
+        for family in self.families.values():
+            self._place(family)
+
+    def copied(self, key: int, node: int) -> None:
+        """A stored value is read on a node, which has a copy from now on."""
+        places = self.copies.get(key)
+        if places is not None:
+            if node == HEAD:
+                del self.copies[key]
+            else:
+                places.add(node)
 
     def add(self, family: Family, row: Row) -> None:
         """Queue a call whose dependencies are ready."""
@@ -249,20 +280,23 @@ class Scheduler:
                 yield from self.refill(worker)
             if not queue:
                 return
-        for place, number in in_turn(family.need, family.places, min(len(queue), STARTING)):
+        for place, number in by_tiers(family.need, family.tiers, min(len(queue), STARTING)):
             yield from self._start(family, place, number)
 
     def _place_with_worker(self, family: Family) -> Place | None:
         """Where a queued call can begin at once."""
-        best, least = None, 2.0
-        for place in family.places:
-            if place.node.idle.get(family.environment) and has_room(family.need, place):
-                crowded = crowding(family.need, place) if len(family.places) > 1 else 0.0
-                if crowded < least:
-                    best, least = place, crowded
-                if not crowded:
-                    break
-        return best
+        for tier in family.tiers:
+            best, least = None, 2.0
+            for place in tier:
+                if place.node.idle.get(family.environment) and has_room(family.need, place):
+                    crowded = crowding(family.need, place) if len(tier) > 1 else 0.0
+                    if crowded < least:
+                        best, least = place, crowded
+                    if not crowded:
+                        break
+            if best is not None or (len(family.tiers) > 1 and any(has_room(family.need, place) for place in tier)):
+                return best  # None: a worker is to be started there, though there may be one in a later tier
+        return None
 
     def _assign_at(self, family: Family, place: Place) -> Iterator[Assign]:
         """Give the next queued call to an idle worker there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from skate.core import ids
+from skate.core import ids, nodes
 from skate.core.resources import as_floats
 from skate.engines.local.rows import PENDING, Actor
 
@@ -24,13 +24,8 @@ def rows(hub: Hub, kind: str) -> list[dict[str, Any]]:
 
 def _nodes(hub: Hub) -> list[dict[str, Any]]:
     return [
-        {
-            "NodeID": ids.node_hex(node.key),
-            "Alive": True,
-            "Resources": as_floats(node.total.items()),
-            "Labels": {"ray.io/node-id": ids.node_hex(node.key), **node.labels},
-        }
-        for node in hub.scheduler.nodes.values()
+        nodes.row(node.hex, node.address, node.name, as_floats(node.total.items()), node.labels, node.death or None)
+        for node in (*hub.scheduler.nodes.values(), *hub.scheduler.dead)
     ]
 
 

@@ -18,6 +18,7 @@ from skate.engines.local import errors
 from skate.engines.local.arena import Arena
 from skate.engines.local.messages import Feed, Stored, TaskSpec
 from skate.engines.local.rows import FAILED, PENDING, READY, Row
+from skate.engines.local.scheduler import Scheduler
 from skate.engines.local.table import Table
 
 
@@ -56,6 +57,7 @@ class Store(Table):
     """The table's values that are not in messages."""
 
     ports: Files
+    scheduler: Scheduler
 
     def __init__(self, arena: Arena) -> None:
         super().__init__()
@@ -71,6 +73,7 @@ class Store(Table):
         """A row takes a stored value."""
         if value.key != key:  # a stream's item is made before it has a key of its own
             self.resident.pop(value.key, None)
+            self.scheduler.copies.pop(value.key, None)
             if value.offset < 0:
                 self.ports.rename_spill(value.key, key)
             value = row.value = Stored(key, value.offset, value.size)
@@ -85,11 +88,15 @@ class Store(Table):
             del self.resident[key]
             self.arena.free(value.offset, value.size)
         self.ports.unspill(key, value.size)  # also one that came back has its file still
+        if self.scheduler.copies:
+            self.scheduler.copies.pop(key, None)
 
     def discard(self, value: Any) -> None:
         """Free a value that came for nobody."""
         if type(value) is not Stored:
             return
+        if self.scheduler.copies:
+            self.scheduler.copies.pop(value.key, None)
         if value.offset >= 0:
             self.arena.free(value.offset, value.size)
         else:
@@ -165,14 +172,16 @@ class Store(Table):
 
     # ------------------------------------------------------------------- reading
 
-    def read(self, key: int, row: Row) -> Any:
+    def read(self, key: int, row: Row, node: int = 1) -> Any:
         """A ready row's value for somebody who is about to read it; PENDING or FAILED afterwards when it was lost.
 
-        A stored value is the reader's for as long as he counts a view of it.
+        A stored value is the reader's for as long as he counts a view of it. `node`: the number of the reader's.
         """
         value = row.value
         if type(value) is not Stored:
             return value
+        if self.scheduler.copies:
+            self.scheduler.copied(key, node)
         if value.offset >= 0:
             self.resident[key] = self.resident.pop(key)
             return value
@@ -193,7 +202,8 @@ class Store(Table):
         for key in self.inputs(spec):
             source = rows[key]
             if type(source.value) is Stored:
-                self.read(key, source)
+                assert row.worker is not None
+                self.read(key, source, row.worker.node.key)
             if source.state == PENDING or source.state == FAILED:
                 return None
         args = spec.args
@@ -208,6 +218,6 @@ class Store(Table):
         if not row.missing:
             ready(row)
 
-    def lose(self, key: int) -> None:
+    def lose(self, key: int, removed: bool = False) -> None:
         """The value of a ready object is gone: have it made again, or fail it."""
         raise NotImplementedError

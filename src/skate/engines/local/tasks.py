@@ -23,6 +23,7 @@ from skate.engines.local.messages import (
     Using,
     Yield,
 )
+from skate.engines.local.placing import has_room
 from skate.engines.local.rows import FAILED, READY, Family, Node, Row, Stream, Worker
 from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
 from skate.engines.local.store import Files
@@ -123,8 +124,7 @@ class Tasks(Streams):
         family = self._family(row.options)
         scheduler = self.scheduler
         scheduler.add(family, row)
-        if family.infeasible:
-            self._never(family, row)
+        if family.picky and self._refused(family, row):
             return
         queued = len(family.queue)
         # With no worker idle and others queued before it, nothing can go now that could not before; a longer
@@ -146,6 +146,13 @@ class Tasks(Streams):
             self._families.clear()
         self._families[id(options)] = (options, family)
         return family
+
+    def _refused(self, family: Family, row: Row) -> bool:
+        """Whether a queued call cannot run; False when it is to run at once, and can."""
+        if not family.infeasible and any(has_room(family.need, place) for place in family.places):
+            return False
+        self._never(family, row)
+        return True
 
     def _never(self, family: Family, row: Row) -> None:
         """Nothing here can run a call: warn, for that may change; but on the very node that was named it will not."""
@@ -417,6 +424,8 @@ class Tasks(Streams):
         """A block that the worker was granted, or a file that it wrote, has become a value's."""
         if type(value) is not Stored:
             return
+        if worker.node is not self.scheduler.head:
+            self.scheduler.copies[value.key] = {worker.node.key}
         if value.offset < 0:
             if worker.aside.get(value.key) != value.size:
                 raise Nonsense(f"sent {value.size:,} bytes in a file that it was not to write")

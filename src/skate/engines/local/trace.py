@@ -3,7 +3,8 @@
 The hub decides by its events alone, so a fresh one that is fed them decides the same: see `skate.testing.replay`. A
 frame is a u32 length (little endian) and a msgpack array whose first item says what it is:
 
-* ``trace``: format, salt of ids, namespace, rules of the memory monitor, resources, capacity of the arena;
+* ``trace``: format, salt of ids, namespace, rules of the memory monitor, labels and resources of the driver's node,
+  capacity of the arena;
 * ``options``: number, kind, bytes. Options are compared by identity, so events name them by number;
 * ``event``: time, name, arguments as in `replay.py`;
 * what followed from the event: ``send``, ``signal``, ``start``, ``warn``, ``collect``, ``file``, ``raised``.
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from skate.engines.local.requests import Requests
     from skate.engines.local.rows import Node, Worker
 
-FORMAT = 1
+FORMAT = 2
 LENGTH = struct.Struct("<I")
 PLAIN = (
     *("hold", "release", "hold_view", "lose", "allocate", "read_on", "abandon_stream", "cancel", "kill"),
-    *("break_down", "reap"),
+    *("break_down", "reap", "add_node", "remove_node"),
 )
 """Methods of the hub that change it, with arguments that need no packing."""
 LATE = ("reap", "doom")
@@ -63,7 +64,8 @@ class Recorder:
         self.late: list[tuple[Any, ...]] = []
         settings = hub.settings
         memory = encoder.encode(settings.memory)
-        self.write("trace", FORMAT, ids.salt(), settings.namespace, memory, hub.scheduler.total, hub.arena.capacity)
+        place = settings.labels, hub.scheduler.total
+        self.write("trace", FORMAT, ids.salt(), settings.namespace, memory, *place, hub.arena.capacity)
         self.ports: Any = hub.ports
         hub.ports = cast("Any", self)
         hub.timers.clock = self.clock
@@ -176,7 +178,7 @@ class Recorder:
     def start(self, environment: str, node: Node) -> Worker | None:
         """As the ports do."""
         worker: Worker | None = self.ports.start(environment, node)
-        self.write("start", environment, worker.client if worker is not None else 0)
+        self.write("start", environment, node.key, worker.client if worker is not None else 0)
         if worker is not None:
             tap.watch(worker.link, partial(self._sent, worker.client))
         return worker

@@ -15,6 +15,7 @@ from skate.core import refs
 from skate.core.engine import Context, Ready
 from skate.core.environment import merge_environments
 from skate.core.ids import worker_hex
+from skate.core.nodes import NodeSpec
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, TaskOptions
 from skate.engines.execution import full_name
@@ -347,6 +348,14 @@ class WorkerClient(Blocks):
             raise TypeError("exit_actor can only be called inside an actor.")
         self.exiting = True
         raise ActorExit
+
+    def add_node(self, spec: NodeSpec) -> str:
+        """Only a driver can."""
+        raise RuntimeError("Nodes are added by the driver, not by a task or an actor.")
+
+    def remove_node(self, node: str) -> None:
+        """Only a driver can."""
+        raise RuntimeError("Nodes are removed by the driver, not by a task or an actor.")
 
     def close(self) -> None:
         """A worker's session is its driver's to end."""
