@@ -31,7 +31,7 @@ class RuntimeContext:
     @property
     def job_id(self) -> JobID:
         """The job's id, as an object."""
-        return JobID(ids.JOB_ID)
+        return JobID(_context().job.to_bytes(len(ids.JOB_ID), "little"))
 
     def get_job_id(self) -> str:
         """The job's id in hexadecimal."""

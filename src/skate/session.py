@@ -24,7 +24,8 @@ _lock = threading.RLock()
 _folder: SessionFolder | None = None
 
 # Ray's private arguments that programs pass to init. They tune Ray's daemons, of which there are
-# none here, so they are accepted and have no effect.
+# none here, so they are accepted and have no effect. Ours is _looks_in: it attaches as somebody who
+# only looks, and who counts as no job.
 _PRIVATE = frozenset(
     {
         "_driver_object_store_memory",
@@ -32,6 +33,7 @@ _PRIVATE = frozenset(
         "_memory",
         "_metrics_export_port",
         "_node_ip_address",
+        "_looks_in",
         "_node_name",
         "_plasma_directory",
         "_redis_password",
@@ -42,6 +44,7 @@ _PRIVATE = frozenset(
         "_tracing_startup_hook",
     }
 )
+AUTO = "auto"
 _SMALLEST_STORE = 75 * 1024 * 1024
 
 
@@ -115,8 +118,11 @@ def init(
     """Start a session; the first remote call does it by itself when this was not called.
 
     Args:
-        address: None or ``"local"``: a session of our own. Anything else names a cluster, such as the ``address`` of
-            a `skate.cluster_utils.Cluster`; while there is one, None means it as well.
+        address: None or ``"local"``: a session of our own. Anything else: become a driver of a session that runs
+            already on this machine, a standing hub above all (docs/standing.md). ``"auto"``: that of ``skate start``,
+            or else the newest other session of this user; a path of a session's folder or socket; the name of a
+            standing hub. With None or ``"auto"``, the environment variable SKATE_ADDRESS or RAY_ADDRESS says where.
+            Or the ``address`` of a `skate.cluster_utils.Cluster`; while there is one, None and ``"auto"`` mean it.
         num_cpus: CPUs to share out, a whole number; those that this process may use when None.
         num_gpus: GPUs to share out, a whole number; none when None: they are not counted.
         resources: amounts of further resources, by name.
@@ -146,8 +152,9 @@ def init(
 
     Raises:
         RuntimeError: a session runs already; an unknown argument; ``local_mode=True``.
-        ConnectionError: there is no cluster at `address`.
-        TypeError, ValueError: an argument of the wrong type or out of its range.
+        ConnectionError: there is no session at `address`, or it lets this program not in.
+        TypeError, ValueError: an argument of the wrong type or out of its range, or one that only who starts a
+            session can give (`num_cpus`, `num_gpus`, `resources`, `labels`, `object_store_memory`) with an `address`.
         NotImplementedError: ``engine="ray"``; a field of `runtime_env` that is not built yet.
     """
     unknown = sorted(kwargs.keys() - _PRIVATE)
@@ -166,13 +173,17 @@ def init(
         "object_store_memory": object_store_memory,
     }
     cluster = None if nodes is not None else clusters.find(address)
+    where = _address(address) if cluster is None else ""
+    if where:
+        _refuse_capacity({**own, "nodes": nodes, "_system_config": kwargs.get("_system_config") or None})
     settings = Settings(
         **_nodes(own, nodes, cluster),
         namespace=_namespace(namespace, job_config),
         environment=pack_environment(_job_environment(runtime_env, job_config), job=True),
         log_to_driver=log_to_driver is None or bool(log_to_driver),
         memory=memory_rules(kwargs.get("_system_config"), os.environ),
-        address=_address(address) if cluster is None else "",
+        address=where,
+        looks_in=bool(kwargs.get("_looks_in")),
         **spilling(kwargs.get("_system_config"), kwargs.get("_temp_dir"), os.environ),
     )
     with _lock:
@@ -225,14 +236,18 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
     from skate.engines import DEFAULT, start
 
     global _folder
-    folder = SessionFolder()
-    try:
-        settings = replace(settings, folder=folder.path)
-        engine = start(name or os.environ.get("SKATE_ENGINE") or DEFAULT, settings)
-    except BaseException:
-        folder.remove()
-        raise
-    _folder = folder
+    name = name or os.environ.get("SKATE_ENGINE") or DEFAULT
+    if settings.address:
+        engine = start(name, settings)  # the session has its folder
+    else:
+        folder = SessionFolder()
+        try:
+            settings = replace(settings, folder=folder.path)
+            engine = start(name, settings)
+        except BaseException:
+            folder.remove()
+            raise
+        _folder = folder
     engines.use(engine)
     engines.start_with(_start_by_itself)
     return engine
@@ -280,12 +295,12 @@ def _describe(running: engines.Engine) -> RayContext:
             "node_ip_address": "127.0.0.1",
             "node_id": context.node,
             "namespace": context.namespace,
-            "address": "local",
-            "gcs_address": "",
+            "address": running.address,
+            "gcs_address": "" if running.address == "local" else running.address,
             "redis_address": None,
             "object_store_address": None,
             "raylet_socket_name": None,
-            "session_dir": _folder.path if _folder is not None else None,
+            "session_dir": running.folder or None,
             "metrics_export_port": None,
             "dashboard_agent_listen_port": None,
             "webui_url": "",
@@ -362,7 +377,18 @@ def _job_environment(given: Any, job_config: Any) -> Any:
 def _address(given: Any) -> str:
     if given is not None and not isinstance(given, str):
         raise TypeError(f"address must be a string or None, not {type(given).__name__}: {given!r}")
-    return "" if given in (None, "local") else given
+    if given in (None, AUTO):
+        given = os.environ.get("SKATE_ADDRESS") or os.environ.get("RAY_ADDRESS") or given
+    return "" if given in (None, "", "local") else given
+
+
+def _refuse_capacity(given: dict[str, Any]) -> None:
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise ValueError(
+            f"init: {', '.join(wrong)} must not be given with an address (or SKATE_ADDRESS, RAY_ADDRESS): the session "
+            "that runs there has its resources already."
+        )
 
 
 _register: Callable[..., None] = os.register_at_fork

@@ -35,12 +35,18 @@ class Context(NamedTuple):
     gpus: Sequence[int] = ()
     environment: str = ""
     driver: bool = True
+    job: int = 1
+    """The number of the driver that all this belongs to."""
 
 
 class Engine(Protocol):
     """What the public API asks of an engine. Errors are those of `skate.exceptions`."""
 
     name: str
+    address: str
+    """How `RayContext` names the session: ``"local"``, or where the hub is that it was attached to."""
+    folder: str
+    """The session's folder, if it is there already."""
 
     def submit(self, function: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions) -> Any:
         """Run a function: one `ObjectRef`, a list of them, None for no return, or an `ObjectRefGenerator`."""
@@ -103,7 +109,7 @@ class Engine(Protocol):
         """End the calling actor for good; raises on its way out."""
 
     def state(self, kind: str) -> list[dict[str, Any]]:
-        """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``."""
+        """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``jobs``."""
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """``(total, free)`` of the cluster."""

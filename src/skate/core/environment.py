@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 WORKING = ("env_vars", "working_dir", "py_modules", "excludes", "config")
+JOB = "_job"
+"""The field that tells the calls of one attached driver from those of another; nobody writes it by hand."""
 LATER = frozenset(
     {
         "pip",
@@ -72,6 +74,25 @@ def merge_environments(parent: str, child: str) -> str:
     if variables:
         merged["env_vars"] = variables
     return msgspec.json.encode(merged, order="deterministic").decode()
+
+
+def with_job(environment: str, job: int) -> str:
+    """The environment of the calls of one of several drivers: workers of another never run them."""
+    return merge_environments(environment, f'{{"{JOB}":{job}}}')
+
+
+def job_of(environment: str) -> int:
+    """What `with_job` has added; 0: nothing."""
+    return int(unpack_environment(environment).get(JOB, 0)) if JOB in environment else 0
+
+
+def without_job(environment: str) -> str:
+    """The environment as its user gave it."""
+    if JOB not in environment:
+        return environment
+    fields = unpack_environment(environment)
+    fields.pop(JOB, None)
+    return msgspec.json.encode(fields, order="deterministic").decode() if fields else ""
 
 
 def _refused(key: object) -> Exception:

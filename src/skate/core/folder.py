@@ -38,6 +38,11 @@ class SessionFolder:
             self._lock = -1
 
 
+def prefix() -> str:
+    """How the names of this user's session folders begin."""
+    return _PREFIX
+
+
 def root() -> str:
     """The system's place for temporary files."""
     # What `tempfile.gettempdir` would find; that module takes longer to import than a session to start.

@@ -46,6 +46,12 @@ class Settings(msgspec.Struct, frozen=True):
     """The cluster to join; empty: start a session of our own."""
     folder: str = ""
     """The session's folder; it exists as long as the session."""
+    looks_in: bool = False
+    """To join it as somebody who only looks, not as a job."""
+    alone: bool = False
+    """The session is to have a process of its own; no driver lives in it."""
+    name: str = ""
+    """What such a session is called."""
 
 
 def spilling(system_config: Any, temp_dir: Any, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -16,10 +16,14 @@ def start(name: str, settings: Settings) -> Engine:
     if name == "ray":
         raise NotImplementedError("The engine 'ray' is not built yet: use engine='local' or engine='inline'.")
     if settings.address:
-        raise ConnectionError(
-            f"There is no cluster at address={settings.address!r}: the engine {name!r} lives in "
-            "this program and joins none. Leave the address out, or give address='local'."
-        )
+        if name == "inline":
+            raise ConnectionError(
+                f"address={settings.address!r}: the engine 'inline' lives in this program alone and attaches to none. "
+                "Leave the address out, or use engine='local'."
+            )
+        from skate.engines.local.attached import attach
+
+        return attach(settings)
     if name == "inline":
         from skate.engines.inline import InlineEngine
 

@@ -46,11 +46,13 @@ class InlineEngine:
     """Runs everything in this process; see the package's own words."""
 
     name = "inline"
+    address = "local"
 
     def __init__(self, settings: Settings) -> None:
         for spec in settings.nodes:
             self.add_node(spec)
         self.session = Session(settings)
+        self.folder = settings.folder
         self._warned: set[Any] = set()
 
     # ------------------------------------------------------------------- calls

@@ -20,6 +20,7 @@ from skate.engines.local.boot import PAGE
 
 GROWTH = 16 << 20
 """The file grows by doubling, by this much at most at a time."""
+_MAP_FIXED = 0x10
 _types: dict[int, Any] = {}
 
 
@@ -57,6 +58,22 @@ class Mapping:
 
         self._watched[number] = weakref.ref(exporter, died)
         return memoryview(exporter).cast("B")[:size].toreadonly()
+
+    def keep(self) -> None:
+        """Give every view that is left memory of its own: what it shows stays when others use the blocks again."""
+        kept = [exporter for watched in list(self._watched.values()) if (exporter := watched()) is not None]
+        if not kept:
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        how = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        for exporter in kept:
+            address, size = ctypes.addressof(exporter), ctypes.sizeof(exporter)
+            data = bytes(exporter)
+            if libc.mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, how, -1, 0) != address:
+                raise OSError(ctypes.get_errno(), "a view could not be given memory of its own")
+            ctypes.memmove(address, data, size)
 
 
 class Arena:

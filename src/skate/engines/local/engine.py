@@ -48,10 +48,12 @@ class LocalEngine(Client):
     """The embedded engine, as a driver has it."""
 
     name = "local"
+    address = "local"
 
     def __init__(self, settings: Settings, boot: Boot) -> None:
         super().__init__(next(clients))
         self.settings = settings
+        self.folder = settings.folder
         node, worker_id = ids.node_hex(HEAD), ids.worker_hex(self.ids.following >> ids.CLIENT_SHIFT)
         self.driver = Context(settings.namespace, node, worker_id, environment=settings.environment)
         self.host = Host(settings, boot, self.lock)
@@ -65,6 +67,8 @@ class LocalEngine(Client):
         self.recorder = self._record(os.environ.get("SKATE_TRACE", ""))
         for spec in settings.nodes:
             self.host.add_node(spec)
+        if settings.folder and self.recorder is None:  # a replay knows no other drivers
+            self.host.open_door(settings.folder)
         self.host.open()
 
     def _record(self, path: str) -> Recorder | None:

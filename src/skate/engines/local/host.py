@@ -11,15 +11,17 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 from skate.core import ids, refs
 from skate.core.nodes import NodeSpec, address
 from skate.core.resources import UNIT, to_units
 from skate.core.settings import Settings
-from skate.engines.local import errors
+from skate.engines.local import departures, errors
 from skate.engines.local.arena import Arena
 from skate.engines.local.boot import POKE, Boot, memory, search_path
+from skate.engines.local.door import Door, Peer
+from skate.engines.local.jobs import Jobs
 from skate.engines.local.link import BrokenFrame, Link
 from skate.engines.local.logs import LogPipe
 from skate.engines.local.memory_watch import MemoryWatch
@@ -32,16 +34,17 @@ from skate.engines.local.rows import Node, Worker
 from skate.engines.local.scheduler import HEAD
 from skate.engines.local.spills import Spills
 
-if TYPE_CHECKING:
-    pass
-
 REAP_EVERY = 2.0
+LOOK_AGAIN = 0.05
+"""Seconds after which a driver is looked at again that was slow to take what its workers print."""
 REAP_AFTER = 10.0
 PRELOADED = ("numpy",)
 """Modules that workers get from the zygote: costly to import, and without threads when OMP_NUM_THREADS is 1."""
 
-clients = itertools.count(1)
-"""Client numbers: never used twice in this process, so that references of an old session mean nothing in a new one."""
+clients = itertools.count(8 * int.from_bytes(os.urandom(2)) + 1)
+"""Client numbers: never used twice in this process, so that references of an old session mean nothing in a new one.
+They begin anywhere, for a program may have been a driver of another hub before; below 2^20 keys fit into 60 bits.
+"""
 
 
 class Host:
@@ -56,6 +59,8 @@ class Host:
         self.pump = Pump(lock, self.before, self.after)
         self.hub = Requests(settings, _resources(settings, boot.capacity), self.arena, self)
         self.pump.watch(self.pool.control.fileno(), self._reports)
+        self.jobs = Jobs(settings.alone)
+        self.door: Door | None = None
         self.logs: dict[Worker, tuple[LogPipe, LogPipe]] = {}
         self.path = search_path()
         self.preloaded: set[str] = set()
@@ -69,14 +74,18 @@ class Host:
 
     def start(self, environment: str, node: Node) -> Worker | None:
         """Start a worker process of a node; None when the zygote is gone."""
-        client = next(clients)
+        client = self.new_client()
         pipes = self.pool.fork(client)
         if pipes is None:
             return None
         link = Link(pipes.read_fd, pipes.write_fd, to_hub.decode, self.pump.dirty)
         worker = Worker(client, environment, link, node)
-        out = LogPipe(pipes.stdout_fd, worker.tail, False, not self.settings.log_to_driver)
-        err = LogPipe(pipes.stderr_fd, worker.tail, True, not self.settings.log_to_driver)
+        job = worker.job = self.jobs.of(environment)
+        quiet = not (self.settings.log_to_driver if job is None else job.asked.log)
+        out = LogPipe(pipes.stdout_fd, worker.tail, False, quiet)
+        err = LogPipe(pipes.stderr_fd, worker.tail, True, quiet)
+        if job is not None:
+            out.sink = err.sink = job.show
         self.logs[worker] = (out, err)
         self.pump.watch(pipes.read_fd, lambda _: self._readable(worker))
         for pipe in (out, err):
@@ -85,16 +94,21 @@ class Host:
             Welcome(
                 client,
                 ids.salt(),
-                self.settings.namespace,
+                self.settings.namespace if job is None else job.namespace,
                 ids.node_hex(node.key),
-                self.path,
-                _folder(),
-                self.settings.environment,
+                self.path if job is None else job.asked.path,
+                working_folder() if job is None else job.asked.folder,
+                self.settings.environment if job is None else job.asked.environment,
                 environment,
                 self.settings.folder,
+                1 if job is None else job.number,
             )
         )
         return worker
+
+    def new_client(self) -> int:
+        """A number for somebody who names things."""
+        return next(clients)
 
     def signal(self, worker: Worker, number: int) -> None:
         """Send a signal to a worker's process, after the messages that are there for it."""
@@ -105,7 +119,10 @@ class Host:
         for worker, number in signals:
             if worker.client not in self.hub.workers:
                 continue
-            if worker.link.unsent and number == POKE:
+            if type(worker) is Peer:
+                if number == signal.SIGKILL and self.door is not None:
+                    self.door.hang_up(worker, "it was shut out")
+            elif worker.link.unsent and number == POKE:
                 self.signals.append((worker, number))  # it could not know yet what to stop
             elif worker.pid:
                 self.pool.signal(worker.pid, number)
@@ -115,6 +132,10 @@ class Host:
     def warn(self, text: str) -> None:
         """Tell the user something."""
         print(f"skate: {text}", file=sys.stderr, flush=True)
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """Who was not let in at the door, and why."""
+        return list(self.door.refusals) if self.door is not None else []
 
     def spill(self, key: int, offset: int, size: int) -> int | None:
         """Write a block to the file of `key`; its checksum, or None when that failed."""
@@ -208,8 +229,15 @@ class Host:
             self.hub.receive(worker, messages)
 
     def _log(self, worker: Worker, pipe: LogPipe, _: int) -> None:
-        if not pipe.read(self._origin(worker)):
+        if worker.job is not None and worker.job.congested():
             self.pump.unwatch(pipe.fd)
+            self.hub.timers.at(time.monotonic() + LOOK_AGAIN, partial(self._read_on, worker, pipe))
+        elif not pipe.read(self._origin(worker)):
+            self.pump.unwatch(pipe.fd)
+
+    def _read_on(self, worker: Worker, pipe: LogPipe) -> None:
+        if worker in self.logs:
+            self.pump.watch(pipe.fd, partial(self._log, worker, pipe))
 
     def _origin(self, worker: Worker) -> str:
         if worker.actor is not None:
@@ -221,7 +249,7 @@ class Host:
         if not self.pool.reports(self._report):
             self.pump.unwatch(self.pool.control.fileno())
             self.hub.break_down()
-            for worker in list(self.hub.workers.values()):
+            for worker in list(self.logs):
                 self._bury(worker, "was lost with the process that starts workers")
 
     def _report(self, kind: str, client: int, number: int, peak: int) -> None:
@@ -275,6 +303,9 @@ class Host:
     def _reap(self) -> None:
         now = time.monotonic()
         self.hub.reap(now, REAP_AFTER)
+        if self.jobs.jobs:
+            departures.retire_idle(self.hub)
+            departures.tidy(self.hub, self.jobs)
         self.hub.timers.at(now + REAP_EVERY, self._reap)
 
     def posted(self) -> None:
@@ -296,11 +327,21 @@ class Host:
         """Begin to pump."""
         self.pump.thread.start()
 
+    def open_door(self, folder: str) -> None:
+        """Let other programs of this user attach, by a socket in the session's folder. Called without the lock."""
+        with self.lock:
+            try:
+                self.door = Door(self, folder)
+            except OSError as error:  # a folder on a file system without sockets, no descriptors left
+                self.warn(f"no other program can attach to this session: {error}")
+
     def close(self) -> None:
         """End every process and free every byte of the session. Called without the lock."""
         self.pump.close()
         self.pool.close()
         with self.lock:
+            if self.door is not None:
+                self.door.close()
             for worker in list(self.hub.workers.values()):
                 for pipe in self.logs.pop(worker, ()):
                     pipe.drain(self._origin(worker))
@@ -311,7 +352,8 @@ class Host:
             self.spills.close()
 
 
-def _folder() -> str:
+def working_folder() -> str:
+    """Where this process is; empty: nowhere, for the folder is gone."""
     try:
         return os.getcwd()
     except FileNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from collections.abc import Callable
 from typing import TextIO
 
 READ_SIZE = 65_536
@@ -15,7 +16,7 @@ LONGEST = 1 << 20
 class LogPipe:
     """One worker's stdout or stderr."""
 
-    __slots__ = ("_rest", "fd", "quiet", "tail", "to_stderr")
+    __slots__ = ("_rest", "fd", "quiet", "sink", "tail", "to_stderr")
 
     def __init__(self, fd: int, tail: deque[str], to_stderr: bool, quiet: bool) -> None:
         self.fd = fd
@@ -23,6 +24,8 @@ class LogPipe:
         self.to_stderr = to_stderr
         self.quiet = quiet
         self._rest = b""
+        self.sink: Callable[[str, bool], bool] | None = None
+        """Takes the lines, if it is not this process that shows them; False when it cannot any more."""
 
     def read(self, origin: str) -> bool:
         """Pass on what there is; False at the end of the stream."""
@@ -57,10 +60,12 @@ class LogPipe:
         self.tail.extend(texts)
         if self.quiet:
             return
+        shown = "".join(f"({origin}) {text}\n" for text in texts)
+        if self.sink is not None and self.sink(shown, self.to_stderr):
+            return
         stream: TextIO | None = sys.stderr if self.to_stderr else sys.stdout
         if stream is None:
             return
-        shown = "".join(f"({origin}) {text}\n" for text in texts)
         try:
             try:
                 stream.write(shown)

@@ -62,6 +62,8 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=20):
     job_environment: str
     environment: str
     session_folder: str
+    job: int = 1
+    """The number of the driver for which it works."""
 
 
 class Define(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
@@ -153,6 +155,29 @@ class Grant(msgspec.Struct, frozen=True, array_like=True, tag=32, gc=False):
 
     offset: int
     size: int
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True, tag=33):
+    """The answer to `Attach`: come in. The descriptor of the arena comes with it."""
+
+    welcome: Welcome
+    capacity: int
+    """Bytes that the arena may take."""
+    name: str
+    """What the hub is called, if it stands alone."""
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
+    """The other answer to `Attach`."""
+
+    why: str
+
+
+class Printed(msgspec.Struct, frozen=True, array_like=True, tag=35, gc=False):
+    """What workers of a driver's job wrote, whole lines with their origin."""
+
+    text: str
+    to_stderr: bool
 
 
 # ---------------------------------------------------------------- worker to hub
@@ -321,6 +346,9 @@ ToWorker = (
     | Leave
     | Resume
     | Grant
+    | Accepted
+    | Refused
+    | Printed
 )
 ToHub = (
     Done
@@ -344,6 +372,27 @@ ToHub = (
     | Hello
 )
 
+
+class Attach(msgspec.Struct, frozen=True, array_like=True, tag=60):
+    """The first and only message of a program that wants to be a driver of this session, before it is let in."""
+
+    version: str
+    python: str
+    namespace: str
+    environment: str
+    """Of its whole job, as JSON."""
+    path: list[str]
+    folder: str
+    log: bool
+    """Whether it wants to see what its workers print."""
+    entrypoint: str
+    driver: bool = True
+    """False: somebody who looks in, and counts as no job."""
+    submission: str = ""
+    """Of a submitted job, its id."""
+
+
+to_door = msgspec.msgpack.Decoder(list[Attach])
 to_worker = msgspec.msgpack.Decoder(list[ToWorker])
 to_hub = msgspec.msgpack.Decoder(list[ToHub])
 encoder = msgspec.msgpack.Encoder()

@@ -35,7 +35,7 @@ class Pump:
         self.before = before
         self.after = after
         self.epoll = select.epoll()
-        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.handlers: dict[int, Callable[[int], object]] = {}
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self.bell, lambda _: self._quiet())
         self.dirty: list[Link] = []
@@ -49,7 +49,7 @@ class Pump:
         """The background thread sleeps in epoll."""
         self.thread = threading.Thread(target=self._background, name="skate-pump", daemon=True)
 
-    def watch(self, fd: int, handler: Callable[[int], None]) -> None:
+    def watch(self, fd: int, handler: Callable[[int], object]) -> None:
         """Have `handler` called with the events of a descriptor."""
         self.handlers[fd] = handler
         self.epoll.register(fd, select.EPOLLIN)

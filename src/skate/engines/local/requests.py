@@ -116,8 +116,11 @@ class Requests(Hub):
         self.arrived(worker, message.pid)
 
     def _submit(self, worker: Worker, message: Submit) -> None:
-        spec = guard.task(self, worker, message.spec, message.options)
-        self.submit(spec, message.options, worker, message.parent if message.parent in worker.running else 0)
+        options = message.options
+        spec = guard.task(self, worker, message.spec, options)
+        if worker.job is not None:
+            options = worker.job.same(options)
+        self.submit(spec, options, worker, message.parent if message.parent in worker.running else 0)
 
     def _call(self, worker: Worker, message: Call) -> None:
         spec = guard.method(self, worker, message.spec, message.options)
@@ -327,7 +330,7 @@ class Requests(Hub):
         request = decode_spawn(data)
         spec = guard.spawn(self, worker, request)
         try:
-            return encoder.encode(self.spawn(spec, request.info, self.settings.namespace, worker))
+            return encoder.encode(self.spawn(spec, request.info, self._namespace(worker), worker))
         finally:
             self._forget_lost(spec)
 
@@ -340,7 +343,10 @@ class Requests(Hub):
 
     def _ask_find(self, worker: Worker, data: bytes) -> bytes:
         name, namespace = decode_any(data)
-        return encoder.encode(self.find(name, namespace or self.settings.namespace))
+        return encoder.encode(self.find(name, namespace or self._namespace(worker)))
+
+    def _namespace(self, worker: Worker) -> str:
+        return worker.job.namespace if worker.job is not None else self.settings.namespace
 
     def _ask_allocate(self, worker: Worker, data: bytes) -> bytes:
         key, size = guard.room(worker, *decode_any(data))

@@ -19,6 +19,7 @@ from skate.core.resources import UNIT
 from skate.core.spec import ActorInfo, Resources
 
 if TYPE_CHECKING:
+    from skate.engines.local.jobs import Job
     from skate.engines.local.link import Link
     from skate.engines.local.messages import TaskSpec
 
@@ -97,6 +98,7 @@ class Worker:
         "held",
         "idle_since",
         "is_async",
+        "job",
         "known",
         "last",
         "leaving",
@@ -173,6 +175,8 @@ class Worker:
         """Bytes that it had when it was given its call; kept where ``memory=`` is enforced."""
         self.doom: Doom | None = None
         """Why the memory monitor ends it."""
+        self.job: Job | None = None
+        """Of which attached driver it is; None: of the hub's own."""
 
 
 class Place:

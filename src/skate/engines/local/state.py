@@ -15,7 +15,7 @@ _OBJECT_STATES = ("PENDING", "READY", "FAILED", "END")
 
 
 def rows(hub: Hub, kind: str) -> list[dict[str, Any]]:
-    """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers`` or ``objects``."""
+    """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``jobs`` or ``refusals``."""
     try:
         return _TABLES[kind](hub)
     except KeyError:
@@ -98,6 +98,14 @@ def _objects(hub: Hub) -> list[dict[str, Any]]:
     ]
 
 
+def _jobs(hub: Hub) -> list[dict[str, Any]]:
+    return hub.ports.jobs.rows()
+
+
+def _refusals(hub: Hub) -> list[dict[str, Any]]:
+    return hub.ports.refusals()
+
+
 _TABLES = {
     "nodes": _nodes,
     "actors": _actors,
@@ -105,4 +113,6 @@ _TABLES = {
     "tasks": _tasks,
     "workers": _workers,
     "objects": _objects,
+    "jobs": _jobs,
+    "refusals": _refusals,
 }

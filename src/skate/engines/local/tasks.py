@@ -11,6 +11,7 @@ from skate.engines.local import errors
 from skate.engines.local.arena import Arena
 from skate.engines.local.boot import PAGE, POKE
 from skate.engines.local.guard import Nonsense, not_its_call, result
+from skate.engines.local.jobs import Jobs
 from skate.engines.local.messages import (
     Define,
     Done,
@@ -49,6 +50,12 @@ class Ports(Files, Protocol):
 
     def warn(self, text: str) -> None:
         """Tell the user something on the driver's standard error."""
+
+    jobs: Jobs
+    """The drivers that attached."""
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """Who was not let in, and why."""
 
 
 class Tasks(Streams):

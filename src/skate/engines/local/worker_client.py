@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from skate import exceptions
 from skate.core import refs
 from skate.core.engine import Context, Ready
-from skate.core.environment import merge_environments
+from skate.core.environment import merge_environments, without_job
 from skate.core.ids import worker_hex
 from skate.core.nodes import NodeSpec
 from skate.core.refs import ObjectRef, make_ref
@@ -57,9 +57,11 @@ class WorkerClient(Blocks):
     """The engine protocol over a link to the hub."""
 
     name = "local"
+    address = "local"
 
     def __init__(self, link: BlockingLink, welcome: Welcome, open_arena: Callable[[], Mapping]) -> None:
         super().__init__(link, welcome, open_arena)
+        self.folder = welcome.session_folder
         self.ended: set[int] = set()
         """Item references past the end of their stream."""
         self.actor: ActorInfo | None = None
@@ -247,7 +249,10 @@ class WorkerClient(Blocks):
                 self.unseen([outcome])
 
         def answered(message: Values) -> None:
-            loop.call_soon_threadsafe(settle, message.outcomes[0])
+            if loop.is_closed():
+                self.unseen(message.outcomes)
+            else:
+                loop.call_soon_threadsafe(settle, message.outcomes[0])
 
         if self.on_inbox is None:  # an actor's own loop reads already
             loop.add_reader(self.link.read_fd, self.readable)
@@ -333,8 +338,9 @@ class WorkerClient(Blocks):
             reconstructed=self.reconstructed,
             resources=as_floats(holder.resources),
             gpus=here.gpus,
-            environment=merge_environments(self.welcome.job_environment, holder.environment),
+            environment=without_job(merge_environments(self.welcome.job_environment, holder.environment)),
             driver=False,
+            job=self.welcome.job,
         )
 
     def is_cancelled(self) -> bool:
