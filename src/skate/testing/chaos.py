@@ -32,6 +32,7 @@ from skate.engines.local.boot import PAGE
 from skate.engines.local.messages import Stored
 from skate.exceptions import (
     GetTimeoutError,
+    NodeDiedError,
     ObjectLostError,
     WorkerCrashedError,
 )
@@ -109,7 +110,7 @@ class Chaos:
         except Wrong as problem:
             self.wrong.append(f"{job.kind}: {problem}")
             end = "wrong"
-        except job.may as error:
+        except (*job.may, *self._of_nodes(job)) as error:
             end = type(error).__name__
             if type(error) is WorkerCrashedError and job.kind in ("once", "large_once", "stream_once"):
                 self.crashed.append((job.kind, _key_of(job.ref)))
@@ -120,6 +121,10 @@ class Chaos:
         except Exception as error:  # noqa: BLE001  which one is right is decided here
             end = self._judge(job, error)
         self.ended[f"{job.kind}: {end}"] += 1
+
+    def _of_nodes(self, job: Job) -> tuple[type[Exception], ...]:
+        """How a task that is not tried again may end when nodes go."""
+        return (NodeDiedError,) if self.plan.node_every and WorkerCrashedError in job.may else ()
 
     def _judge(self, job: Job, error: Exception) -> str:
         if job.must_fail and isinstance(error, job.want[0]) and job.want[1] in str(error):
@@ -162,7 +167,7 @@ class Chaos:
         others = [kind for kind, key in self.crashed if key not in meant]
         by_chance = sum(fault.kind == "kill" and "(any)" in fault.what for fault in self.log)
         lost = sum(count for end, count in self.ended.items() if end.endswith("ObjectReconstructionFailedError"))
-        if lost and not any(fault.kind in ("drop", "fail_restore") for fault in self.log):
+        if lost and not any(fault.kind in ("drop", "fail_restore", "remove_node") for fault in self.log):
             self.wrong.append(f"{lost} jobs failed by losses, and nothing was lost")
         if len(others) > by_chance:
             self.wrong.append(f"{len(others)} tasks failed by deaths meant for others, of which {by_chance} by chance")

@@ -1,4 +1,5 @@
-"""Faults on purpose, by a seed: workers that die, objects that are lost, spills that fail, links that stall.
+"""Faults on purpose, by a seed: workers that die, objects that are lost, spills that fail, links that stall, nodes
+that come and go.
 
 ::
 
@@ -27,6 +28,7 @@ import msgspec
 
 from skate.core import engine as engines
 from skate.core.calls import pack_call
+from skate.core.nodes import address
 from skate.core.serialization import dump_definition
 from skate.engines.local.link import Link
 from skate.engines.local.messages import Define, Stored, TaskSpec
@@ -85,6 +87,10 @@ class FaultPlan:
     """Calls sent to workers between two stalls of a worker's link: what is sent to it arrives later, in order."""
     stall: float = 0.02
     """Seconds."""
+    node_every: int = 0
+    """Calls sent to workers between two changes of the virtual nodes: one is removed, or one like it comes back."""
+    least_nodes: int = 1
+    """So many stay, the driver's own among them, which is never removed."""
 
     def __post_init__(self) -> None:
         for name in ("how", "when"):
@@ -93,7 +99,10 @@ class FaultPlan:
                 raise ValueError(f"{name}={values!r}: give a tuple of names.")
             for value in values:
                 _check_choice(name, value, HOWS if name == "how" else WHENS)
-        for name in ("kill_every", "drop_every", "fail_spill_every", "fail_restore_every", "delay_spill_every"):
+        if self.least_nodes < 1:
+            raise ValueError(f"least_nodes={self.least_nodes}: the driver's own node is never removed.")
+        kinds = ("kill", "drop", "stall", "node", "fail_spill", "fail_restore", "delay_spill")
+        for name in (f"{kind}_every" for kind in kinds):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} is negative; 0 means never.")
 
@@ -109,8 +118,8 @@ class FaultPlan:
             yield count, chance.choice(self.how), chance.choice(self.when)
 
     def schedule(self, kind: str = "kill", upto: int = 10_000) -> list[tuple[int, str, str]]:
-        """The faults of a kind (``kill``, ``drop``, ``fail_spill``, ``fail_restore``, ``delay_spill``, ``stall``)
-        among the first `upto` chances: ``(count, how, when)``; `how` and `when` matter for kills alone.
+        """The faults of a kind (``kill``, ``drop``, ``fail_spill``, ``fail_restore``, ``delay_spill``, ``stall``,
+        ``node``) among the first `upto` chances: ``(count, how, when)``; `how` and `when` matter for kills alone.
         """
         return list(itertools.takewhile(lambda moment: moment[0] <= upto, self.moments(kind)))
 
@@ -179,7 +188,7 @@ class Injection:
         self.began = time.monotonic()
         self.kinds = {
             kind: _Clockwork(plan, kind)
-            for kind in ("kill", "drop", "stall", "fail_spill", "delay_spill", "fail_restore")
+            for kind in ("kill", "drop", "stall", "node", "fail_spill", "delay_spill", "fail_restore")
         }
         self.exact = {(kill.worker, kill.task): kill for kill in plan.kills}
         self.numbers = itertools.count(1)
@@ -189,6 +198,8 @@ class Injection:
         self.given: dict[int, _Victim] = {}
         """Who was sent a deadly call, by its task."""
         self.chance = random.Random(f"{plan.seed}:which")
+        self.removed: list[Node] = []
+        """Nodes that the plan has removed and not replaced."""
         self.real: dict[str, Any] = {}
         """What stood where the plan's own methods stand now."""
         self.replaced: list[tuple[Any, str, Any]] = []
@@ -288,6 +299,8 @@ class Injection:
         """A call is on its way to a worker: the one chance for everything but spills."""
         if self.kinds["drop"].due():  # in a moment: the hub is in the middle of something
             self.engine.pump.calls.append(partial(self._drop, self.kinds["drop"].count))
+        if self.kinds["node"].due():
+            self.engine.pump.calls.append(partial(self._change_nodes, self.kinds["node"].count))
         if self.kinds["stall"].due():
             self._stall(victim)
         if not victim.number:
@@ -341,6 +354,27 @@ class Injection:
                 self._note("drop", count, f"object {key:#x}", key)
                 hub.lose(key)
                 self.host.posted()
+
+    def _change_nodes(self, count: int) -> None:
+        """A node goes, or one like a node that went comes."""
+        if self.engine.closed:
+            return
+        with self.engine.lock:
+            hub = self.hub
+            others = list(hub.scheduler.nodes.values())[1:]
+            if len(others) >= self.plan.least_nodes and (not self.removed or self.chance.random() < 0.5):
+                node = others[self.chance.randrange(len(others))]
+                self._note("remove_node", count, f"node {node.key}")
+                self.removed.append(hub.remove_node(node.key))
+            elif self.removed:
+                before = self.removed.pop(self.chance.randrange(len(self.removed)))
+                number = hub.next_node()
+                own = {f"node:{before.address}": f"node:{address(number)}"}
+                total = {own.get(name, name): units for name, units in before.total.items()}
+                labels = {name: value for name, value in before.labels.items() if name != "ray.io/node-id"}
+                self._note("add_node", count, f"node {number}, like node {before.key}")
+                hub.add_node(total, labels, before.name, number)
+            self.host.posted()
 
     def _stall(self, victim: _Victim) -> None:
         if not victim.held:

@@ -127,11 +127,11 @@ class LocalEngine(Client):
 
     # ------------------------------------------------------------------- objects
 
-    def _load(self, ref: ObjectRef[Any], row: Row) -> Any:
+    def _load(self, ref: ObjectRef[Any], row: Row, deadline: float | None = None) -> Any:
         """The value of a row; one that was lost is waited for until it has been made again."""
         while True:
             if not row.state:
-                self._await([row], None)
+                self._await([row], None if deadline is None else max(0.0, deadline - time.monotonic()))
             if row.state == FAILED:
                 raise_outcome(row.value)
             data = self._data(ref._key, row)
@@ -164,6 +164,7 @@ class LocalEngine(Client):
     def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """The values in order."""
         rows = [self._row(ref) for ref in refs]
+        deadline = None if timeout is None else time.monotonic() + timeout
         if any(not row.state for row in rows):
             self._await(rows, timeout)
         values: list[Any] = []
@@ -175,7 +176,7 @@ class LocalEngine(Client):
                 failed = [other.value for other in rows if other.state == FAILED]
                 if failed:
                     raise_outcome(failed[0])
-            values.append(self._load(refs[len(values)], row))
+            values.append(self._load(refs[len(values)], row, deadline))
         return values
 
     def _await(self, rows: list[Row], timeout: float | None) -> None:

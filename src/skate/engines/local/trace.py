@@ -66,6 +66,9 @@ class Recorder:
         memory = encoder.encode(settings.memory)
         place = settings.labels, hub.scheduler.total
         self.write("trace", FORMAT, ids.salt(), settings.namespace, memory, *place, hub.arena.capacity)
+        for node in hub.scheduler.nodes.values():
+            if node is not hub.scheduler.head:
+                self.write("event", time.monotonic(), "add_node", node.total, node.labels, node.name, node.key)
         self.ports: Any = hub.ports
         hub.ports = cast("Any", self)
         hub.timers.clock = self.clock
