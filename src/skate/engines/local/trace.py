@@ -64,7 +64,7 @@ class Recorder:
         self.late: list[tuple[Any, ...]] = []
         settings = hub.settings
         memory = encoder.encode(settings.memory)
-        place = settings.labels, hub.scheduler.total
+        place = settings.labels, hub.scheduler.head.total
         self.write("trace", FORMAT, ids.salt(), settings.namespace, memory, *place, hub.arena.capacity)
         for node in hub.scheduler.nodes.values():
             if node is not hub.scheduler.head:
