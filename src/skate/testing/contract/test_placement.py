@@ -101,7 +101,7 @@ def test_options_of_affinity_that_contradict_each_other_are_refused(ray, strateg
         strategies.NodeAffinitySchedulingStrategy(node, soft=True, _fail_on_unavailable=True)
 
 
-@pytest.mark.parametrize("selector", [{"zone": "north"}, {"zone": "in(south, north)"}, {"zone": "!south"}, {"x": "!y"}])
+@pytest.mark.parametrize("selector", [{"zone": "north"}, {"zone": "in(south,north)"}, {"zone": "!south"}, {"x": "!y"}])
 def test_labels_that_fit(ray, selector):
     assert ray.get(here(ray, label_selector=selector).remote(), timeout=30)
 
