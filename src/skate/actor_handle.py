@@ -12,7 +12,7 @@ from skate.core import ids
 from skate.core.call_options import call_options
 from skate.core.refs import ActorID, note_travelling, released
 from skate.core.signature import ANYTHING, Arguments
-from skate.core.spec import ActorInfo, CallOptions, MethodInfo
+from skate.core.spec import ActorInfo, ActorOptions, CallOptions, MethodInfo
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -168,6 +168,9 @@ class ActorHandle(Generic[T_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         held = self._skate
+        carried = engines.current().carry(held.key)
+        if carried is not None:
+            return adopt_handle, (carried, held.info.options, held.info.methods)
         note_travelling(held.key)
         if not held.packed:
             held.packed = msgspec.msgpack.encode(held.info)
@@ -200,6 +203,11 @@ def arrive_handle(packed: bytes) -> ActorHandle[Any]:
     info = msgspec.msgpack.decode(packed, type=ActorInfo)
     engines.current().borrow(info.actor)
     return make_handle(info)
+
+
+def adopt_handle(carried: Any, options: ActorOptions, methods: tuple[MethodInfo, ...]) -> ActorHandle[Any]:
+    """A handle that came inside a value, with what its engine knows the actor by."""
+    return make_handle(ActorInfo(engines.current().adopt(carried), options, methods))
 
 
 def _bound(handle: ActorHandle[Any], name: str, options: bytes) -> ActorMethod:

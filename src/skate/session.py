@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from skate._version import __version__
 from skate.core import clusters, refs
 from skate.core import engine as engines
+from skate.core.config import load as load_config
 from skate.core.environment import pack_environment
 from skate.core.folder import SessionFolder
 from skate.core.memory_rules import memory_rules
@@ -133,8 +134,8 @@ def init(
         log_to_driver: whether what workers print shows here; True when None.
         namespace: where actors' names live; a fresh one when None.
         runtime_env: ``env_vars``, ``working_dir``, ``py_modules`` of all workers; none when None.
-        engine: ``"local"``, ``"inline"`` or ``"ray"``; the environment variable SKATE_ENGINE, then
-            ``"local"``, when None.
+        engine: ``"local"``, ``"inline"`` or ``"ray"``; when None: the environment variable SKATE_ENGINE, then
+            what is configured (`skate.core.config`: ``use_ray = true`` in ``config.toml``), then ``"local"``.
         nodes: virtual nodes, each a dict of ``num_cpus`` (1), ``num_gpus``, ``resources``, ``labels``, ``memory``,
             ``object_store_memory`` and ``name``. The first is this program's own, so `num_cpus` and the like are
             not given as well. None: one node, the whole machine.
@@ -155,7 +156,9 @@ def init(
         ConnectionError: there is no session at `address`, or it lets this program not in.
         TypeError, ValueError: an argument of the wrong type or out of its range, or one that only who starts a
             session can give (`num_cpus`, `num_gpus`, `resources`, `labels`, `object_store_memory`) with an `address`.
-        NotImplementedError: ``engine="ray"``; a field of `runtime_env` that is not built yet.
+        ImportError: ``engine="ray"`` without Ray.
+        ConfigError: an unknown setting, or a wrong one, in a file or in the environment (a ValueError).
+        NotImplementedError: a field of `runtime_env` that is not built yet.
     """
     unknown = sorted(kwargs.keys() - _PRIVATE)
     if unknown:
@@ -165,6 +168,9 @@ def init(
             "local_mode is gone, here as in Ray: use init(engine='inline'), which runs everything "
             "in this process under the contract of the other engines."
         )
+    config = load_config()
+    engine = engine or os.environ.get("SKATE_ENGINE") or config.chosen_engine
+    address = config.engine.address if address is None else address
     own = {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
@@ -173,6 +179,21 @@ def init(
         "object_store_memory": object_store_memory,
     }
     cluster = None if nodes is not None else clusters.find(address)
+    others = {
+        "include_dashboard": include_dashboard,
+        "dashboard_host": dashboard_host,
+        "dashboard_port": dashboard_port,
+        "job_config": job_config,
+        "configure_logging": configure_logging,
+        "logging_level": logging_level,
+        "logging_format": logging_format,
+        "logging_config": logging_config,
+        "enable_resource_isolation": enable_resource_isolation,
+        "cgroup_path": cgroup_path,
+        "system_reserved_cpu": system_reserved_cpu,
+        "system_reserved_memory": system_reserved_memory,
+        **{name: value for name, value in kwargs.items() if name != "_looks_in"},
+    }
     where = _address(address) if cluster is None else ""
     if where:
         _refuse_capacity({**own, "nodes": nodes, "_system_config": kwargs.get("_system_config") or None})
@@ -184,10 +205,11 @@ def init(
         memory=memory_rules(kwargs.get("_system_config"), os.environ),
         address=where,
         looks_in=bool(kwargs.get("_looks_in")),
+        others={name: value for name, value in others.items() if value is not None},
         **spilling(kwargs.get("_system_config"), kwargs.get("_temp_dir"), os.environ),
     )
     with _lock:
-        running = engines.running()
+        running = engines._current
         if running is None:
             running = _start(engine, settings)
         elif not ignore_reinit_error:
@@ -233,11 +255,11 @@ def is_initialized() -> bool:
 
 
 def _start(name: str | None, settings: Settings) -> engines.Engine:
-    from skate.engines import DEFAULT, start
+    from skate.engines import chosen, start
 
     global _folder
-    name = name or os.environ.get("SKATE_ENGINE") or DEFAULT
-    if settings.address:
+    name = chosen(name)
+    if settings.address or name == "ray":
         engine = start(name, settings)  # the session has its folder
     else:
         folder = SessionFolder()
@@ -255,12 +277,19 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
 
 def _start_by_itself() -> engines.Engine:
     with _lock:
-        running = engines.running()
+        running = engines._current
         if running is None:
             init()
             running = engines.running()
         assert running is not None
         return running
+
+
+def _host() -> engines.Engine | None:
+    """The engine of a worker process of Ray's; None in any other."""
+    from skate.engines import hosted
+
+    return _start_by_itself() if hosted() else None
 
 
 def _refuse_in_child() -> engines.Engine:
@@ -305,6 +334,7 @@ def _describe(running: engines.Engine) -> RayContext:
             "dashboard_agent_listen_port": None,
             "webui_url": "",
             "dashboard_url": "",
+            **getattr(running, "address_info", {}),
         }
     )
 
@@ -395,3 +425,4 @@ _register: Callable[..., None] = os.register_at_fork
 _register(after_in_child=_after_fork_in_child)
 atexit.register(_at_exit)
 engines.start_with(_start_by_itself)
+engines.find_with(_host)

@@ -78,7 +78,6 @@ def test_namespace_is_fresh_when_none_was_given() -> None:
         ({"address": "ray://head:10001"}, ConnectionError),
         ({"address": 5}, TypeError),
         ({"engine": "steam"}, ValueError),
-        ({"engine": "ray"}, NotImplementedError),
     ],
     ids=str,
 )
@@ -153,3 +152,10 @@ def test_forked_child_forgets_the_session(engine: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("SKATE_ENGINE", engine)
     done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=50)
     assert done.stdout.splitlines() == ["child is fine", "parent is fine"], done.stderr
+
+
+def test_the_ray_engine_without_ray_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"skate-ray\[ray\]"):
+        skate.init(engine="ray")
+    assert not skate.is_initialized()

@@ -96,6 +96,12 @@ class Engine(Protocol):
     def borrow(self, key: int) -> None:
         """One more reference to `key` lives in this process."""
 
+    def carry(self, actor: int) -> Any:
+        """What travels with an actor's handle in place of its key; None: the key does."""
+
+    def adopt(self, carried: Any) -> int:
+        """A handle came with what `carry` gave: its key, counted once more."""
+
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """Cancel the task that makes `ref`; harmless when it has ended."""
 
@@ -129,6 +135,7 @@ class Engine(Protocol):
 
 _current: Engine | None = None
 _starter: Callable[[], Engine] | None = None
+_finder: Callable[[], Engine | None] | None = None
 
 
 def current() -> Engine:
@@ -142,8 +149,8 @@ def current() -> Engine:
 
 
 def running() -> Engine | None:
-    """The engine of this process, or None."""
-    return _current
+    """The engine of this process, or None; in a worker of another system's, the one that the worker belongs to."""
+    return _current or (_finder() if _finder is not None else None)
 
 
 def use(engine: Engine | None) -> None:
@@ -156,3 +163,9 @@ def start_with(starter: Callable[[], Engine] | None) -> None:
     """What `current` calls when no engine runs."""
     global _starter
     _starter = starter
+
+
+def find_with(finder: Callable[[], Engine | None]) -> None:
+    """What `running` asks when no engine was started here."""
+    global _finder
+    _finder = finder

@@ -15,6 +15,9 @@ JOB_ID = b"\x01\x00\x00\x00"
 NIL_OBJECT = b"\xff" * 28
 """The id that names nothing; its key is 0."""
 
+FOREIGN = 1 << 256
+"""Keys from here on are whole ids of another system, Ray's own: nothing is added to their bytes."""
+
 _salt = os.urandom(12)
 
 
@@ -44,8 +47,15 @@ class IdSource:
         return first
 
 
+def foreign(binary: bytes) -> int:
+    """The key that stands for an id of another system."""
+    return FOREIGN | int.from_bytes(binary, "big")
+
+
 def task_binary(task: int) -> bytes:
     """24 bytes, as Ray's TaskID."""
+    if task >= FOREIGN:
+        return (task - FOREIGN).to_bytes(24, "big")
     return task.to_bytes(8, "big") + _salt + JOB_ID
 
 
@@ -53,6 +63,8 @@ def object_binary(key: int, index: int) -> bytes:
     """28 bytes, as Ray's ObjectID: the task's 24, then the return's number counted from 1."""
     if key == 0:
         return NIL_OBJECT
+    if key >= FOREIGN:
+        return (key - FOREIGN).to_bytes(28, "big")
     return task_binary(key - index) + (index + 1).to_bytes(4, "little")
 
 
@@ -62,12 +74,16 @@ def parse_object(binary: bytes) -> tuple[int, int]:
         raise ValueError(f"an object id has 28 bytes, not {len(binary)}")
     if binary == NIL_OBJECT:
         return 0, 0
+    if binary[8:24] != _salt + JOB_ID:
+        return foreign(binary), 0
     index = int.from_bytes(binary[24:], "little") - 1
     return int.from_bytes(binary[:8], "big") + index, index
 
 
 def actor_binary(actor: int) -> bytes:
     """16 bytes, as Ray's ActorID."""
+    if actor >= FOREIGN:
+        return (actor - FOREIGN).to_bytes(16, "big")
     return actor.to_bytes(8, "big") + _salt[:4] + JOB_ID
 
 

@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True):
     """The session is to have a process of its own; no driver lives in it."""
     name: str = ""
     """What such a session is called."""
+    others: dict[str, Any] = {}
+    """Arguments of ``init`` that mean something to Ray alone."""
 
 
 def spilling(system_config: Any, temp_dir: Any, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from skate.core.engine import Engine
 from skate.core.settings import Settings
 
@@ -9,12 +11,25 @@ NAMES = ("local", "inline", "ray")
 DEFAULT = "local"
 
 
+def hosted() -> bool:
+    """Whether this process is one of Ray's workers."""
+    worker = sys.modules.get("ray._private.worker")
+    return worker is not None and bool(worker.global_worker.mode == worker.WORKER_MODE)
+
+
+def chosen(named: str | None) -> str:
+    """The engine of this process: Ray in a worker of Ray's; else the one that was named, or the default."""
+    return "ray" if hosted() else named or DEFAULT
+
+
 def start(name: str, settings: Settings) -> Engine:
     """Start the engine called `name`; ValueError for an unknown one."""
     if name not in NAMES:
         raise ValueError(f"There is no engine called {name!r}. Engines: {', '.join(NAMES)}.")
     if name == "ray":
-        raise NotImplementedError("The engine 'ray' is not built yet: use engine='local' or engine='inline'.")
+        from skate.engines.ray import start as start_ray
+
+        return start_ray(settings)
     if settings.address:
         if name == "inline":
             raise ConnectionError(

@@ -317,6 +317,13 @@ class InlineEngine:
         """Whether an item lies past the end."""
         return self.session.row(item).state == END
 
+    def carry(self, actor: int) -> Any:
+        """None: a handle needs no more than its key."""
+
+    def adopt(self, carried: Any) -> int:
+        """Nothing is carried here."""
+        raise TypeError(f"{carried!r} stands for no actor of this session.")
+
     def borrow(self, key: int) -> None:
         """One more reference."""
         with self.session.lock:

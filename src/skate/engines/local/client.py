@@ -25,6 +25,13 @@ class Client:
         self.lock = threading.Lock()
         self.exported: set[bytes] = set()
 
+    def carry(self, actor: int) -> Any:
+        """None: a handle needs no more than its key."""
+
+    def adopt(self, carried: Any) -> int:
+        """Nothing is carried here."""
+        raise TypeError(f"{carried!r} stands for no actor of this session.")
+
     # ------------------------------------------------ what subclasses do, `lock` held
 
     def _post_task(self, spec: TaskSpec, options: TaskOptions) -> None:

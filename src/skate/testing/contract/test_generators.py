@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from skate.testing.contract import differs_on_ray, ends_a_process, needs_background
+from skate.testing.contract import differs_on_ray, ends_a_process, needs_background, not_yet
 from skate.testing.contract.tools import eventually
 
 
@@ -82,6 +82,7 @@ def test_dynamic_gives_one_ref_to_a_generator(ray):
     assert [ray.get(r) for r in inner] == [0, 1, 2]
 
 
+@not_yet("ray", raises=ValueError, reason="Ray hands the function its own generator, with its own references")
 @pytest.mark.filterwarnings("ignore:num_returns")
 def test_dynamic_generator_can_be_an_argument(ray):
     @ray.remote(num_returns="dynamic")

@@ -1,0 +1,26 @@
+"""The engine that hands everything to a real Ray: verbs, options and errors are translated, and nothing is added.
+
+References and handles hold Ray's own, so Ray counts them, finds them inside values, and waits for them as arguments.
+Functions and classes travel as the user wrote them. A worker process of Ray in which such code uses Skate gets this
+engine by itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skate.core.settings import Settings
+
+if TYPE_CHECKING:
+    from skate.engines.ray.engine import RayEngine
+
+
+def start(settings: Settings) -> RayEngine:
+    """Start Ray, or join the cluster at ``settings.address``; ImportError when Ray is not installed."""
+    try:
+        import ray  # noqa: F401  all that follows needs it
+    except ImportError as missing:
+        raise ImportError("The engine 'ray' needs Ray itself: pip install 'skate-ray[ray]'.") from missing
+    from skate.engines.ray.engine import RayEngine
+
+    return RayEngine(settings)
