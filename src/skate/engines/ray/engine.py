@@ -76,7 +76,8 @@ class RayEngine:
             "log_to_driver": settings.log_to_driver,
             **settings.others,
         }
-        info: dict[str, Any] = ray.init(**{name: value for name, value in given.items() if value is not None}).address_info
+        made = ray.init(**{name: value for name, value in given.items() if value is not None})
+        info: dict[str, Any] = made.address_info
         return info
 
     # ------------------------------------------------------------------- calls
