@@ -69,7 +69,7 @@ def task_error(error: BaseException, name: str, *, actor: str | None = None, act
     stopped = actor is not None and asyncio is not None and isinstance(error, asyncio.CancelledError)
     if stopped or isinstance(error, KeyboardInterrupt):
         return TaskCancelledError(error_message=f"Task {name} was cancelled while it ran.")
-    frames = _user_frames(error)
+    frames = user_frames(error)
     if frames is None:  # it arose in the engine, as when a result cannot be pickled: its own lines tell nothing
         text = "".join(traceback.format_exception_only(error))
     else:
@@ -110,7 +110,21 @@ def pack_error(error: BaseException) -> Packed:
         )
 
 
-def _user_frames(error: BaseException) -> Any:
+def has_quit(error: BaseException) -> bool:
+    """Whether an error is the answer to `q` in a debugger: whoever typed that wants no second attempt."""
+    bdb = sys.modules.get("bdb")
+    return bdb is not None and isinstance(error, bdb.BdbQuit)
+
+
+def wants_post_mortem(error: BaseException) -> bool:
+    """Whether a debugger is to look at an error before its call fails with it; the environment says so."""
+    wanted = os.environ.get("SKATE_POST_MORTEM") or os.environ.get("RAY_DEBUG_POST_MORTEM") or "0"
+    if wanted == "0" or not isinstance(error, Exception) or has_quit(error):
+        return False
+    return user_frames(error) is not None
+
+
+def user_frames(error: BaseException) -> Any:
     """The traceback without the engine's own frames at its top."""
     inner = error.__traceback__
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OURS):

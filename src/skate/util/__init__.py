@@ -21,6 +21,13 @@ __all__ = [
     "register_serializer",
 ]
 
+_MODULES = {
+    "pdb": "skate.util.rpdb",
+    "rpdb": "skate.util.rpdb",
+    "scheduling_strategies": "skate.util.scheduling_strategies",
+}
+"""Modules that are here once they are asked for; `pdb` is Ray's name of the first."""
+
 
 def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, str]]:
     """Names of the living actors of this namespace; starts a session when none runs.
@@ -88,8 +95,8 @@ def __getattr__(name: str) -> Any:
         from skate.util.check_serialize import inspect_serializability
 
         return inspect_serializability
-    if name == "scheduling_strategies":
+    if name in _MODULES:
         from importlib import import_module
 
-        return import_module("skate.util.scheduling_strategies")
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'skate.util' has no attribute {name!r}")

@@ -14,7 +14,7 @@ from skate.core.options import DYNAMIC
 from skate.core.refs import ObjectRef, TaskID, make_ref
 from skate.core.serialization import pack
 from skate.core.spec import ActorOptions
-from skate.engines.execution import is_stream, split_returns, task_error
+from skate.engines.execution import has_quit, is_stream, split_returns, task_error, user_frames, wants_post_mortem
 from skate.engines.inline.records import NOTHING, Call, Outcome, failure, lay_down, success
 from skate.engines.inline.session import Session, unpickled
 from skate.engines.inline.unpacking import read
@@ -171,6 +171,8 @@ def retries_on(call: Call, error: BaseException) -> bool:
     options = call.options
     if isinstance(options, ActorOptions) or not options.retry_exceptions or not isinstance(error, Exception):
         return False
+    if has_quit(error):
+        return False
     return not options.retry_on or isinstance(error, unpickled(options.retry_on))
 
 
@@ -191,7 +193,11 @@ def _exited(session: Session, call: Call, error: SystemExit) -> bool:
 
 
 def call_error(call: Call, error: BaseException) -> BaseException:
-    """What callers see of what a call raised."""
+    """What callers see of what a call raised; before that, a debugger may look at it."""
+    if wants_post_mortem(error):
+        import pdb
+
+        pdb.post_mortem(user_frames(error))
     if call.actor is None:
         return task_error(error, call.label)
     info = call.actor.info

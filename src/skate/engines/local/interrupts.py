@@ -26,6 +26,8 @@ _OURS = (
 _HERE = os.path.dirname(__file__) + os.sep
 _SLEEPERS = frozenset({(_HERE + "turns.py", "sleep"), (_HERE + "turns.py", "_lead"), (_HERE + "pump.py", "work")})
 """Where a thread waits: nothing is half done there."""
+_WAIT = (_HERE + "debug_door.py", "_wait")
+"""Where a worker waits at a breakpoint."""
 _HELPERS = tuple(module.__file__ or "" for module in (threading, pickle, contextlib, copyreg))
 """What our code calls and what calls us back."""
 AGAIN = 0.002
@@ -90,4 +92,6 @@ def at_work(frame: FrameType | None) -> bool:
     """The same in a worker, where the user's code runs inside of ours: only the innermost frame counts."""
     while frame is not None and frame.f_code.co_filename.startswith(_HELPERS):
         frame = frame.f_back
-    return frame is not None and frame.f_code.co_filename.startswith(_OURS)
+    if frame is None or not frame.f_code.co_filename.startswith(_OURS):
+        return False
+    return (frame.f_code.co_filename, frame.f_code.co_name) != _WAIT

@@ -15,9 +15,19 @@ from skate.core import ids
 from skate.core.refs import TaskID
 from skate.core.serialization import LARGE, pack, unpack
 from skate.core.spec import CallOptions
-from skate.engines.execution import is_stream, pack_error, split_returns, task_error
+from skate.engines.execution import (
+    has_quit,
+    is_stream,
+    pack_error,
+    split_returns,
+    task_error,
+    user_frames,
+    wants_post_mortem,
+)
+from skate.engines.local import breakpoints
 from skate.engines.local.blocks import LostValue
 from skate.engines.local.link import PORTION
+from skate.engines.local.mailbox import running
 from skate.engines.local.messages import (
     Back,
     Done,
@@ -185,6 +195,9 @@ class Results:
         retry = bool(options.retry_exceptions) and isinstance(error, Exception)
         if retry and options.retry_on:
             retry = isinstance(error, unpack(options.retry_on))
+        if wants_post_mortem(error) and not (retry and self._may_try_again(options)):
+            error = breakpoints.post_mortem(error, name, user_frames(error))
+        retry = retry and isinstance(error, Exception) and not has_quit(error)
         actor_id = ids.actor_binary(spec.actor).hex() if spec.actor else None
         failure: RayError = task_error(error, name, actor=self.actor_name or None, actor_id=actor_id)
         cancelled = False
@@ -200,6 +213,13 @@ class Results:
         if client.may_block:  # with other calls under way, their blocks are not ours to judge
             client.reclaim()
         client.finished(Failed(spec.task, data, retry, cancelled, took))
+
+    def _may_try_again(self, options: Any) -> bool:
+        most = options.max_retries
+        if most is None and self.hosting is not None:
+            most = self.hosting.info.options.max_task_retries
+        here = running.get() or self.client.current
+        return most is None or most < 0 or getattr(here, "attempt", 0) < most
 
     def _exit_for(self, error: SystemExit) -> NoReturn:
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1

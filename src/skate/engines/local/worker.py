@@ -29,6 +29,7 @@ from skate.core import engine as engines
 from skate.core import ids, refs
 from skate.core.calls import NO_ARGUMENTS, fill_call
 from skate.core.spec import CallOptions, Resources, TaskOptions
+from skate.engines.local import breakpoints
 from skate.engines.local.arena import Mapping
 from skate.engines.local.boot import OWN_THREADS, POKE
 from skate.engines.local.interrupts import at_work
@@ -411,6 +412,7 @@ def main(read_fd: int, write_fd: int, arena_fd: int, capacity: int) -> NoReturn:
         worker.outputs = outputs
         engines.use(client)
         os.register_at_fork(after_in_child=worker.disown)
+        breakpoints.install()
         signal.signal(POKE, worker.on_interrupt)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         refs.released.clear()
