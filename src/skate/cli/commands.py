@@ -144,6 +144,36 @@ def bench(quick: bool, num_cpus: int | None, as_json: bool) -> None:
     click.echo(table(("measured", "figure"), rows))
 
 
+@skate.command(short_help="Attach to a breakpoint that waits in a task or an actor.")
+@click.option("--id", "which", metavar="ID", help="The breakpoint with this id, as --list shows it.")
+@click.option("--list", "only_list", is_flag=True, help="List the breakpoints that wait, and attach to none.")
+@click.option("--json", "as_json", is_flag=True, help="List them as JSON.")
+@click.option("--follow", is_flag=True, help="Wait for a breakpoint, and for the next after each, until Ctrl-C.")
+@click.option("--folder", metavar="DIR", help="Where sessions' folders are (default: $TMPDIR, and /tmp).")
+def debug(which: str | None, only_list: bool, as_json: bool, follow: bool, folder: str | None) -> None:
+    """Debug a task or an actor that has come to a `breakpoint()`, with pdb, in this terminal.
+
+    With one breakpoint waiting, attaches to it; with several, asks for one. `c` lets the program go on, `q` ends the
+    call with an error, Ctrl-D leaves and the breakpoint waits on. While the program runs, Ctrl-C stops it.
+
+    The exit code is 1 when there is nothing to attach to.
+
+    \b
+    Examples:
+      skate debug
+      skate debug --list
+      skate debug --id 4711-1
+      skate debug --follow
+    """
+    from skate.cli import debug as debugging
+
+    if only_list or as_json:
+        stops = debugging.find(folder)
+        click.echo(json.dumps([stop._asdict() for stop in stops], indent=2) if as_json else debugging.listing(stops))
+        return
+    sys.exit(debugging.debug(which, follow, folder))
+
+
 def progress(name: str) -> None:
     """Show on a terminal what is measured now, in the place of what was; "" takes it away."""
     if sys.stderr.isatty():
