@@ -29,9 +29,8 @@ def set_trace(breakpoint_uuid: Any = None) -> None:
 
     `breakpoint_uuid` is Ray's and has no effect.
     """
-    hook = sys.breakpointhook
-    if hook is not sys.__breakpointhook__:
-        hook()
+    if sys.breakpointhook is not sys.__breakpointhook__ or os.environ.get("PYTHONBREAKPOINT"):
+        breakpoint()
         return
     import pdb
 
