@@ -99,8 +99,10 @@ def open_door(folder: str, name: str) -> socket.socket:
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.fchmod(door.fileno(), 0o600)  # before it has a name
-        door.bind(f"/proc/self/fd/{where}/{name}")
+        door.bind(f"/proc/self/fd/{where}/.{name}")
         door.listen(128)
+        # A door that has its name and refuses is one of the dead, and is swept by whoever finds it.
+        os.rename(f".{name}", name, src_dir_fd=where, dst_dir_fd=where)
     except OSError:
         door.close()
         raise
