@@ -23,6 +23,7 @@ from skate.engines.ray import options as as_ray
 from skate.engines.ray import state
 from skate.engines.ray.errors import translated
 from skate.engines.ray.refs import make_ray_ref, native_of, results
+from skate.engines.ray.shipping import knock, with_skate
 from skate.engines.ray.state import in_worker
 
 SWEEP_EVERY = 0.2
@@ -64,6 +65,10 @@ class RayEngine:
         threading.Thread(target=self._sweep, name="skate-handles", daemon=True).start()
 
     def _connect(self, settings: Settings) -> dict[str, Any]:
+        environment = unpack_environment(settings.environment)
+        if settings.address not in ("", "local"):
+            knock(settings.address)
+            environment = with_skate(environment)
         given = {
             "address": settings.address or "local",
             "num_cpus": settings.num_cpus,
@@ -72,7 +77,7 @@ class RayEngine:
             "labels": settings.labels or None,
             "object_store_memory": settings.object_store_memory,
             "namespace": settings.namespace,
-            "runtime_env": unpack_environment(settings.environment) or None,
+            "runtime_env": environment or None,
             "log_to_driver": settings.log_to_driver,
             **settings.others,
         }

@@ -1,0 +1,39 @@
+"""Joining a cluster: is anybody there; and Skate and what it needs, sent along to nodes that may not have it.
+
+Ray's workers load pickles that name Skate's classes. A local instance finds them where the driver does; a cluster gets
+them as ``py_modules`` of the job, unless SKATE_SHIP=0 says that they are installed there. The compiled module fits,
+for Ray wants one version of Python on all nodes anyway.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from typing import Any
+
+KNOCK = 5.0
+"""Seconds for a connection; Ray itself would try for minutes."""
+MODULES = ("skate", "msgspec", "cloudpickle")
+
+
+def with_skate(environment: dict[str, Any]) -> dict[str, Any]:
+    """A job's runtime environment that brings Skate along."""
+    if os.environ.get("SKATE_SHIP") == "0":
+        return environment
+    paths = [os.path.dirname(os.path.abspath(str(importlib.import_module(name).__file__))) for name in MODULES]
+    return {**environment, "py_modules": [*environment.get("py_modules", ()), *paths]}
+
+
+def knock(address: str) -> None:
+    """ConnectionError at once when nobody listens at ``host:port`` or ``ray://host:port``; other forms Ray resolves."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or leave the address "
+            f"out for a local instance."
+        ) from None
