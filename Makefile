@@ -1,5 +1,6 @@
 # make demo     see it work: a real job, timed
 # make test     every test
+# make test-ray    the contract on the engine `ray`, on real Ray (installed as for the benchmarks)
 # make check    what a commit must pass: style, types, floors, quick tests (under a minute)
 # make bench    measure against real Ray (installs Ray in a venv of its own, .venv-ray)
 # make bench-scale    what is large, beside real Ray: does it complete, how fast, with how much memory
@@ -23,7 +24,7 @@ RAY_PYTHON := $(RAY_VENV)/bin/python
 RAY_STAMP := $(RAY_VENV)/.ray
 endif
 
-.PHONY: help demo test check bench bench-scale chaos docs dev clean
+.PHONY: help demo test test-ray check bench bench-scale chaos docs dev clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +40,12 @@ test: $(VENV)/.dev
 	@SKATE_ENGINE=inline $(CONTRACT)
 	@echo "Everything else"
 	@$(BIN)/python -m pytest
+
+# Ray warns of what it will drop one day, which is not ours to judge: -W ignore.
+test-ray: $(RAY_STAMP)
+	@echo "The contract on the ray engine"
+	@SKATE_ENGINE=ray $(RAY_PYTHON) -m pytest -W ignore --pyargs skate.testing.contract
+	@$(RAY_PYTHON) -m pytest -W ignore tests/ray_engine
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -87,8 +94,8 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 $(RAY_VENV)/.ray:
-	@echo "Installing the rival, Ray $(RAY_VERSION), in $(RAY_VENV) (about 300 MB)."
+	@echo "Installing Ray $(RAY_VERSION), in $(RAY_VENV) (about 300 MB)."
 	@echo "To use one that is installed already: make bench RAY_PYTHON=path/to/its/python"
 	@$(PYTHON) -m venv $(RAY_VENV)
-	@$(RAY_VENV)/bin/python $(PIP) install "ray==$(RAY_VERSION)" numpy
+	@$(RAY_VENV)/bin/python $(PIP) install -e ".[numpy]" "ray==$(RAY_VERSION)" "pytest>=8.3,<10" "pytest-timeout>=2.3,<3"
 	@touch $@

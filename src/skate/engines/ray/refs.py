@@ -6,7 +6,6 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
-
 from skate.core import ids
 from skate.core.generator import ObjectRefGenerator
 from skate.core.refs import JobID, ObjectRef, R_co, TaskID
@@ -19,6 +18,11 @@ class RayRef(ObjectRef[R_co]):
     __slots__ = ("_native",)
 
     _native: Any
+
+    @property
+    def _key(self) -> int:  # type: ignore[override]
+        """Worked out when somebody asks: most references are never compared."""
+        return ids.foreign(self._native.binary())
 
     def binary(self) -> bytes:
         """The 28 bytes of the id."""
@@ -64,7 +68,6 @@ def make_ray_ref(native: Any) -> RayRef[Any]:
     """A reference around one of Ray's."""
     ref: RayRef[Any] = RayRef.__new__(RayRef)
     ref._native = native
-    ref._key = ids.foreign(native.binary())
     ref._index = 0
     return ref
 
@@ -79,7 +82,13 @@ def native_of(ref: ObjectRef[Any]) -> Any:
 class _Head(RayRef[R_co]):
     """Stands for the next item of a stream where something waits for it."""
 
-    __slots__ = ()
+    __slots__ = ("_stream",)
+
+    _stream: int
+
+    @property
+    def _key(self) -> int:  # type: ignore[override]
+        return self._stream
 
 
 class RayStream(ObjectRefGenerator[R_co]):
@@ -115,7 +124,7 @@ class RayStream(ObjectRefGenerator[R_co]):
         """What `wait` waits for in place of the stream."""
         head: _Head[R_co] = _Head.__new__(_Head)
         head._native = self._native
-        head._key = self._generator_ref._key
+        head._stream = self._generator_ref._key
         head._index = 0
         return head
 

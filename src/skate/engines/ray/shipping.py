@@ -34,6 +34,6 @@ def knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), KNOCK).close()
     except (OSError, OverflowError) as error:
         raise ConnectionError(
-            f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or leave the address "
-            f"out for a local instance."
+            f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or leave the "
+            "address out for a local instance."
         ) from None
