@@ -231,7 +231,7 @@ def _actor_options(class_name: str, options: dict[str, Any]) -> ActorOptions:
         max_pending_calls=_or(options.get("max_pending_calls"), -1),
         out_of_order=bool(options.get("allow_out_of_order_execution")),
         environment=pack_environment(options.get("runtime_env"), job=False),
-        where=where_of(options),
+        where=where_of(options, placement, running),
     )
 
 

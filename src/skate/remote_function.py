@@ -113,16 +113,17 @@ def _task_options(function: Callable[..., Any], options: dict[str, Any]) -> Task
     retry, retry_on = retry_rule(options.get("retry_exceptions"))
     retries = options.get("max_retries")
     default = STREAMING if generates(function) else 1
+    resources = task_resources(options)
     return TaskOptions(
         name=options.get("name") or "",
-        resources=task_resources(options),
+        resources=resources,
         returns=number_of_returns(options.get("num_returns"), default),
         max_retries=defaults.max_retries if retries is None else retries,
         retry_exceptions=retry,
         retry_on=retry_on,
         max_calls=options.get("max_calls") or 0,
         environment=pack_environment(options.get("runtime_env"), job=False),
-        where=where_of(options),
+        where=where_of(options, resources),
         backpressure=backpressure(options),
         priority=options.get("priority") or 0,
     )

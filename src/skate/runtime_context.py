@@ -158,18 +158,19 @@ class RuntimeContext:
         return ""
 
     def get_placement_group_id(self) -> str | None:
-        """None: the calling task or actor is in no placement group."""
-        return None
+        """The id of the placement group that the calling task or actor runs in, in hexadecimal; None: in none."""
+        group = _context().group
+        return ids.group_binary(group).hex() if group else None
 
     @property
     def current_placement_group_id(self) -> BaseID:
-        """The id that names no placement group."""
-        return PlacementGroupID.nil()
+        """The same as an object; outside of a placement group the id that names none."""
+        return PlacementGroupID(ids.group_binary(_context().group))
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
         """Whether tasks started here go into the caller's placement group."""
-        return False
+        return _context().capture
 
     def is_canceled(self) -> bool:
         """Whether `cancel` was called for the running actor call, which may then return early.

@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
+from skate.core import engine as engines
+from skate.core.groups import check_bundle
 from skate.core.options import DYNAMIC, STREAMING, check_method_options
-from skate.core.placement import Where, parse_selector
+from skate.core.placement import ALONE, Where, captured, parse_selector
 from skate.core.serialization import pack
-from skate.core.spec import CallOptions
+from skate.core.spec import CallOptions, Resources
 
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200  # as in `inspect`, which is slow to load
 
@@ -52,22 +54,46 @@ def backpressure(options: Mapping[str, Any]) -> int:
     return limit if limit is not None and limit > 0 else 0
 
 
-def where_of(options: Mapping[str, Any]) -> Where | None:
-    """Where a call is to run, by its ``scheduling_strategy``, ``placement_group`` and ``label_selector``."""
+def where_of(options: Mapping[str, Any], *needs: Resources) -> Where | None:
+    """Where a call is to run, by its ``scheduling_strategy``, ``placement_group`` and ``label_selector``.
+
+    ValueError when that is a placement group in which one of `needs` has no room, or without a bundle of that number.
+    """
     strategy = options.get("scheduling_strategy")
-    group = options.get("placement_group")
-    if group not in (None, "default"):
-        bundle = options.get("placement_group_bundle_index", -1)
-        where: Where = group.where(bundle, options.get("placement_group_capture_child_tasks"))
-    elif strategy in (None, "DEFAULT", "SPREAD"):
-        where = Where(spread=strategy == "SPREAD")
+    if hasattr(strategy, "placement_group") or strategy is None:
+        where = _where_in_group(strategy, options, needs)
+    elif isinstance(strategy, str):
+        where = Where(spread=True) if strategy == "SPREAD" else ALONE
     else:
         where = strategy.where()
+        if not where.node:
+            where = msgspec.structs.replace(where, alone=True)
     selector = options.get("label_selector")
     if selector:
         others = [entry.get("label_selector") for entry in options.get("fallback_strategy") or ()]
         where = msgspec.structs.replace(where, selectors=tuple(map(parse_selector, (selector, *others))))
     return where if where != Where() else None
+
+
+def _where_in_group(strategy: Any, options: Mapping[str, Any], needs: tuple[Resources, ...]) -> Where:
+    """The wish of a call with a strategy for placement groups, or with none."""
+    if strategy is not None:
+        group, bundle = strategy.placement_group, strategy.placement_group_bundle_index
+        capture = strategy.placement_group_capture_child_tasks
+    else:
+        group, bundle = options.get("placement_group", "default"), options.get("placement_group_bundle_index", -1)
+        capture = options.get("placement_group_capture_child_tasks")
+    if group is None or isinstance(group, str):
+        check_bundle(bundle, 0)
+        if group is None or capture is False:
+            return ALONE
+        engine = engines.running() if capture else None
+        return captured(Where(group=engine.context().group, capture=True)) or Where() if engine else Where()
+    where: Where = group.where(bundle, capture)
+    if not where.group:
+        return ALONE
+    group.check_fit(needs, bundle)
+    return where
 
 
 def call_options(base: CallOptions, options: dict[str, Any], generator: bool | None) -> CallOptions:

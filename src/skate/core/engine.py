@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from skate.core.nodes import NodeSpec
-from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
+from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, GroupSpec, MethodInfo, TaskOptions
 
 if TYPE_CHECKING:
     from skate.core.refs import ObjectRef
@@ -37,6 +37,10 @@ class Context(NamedTuple):
     driver: bool = True
     job: int = 1
     """The number of the driver that all this belongs to."""
+    group: int = 0
+    """The placement group; 0: none."""
+    capture: bool = False
+    """What is started here goes into that group too."""
 
 
 class Engine(Protocol):
@@ -114,8 +118,23 @@ class Engine(Protocol):
     def exit_actor(self) -> None:
         """End the calling actor for good; raises on its way out."""
 
+    def reserve(self, spec: GroupSpec) -> int:
+        """A new placement group, which gets its resources when they are free. A taken name raises ValueError."""
+
+    def unreserve(self, group: int) -> None:
+        """Remove a placement group: what runs in it is ended, what waits for it fails. Harmless when it is gone."""
+
+    def await_group(self, group: int, value: Any) -> ObjectRef[Any]:
+        """An object that is ready, with this value, once the group has all its resources; it fails when it is removed."""
+
+    def find_group(self, name: str, namespace: str) -> int:
+        """A named placement group that was not removed. ValueError when there is none."""
+
+    def group(self, group: int) -> dict[str, Any] | None:
+        """A placement group's row of the table ``placement_groups``; None when it is not known."""
+
     def state(self, kind: str) -> list[dict[str, Any]]:
-        """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``jobs``."""
+        """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``jobs``, ``placement_groups``."""
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """``(total, free)`` of the cluster."""

@@ -14,6 +14,7 @@ CLIENT_SHIFT = 40
 JOB_ID = b"\x01\x00\x00\x00"
 NIL_OBJECT = b"\xff" * 28
 """The id that names nothing; its key is 0."""
+NIL_GROUP = b"\xff" * 18
 
 FOREIGN = 1 << 256
 """Keys from here on are whole ids of another system, Ray's own: nothing is added to their bytes."""
@@ -92,6 +93,18 @@ def parse_actor(binary: bytes) -> int:
     if len(binary) != 16:
         raise ValueError(f"an actor id has 16 bytes, not {len(binary)}")
     return int.from_bytes(binary[:8], "big")
+
+
+def group_binary(group: int) -> bytes:
+    """18 bytes, as Ray's PlacementGroupID; 0 names nothing."""
+    return group.to_bytes(8, "big") + _salt[:6] + JOB_ID if group else NIL_GROUP
+
+
+def parse_group(binary: bytes) -> int:
+    """The inverse of `group_binary`."""
+    if len(binary) != 18:
+        raise ValueError(f"a placement group id has 18 bytes, not {len(binary)}")
+    return 0 if binary == NIL_GROUP else int.from_bytes(binary[:8], "big")
 
 
 def node_hex(number: int) -> str:

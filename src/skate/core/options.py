@@ -137,7 +137,8 @@ _LABEL_NAME = re.compile(rf"(?:(?=.{{1,253}}/){_WORD}(?:\.{_WORD})*/)?{_WORD}")
 _LABEL_TEST = re.compile(rf"|!?{_WORD}|!?in\({_WORD}(?:, ?{_WORD})*\)")
 
 
-def _labels(name: str, value: Mapping[str, str | None]) -> None:
+def check_labels(name: str, value: Mapping[str, str | None]) -> None:
+    """Check a label selector that `name` was given; TypeError or ValueError."""
     for label, test in value.items():
         if not isinstance(label, str) or not isinstance(test, str | None):
             raise TypeError(f"{name} must map strings to strings, not {label!r} to {test!r}.")
@@ -157,7 +158,7 @@ def _fallbacks(name: str, value: list[Any]) -> None:
         selector = entry["label_selector"]
         if not isinstance(selector, dict | None):
             raise ValueError(f"{name} has a label_selector that is no dict: {selector!r}.")
-        _labels(f"{name}'s label_selector", selector or {})
+        check_labels(f"{name}'s label_selector", selector or {})
 
 
 # ---- the table ----
@@ -183,7 +184,7 @@ OPTIONS: dict[str, Option] = {
     "object_store_memory": Option(_COUNT, None, None, NO, _at_least(0)),
     "resources": Option(_DICT, None, None, NO, _custom_resources),
     "accelerator_type": Option(_TEXT, None, None, NO),
-    "label_selector": Option(_DICT, None, None, NO, _labels),
+    "label_selector": Option(_DICT, None, None, NO, check_labels),
     "fallback_strategy": Option((list, _None), None, None, NO, _fallbacks),
     "scheduling_strategy": Option(_STRATEGY, None, None, NO, _one_of("DEFAULT", "SPREAD")),
     "placement_group": Option(_GROUP, "default", "default", NO, _one_of("default")),

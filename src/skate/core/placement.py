@@ -45,10 +45,27 @@ class Where(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """In this bundle of it; -1: in any."""
     capture: bool = False
     """What the call starts belongs into the group too."""
+    alone: bool = False
+    """Not in the group of who starts it, whatever that captures."""
     selectors: tuple[Selector, ...] = ()
     """On nodes that pass the first of these; while none of those has room, the second; and so on."""
     liked: Selector = ()
     """Rather on nodes that pass this."""
+
+
+ALONE = Where(alone=True)
+
+
+def inherits(where: Where | None) -> bool:
+    """Whether a call goes into the group of a caller that captures what it starts: it has no strategy of its own."""
+    return where is None or not (where.alone or where.spread or where.node or where.group)
+
+
+def captured(where: Where | None) -> Where | None:
+    """Where what a call starts is to run, if its placement group captures that."""
+    if where is None or not where.group or not where.capture:
+        return None
+    return Where(group=where.group, capture=True)
 
 
 def matches(selector: Selector, labels: Mapping[str, str]) -> bool:

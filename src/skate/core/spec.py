@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from skate.core.placement import Where
+from skate.core.placement import Selector, Where
 
 Resources = tuple[tuple[str, int], ...]
 
@@ -57,6 +57,22 @@ class ActorOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
     out_of_order: bool = False
     environment: str = ""
     where: Where | None = None
+
+
+class GroupSpec(msgspec.Struct, frozen=True, array_like=True):
+    """What a placement group sets aside."""
+
+    bundles: tuple[Resources, ...]
+    strategy: str = "PACK"
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    selectors: tuple[Selector, ...] = ()
+    """What the node of each bundle must pass; empty: any node will do."""
+    target: str = ""
+    """Rather on the node of this id, in hex."""
+    domain: str = ""
+    """Only on nodes that have the same value of this label; empty: on any."""
 
 
 class CallOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -23,7 +23,7 @@ import msgspec
 from skate.core import ids
 from skate.core.memory_rules import MemoryRules
 from skate.core.settings import Settings
-from skate.core.spec import ActorInfo, CallOptions, TaskOptions
+from skate.core.spec import ActorInfo, CallOptions, GroupSpec, TaskOptions
 from skate.engines.local.arena import Arena
 from skate.engines.local.messages import Export, TaskSpec, Value, encoder, to_hub, to_worker
 from skate.engines.local.requests import Requests
@@ -211,6 +211,12 @@ class _Stage:
 
     def _do_expel(self, client: int, why: str, pid: int) -> None:
         self.hub.expel(self._worker(client, pid, []), why)
+
+    def _do_reserve(self, key: int, spec: bytes) -> None:
+        self.hub.reserve(key, msgspec.msgpack.decode(spec, type=GroupSpec), None)
+
+    def _do_await_group(self, promise: int, key: int, value: bytes) -> None:
+        self.hub.await_group(promise, key, value, None)
 
     def _do_doom(self, client: int, why: str, shortage: bool, counts: bool) -> None:
         self.hub.doom(self.workers[client], Doom(why, shortage, counts))

@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from skate.core import engine as engines
 
+# At once, for there is a module of this name too: importing that later would put it in the function's place.
+from skate.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
 if TYPE_CHECKING:
     from skate.util.actor_pool import ActorPool
     from skate.util.check_serialize import inspect_serializability
@@ -15,10 +24,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ActorPool",
     "deregister_serializer",
+    "get_current_placement_group",
     "get_node_ip_address",
+    "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
+    "placement_group",
+    "placement_group_table",
     "register_serializer",
+    "remove_placement_group",
 ]
 
 _MODULES = {

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import signal
 
+from skate.engines.local.reservations import Reservations
 from skate.engines.local.rows import READY, Family, Node
 from skate.engines.local.scheduler import HEAD
-from skate.engines.local.shortage import Shortages
 
 
-class Cluster(Shortages):
+class Cluster(Reservations):
     """The hub's nodes."""
 
     def next_node(self) -> int:
@@ -32,6 +32,7 @@ class Cluster(Shortages):
             raise ValueError(f"There is a node of the number {key} already, or there was one.")
         node = Node(key, total, labels, name)
         scheduler.add_node(node)
+        self.nodes_changed()
         self._placed_anew()
         self.decide()
         return node
@@ -51,6 +52,7 @@ class Cluster(Shortages):
                 self.scheduler.gone(worker)
             self.ports.signal(worker, signal.SIGKILL)
         self.scheduler.remove_node(node)
+        self.nodes_changed()
         self._placed_anew()
         if not workers:
             self.node_gone(node)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from skate.engines.local.rows import PENDING, Actor, Row, Worker
+from skate.engines.local.rows import GROUP, PENDING, Actor, Row, Worker
 
 if TYPE_CHECKING:
     from skate.engines.local.hub import Hub
@@ -172,6 +172,8 @@ class _Search:
             calls = self.calls(node.rows)
             return GOES_ON if calls is None else Needs(node.number, calls)
         if isinstance(node, Share):
+            if self.hub.scheduler.groups.hold(node.name):
+                return GOES_ON  # a group that has some of it may be removed
             workers = self.hub.workers.values()
             return Needs(1, [worker for worker in workers if any(node.name == held for held, _ in worker.taken)])
         return self.of_call(node)
@@ -196,6 +198,9 @@ class _Search:
         for row in rows:
             if row.state != PENDING:
                 continue
+            if row.maker == GROUP:
+                makers.append(row)
+                continue
             maker = row if row.spec is not None else self.hub.rows.get(row.maker)
             if maker is None or maker.spec is None or maker.state != PENDING:
                 return None
@@ -205,6 +210,8 @@ class _Search:
     def of_call(self, row: Row) -> Needs:
         """A call needs its worker, or all that has to happen before it gets one."""
         spec, worker = row.spec, row.worker
+        if row.maker == GROUP:
+            return Needs(1, []) if row.options.hopeless else GOES_ON
         if spec is None or (row.cancelled and not spec.actor):
             return GOES_ON
         if worker is not None and (worker.actor is not None or _head(worker) is row):
@@ -217,6 +224,8 @@ class _Search:
         family = self.hub._family(row.options)
         if family.infeasible:
             return Needs(1, [])
+        if not family.places:
+            return GOES_ON  # its placement group waits for room, which its owner may make
         # CPUs come free while others wait, what else it needs does not.
         short = [
             name

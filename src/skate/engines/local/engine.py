@@ -18,9 +18,9 @@ from skate.core import ids, refs
 from skate.core.engine import Context, Ready
 from skate.core.nodes import NodeSpec
 from skate.core.refs import ObjectRef, make_ref
-from skate.core.serialization import unpack, unpack_value
+from skate.core.serialization import pack, unpack, unpack_value
 from skate.core.settings import Settings
-from skate.core.spec import ActorInfo, CallOptions, TaskOptions
+from skate.core.spec import ActorInfo, CallOptions, GroupSpec, TaskOptions
 from skate.engines.local import errors, spills
 from skate.engines.local.boot import Boot
 from skate.engines.local.client import Client
@@ -376,6 +376,38 @@ class LocalEngine(Client):
     def exit_actor(self) -> None:
         """Only actors can."""
         raise TypeError("exit_actor can only be called inside an actor.")
+
+    def reserve(self, spec: GroupSpec) -> int:
+        """A new placement group."""
+        with self.lock:
+            key = self.ids.take()
+            self.hub.reserve(key, spec, None)
+            self.host.posted()
+        return key
+
+    def unreserve(self, group: int) -> None:
+        """Remove a placement group."""
+        with self.lock:
+            self.hub.unreserve(group)
+            self.host.posted()
+
+    def await_group(self, group: int, value: Any) -> ObjectRef[Any]:
+        """An object that becomes ready with a group."""
+        data = pack(value).to_bytes()
+        with self.lock:
+            key = self.ids.take()
+            self.hub.await_group(key, group, data, None)
+        return make_ref(key)
+
+    def find_group(self, name: str, namespace: str) -> int:
+        """A named placement group."""
+        with self.lock:
+            return self.hub.find_group(name, namespace)
+
+    def group(self, group: int) -> dict[str, Any] | None:
+        """A placement group's row."""
+        with self.lock:
+            return self.hub.group_row(group)
 
     def state(self, kind: str) -> list[dict[str, Any]]:
         """Rows of the session's state."""

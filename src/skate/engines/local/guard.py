@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from skate.core.ids import CLIENT_SHIFT, IdSource
 from skate.core.resources import UNIT
-from skate.core.spec import Resources, TaskOptions
+from skate.core.groups import STRATEGIES
+from skate.core.spec import GroupSpec, Resources, TaskOptions
 from skate.engines.local.messages import Done, DoneMany, Export, Get, Item, SpawnRequest, Stored, TaskSpec
 from skate.engines.local.rows import FAILED, Row, Worker
 
@@ -144,6 +145,19 @@ def spawn(hub: Knowing, worker: Worker, request: SpawnRequest) -> TaskSpec:
     _resources(info.options.resources)
     _resources(info.options.placement)
     return call(hub, worker, spec, 0)
+
+
+def group(hub: Knowing, worker: Worker, key: int, spec: GroupSpec) -> None:
+    """A placement group made in a worker."""
+    new_keys(hub, worker, key)
+    if key in hub.scheduler.groups.live or key in hub.scheduler.groups.gone:
+        raise Nonsense(f"made a placement group with the key {key}, which another one has")
+    if spec.strategy not in STRATEGIES or len(spec.selectors) not in (0, len(spec.bundles)):
+        raise Nonsense("made a placement group that cannot be")
+    if not spec.bundles or not all(spec.bundles):
+        raise Nonsense("made a placement group with nothing in it")
+    for bundle in spec.bundles:
+        _resources(bundle)
 
 
 def _unknown(function: bytes) -> Nonsense:

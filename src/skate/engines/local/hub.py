@@ -22,7 +22,8 @@ from skate.engines.local.messages import (
     TaskSpec,
     Yield,
 )
-from skate.engines.local.rows import FAILED, METHOD, Family, Row, Worker
+from skate.engines.local.reservations import REMOVED
+from skate.engines.local.rows import FAILED, GROUP, METHOD, Family, Row, Worker
 
 STILLBORN = 3
 """Workers that die while they start, one after another, before those who wait for one are told."""
@@ -261,9 +262,10 @@ class Hub(Cluster):
             return None
         found = deadlock.never(self, deadlock.Wait(rows, count))
         row = found.hopeless if found is not None else None
-        if row is None or row.spec is None:
+        if row is None or (row.spec is None and row.maker != GROUP):
             return None
-        return row, errors.unschedulable(self.label(row), self._family(row.options), self.scheduler.nodes)
+        why = self.why_never_in_group(row)
+        return row, why or errors.unschedulable(self.label(row), self._family(row.options), self.scheduler.nodes)
 
     # -------------------------------------------------------------------- state
 
@@ -284,4 +286,6 @@ def _cause(worker: Worker, how: str) -> str:
         return worker.node.death
     if worker.outlaw:
         return f"was ended because it {worker.outlaw}"
+    if worker.leaving is not None and worker.leaving[0] == REMOVED:
+        return f"was ended: {REMOVED}"
     return worker.doom.why if worker.doom is not None else how

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from skate.core.spec import ActorInfo, CallOptions, TaskOptions
+from skate.core.spec import ActorInfo, CallOptions, GroupSpec, TaskOptions
 
 Key = Annotated[int, msgspec.Meta(ge=0)]
 """Checked where a message is decoded, at no cost worth naming."""
@@ -412,4 +412,6 @@ def encode_any(value: Any) -> bytes:
 
 decode_any = msgspec.msgpack.Decoder().decode
 decode_spawn = msgspec.msgpack.Decoder(SpawnRequest).decode
+decode_reserve = msgspec.msgpack.Decoder(tuple[Key, GroupSpec]).decode
+decode_await = msgspec.msgpack.Decoder(tuple[Key, Key, bytes]).decode
 decode_info = msgspec.msgpack.Decoder(ActorInfo).decode

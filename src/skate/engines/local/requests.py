@@ -35,6 +35,8 @@ from skate.engines.local.messages import (
     Unused,
     Values,
     decode_any,
+    decode_await,
+    decode_reserve,
     decode_spawn,
     encode_any,
     encoder,
@@ -379,6 +381,28 @@ class Requests(Hub):
         (kind,) = decode_any(data)
         return encode_any(self.state(kind))
 
+    def _ask_reserve(self, worker: Worker, data: bytes) -> bytes:
+        key, spec = decode_reserve(data)
+        guard.group(self, worker, key, spec)
+        self.reserve(key, spec, worker)
+        return encode_any(None)
+
+    def _ask_unreserve(self, worker: Worker, data: bytes) -> bytes:
+        self.unreserve(*decode_any(data))
+        return encode_any(None)
+
+    def _ask_await_group(self, worker: Worker, data: bytes) -> bytes:
+        promise, group, value = decode_await(data)
+        guard.new_keys(self, worker, promise)
+        self.await_group(promise, group, value, worker)
+        return encode_any(None)
+
+    def _ask_find_group(self, worker: Worker, data: bytes) -> bytes:
+        return encode_any(self.find_group(*decode_any(data)))
+
+    def _ask_group(self, worker: Worker, data: bytes) -> bytes:
+        return encode_any(self.group_row(*decode_any(data)))
+
     def _ask_resources(self, worker: Worker, data: bytes) -> bytes:
         return encode_any(self.resources())
 
@@ -414,4 +438,9 @@ _VERBS: dict[str, Callable[[Requests, Worker, bytes], bytes]] = {
     "kill": Requests._ask_kill,
     "state": Requests._ask_state,
     "resources": Requests._ask_resources,
+    "reserve": Requests._ask_reserve,
+    "unreserve": Requests._ask_unreserve,
+    "await_group": Requests._ask_await_group,
+    "find_group": Requests._ask_find_group,
+    "group": Requests._ask_group,
 }

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from skate.engines.local.link import Link
     from skate.engines.local.messages import TaskSpec
 
-METHOD, PUT = -1, -2
-"""Makers that are no tasks: an actor's method; `put`."""
+METHOD, PUT, GROUP = -1, -2, -3
+"""Makers that are no tasks: an actor's method; `put`; a placement group, which is the row's `options`."""
 PENDING, READY, FAILED, END = range(4)
 """States of an object; END: an item past a stream's end."""
 

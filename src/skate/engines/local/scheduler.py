@@ -15,6 +15,7 @@ from typing import NamedTuple
 from skate.core.placement import Where
 from skate.core.resources import UNIT, give, take
 from skate.core.spec import Resources
+from skate.engines.local.groups import Group, Groups
 from skate.engines.local.placing import by_tiers, choose_gpus, crowding, has_room, places_for, room
 from skate.engines.local.rows import PENDING, Family, Node, Place, Row, Worker
 
@@ -61,6 +62,10 @@ class Scheduler:
         """Nodes that were removed."""
         self.copies: dict[int, set[int]] = {}
         """Stored values that the driver's node has no copy of: the nodes, by number, that have one."""
+        self.groups = Groups()
+        """Placement groups."""
+        self.booked: dict[tuple[int, str], int] = {}
+        """Workers that calls in bundles wait for in this round, by node and environment."""
         self.families: dict[Kind, Family] = {}
         self.waiting: dict[Family, None] = {}
         """Families with queued calls, the longest waiting first."""
@@ -93,18 +98,28 @@ class Scheduler:
         key = (need, environment, least, where, priority)
         family = self.families.get(key)
         if family is None:
-            family = self.families[key] = Family(need, environment, least, where, priority)
+            family = Family(need, environment, least, where, priority)
             self._place(family)
             self.ranked = self.ranked or bool(priority)
+            group = self.groups.live.get(where.group) if where is not None and where.group else None
+            if group is not None:
+                group.families.append(family)
+            if group is not None or where is None or not where.group:  # or it is for calls that will only be refused
+                self.families[key] = family
         return family
 
     def _place(self, family: Family) -> None:
         """Find out where calls of a family could run."""
         where = family.where
-        family.tiers = places_for(family.least or family.need, where, self.nodes.values())
+        if where is not None and where.group:
+            family.tiers = self.groups.tiers(family, where)
+        else:
+            family.tiers = places_for(family.least or family.need, where, self.nodes.values())
         family.spreads = where is not None and where.spread and len(family.tiers[0]) > 1
         family.places = family.tiers[0] if family.spreads else tuple(place for tier in family.tiers for place in tier)
         family.infeasible = not family.places
+        if where is not None and where.group:  # one that waits has no places yet
+            family.infeasible = self.groups.refuses(family, where)
         family.picky = family.infeasible or (where is not None and where.now)
         family.promised = {place: count for place, count in family.promised.items() if place in family.places}
 
@@ -118,6 +133,7 @@ class Scheduler:
         """A node is no more; its workers are `gone` before."""
         del self.nodes[node.key]
         self.dead.append(node)
+        self.groups.lost(node)
         for family in self.families.values():
             self._place(family)
 
@@ -129,6 +145,32 @@ class Scheduler:
                 del self.copies[key]
             else:
                 places.add(node)
+
+    # ------------------------------------------------------------- placement groups
+
+    def place_groups(self, now: float) -> list[Group]:
+        """Set aside what is free for placement groups that wait; those that have all they asked for now."""
+        made = self.groups.place(self.nodes, now)
+        for group in made:
+            self.place_families(group)
+        return made
+
+    def place_families(self, group: Group) -> None:
+        """A group's bundles have changed: so have the places of its calls."""
+        for family in group.families:
+            self._place(family)
+
+    def dissolve(self, group: Group) -> list[Family]:
+        """A group is no more; the families of its calls, for which nothing is left. Its workers are gone already."""
+        families = group.families
+        self.groups.remove(group)
+        for family in families:
+            self.families.pop((family.need, family.environment, family.least, family.where, family.priority), None)
+            self.waiting.pop(family, None)
+            self._place(family)
+        return families
+
+    # ---------------------------------------------------------------------- calls
 
     def add(self, family: Family, row: Row) -> None:
         """Queue a call whose dependencies are ready."""
@@ -199,12 +241,16 @@ class Scheduler:
             place.gpus[number] += min(UNIT, dict(family.need)["GPU"])
         worker.taken = ()
         worker.gpus = ()
+        if self.groups.pending:
+            self.groups.due = True
 
     def block(self, worker: Worker) -> None:
         """The worker waits for an object: others may use its CPUs. Memory and devices it holds on to, as in Ray."""
         worker.blocked += 1
         if worker.blocked == 1:
             give(_cpus(worker.taken), worker.place.free)
+            if self.groups.pending:
+                self.groups.due = True
 
     def unblock(self, worker: Worker) -> None:
         """The worker goes on."""
@@ -254,6 +300,8 @@ class Scheduler:
     def decide(self) -> Iterator[Assign | Start]:
         """Everything that can be set going now."""
         waiting = list(self.waiting)
+        if self.booked:
+            self.booked.clear()
         if self.ranked:
             waiting.sort(key=lambda family: -family.priority)
         for family in waiting:
@@ -280,7 +328,11 @@ class Scheduler:
                 yield from self.refill(worker)
             if not queue:
                 return
-        for place, number in by_tiers(family.need, family.tiers, min(len(queue), STARTING)):
+        shares = by_tiers(family.need, family.tiers, min(len(queue), STARTING))
+        if family.where is not None and family.where.group:
+            yield from self._start_in_group(family, shares)
+            return
+        for place, number in shares:
             yield from self._start(family, place, number)
 
     def _place_with_worker(self, family: Family) -> Place | None:
@@ -316,6 +368,16 @@ class Scheduler:
             starting[family.environment] = number
             yield Start(place.node, family.environment, more)
 
+    def _start_in_group(self, family: Family, shares: Iterable[tuple[Place, int]]) -> Iterator[Start]:
+        """The same for bundles. Nobody else can take their room: workers that others wait for do not count."""
+        wanted: dict[Node, int] = {}
+        for place, number in shares:
+            wanted[place.node] = wanted.get(place.node, 0) + number
+        for node, number in wanted.items():
+            booked = self.booked.get((node.key, family.environment), 0) + number
+            self.booked[node.key, family.environment] = booked
+            yield from self._start(family, node, min(booked, STARTING))
+
     def _spread(self, family: Family) -> Iterator[Assign | Start]:
         """Promise queued calls to the places in turn, and keep the promises that can be kept now."""
         need, queue, promised = family.need, family.queue, family.promised
@@ -345,7 +407,7 @@ class Scheduler:
     def _somebody_older(self, family: Family) -> bool:
         """Whether another family waits for what this one holds; if so this one goes to the back."""
         for other in self.waiting:
-            if other is not family and other.queue and not other.infeasible and other.priority >= family.priority:
+            if other is not family and other.queue and other.places and other.priority >= family.priority:
                 self.waiting.pop(family, None)
                 if family.queue:
                     self.waiting[family] = None

@@ -106,7 +106,13 @@ def _refusals(hub: Hub) -> list[dict[str, Any]]:
     return hub.ports.refusals()
 
 
+def _placement_groups(hub: Hub) -> list[dict[str, Any]]:
+    groups = hub.scheduler.groups
+    return [group.row() for group in (*groups.gone.values(), *groups.live.values())]
+
+
 _TABLES = {
+    "placement_groups": _placement_groups,
     "nodes": _nodes,
     "actors": _actors,
     "names": _names,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from skate.core.placement import ALONE
 from skate.core.settings import Settings
 from skate.core.spec import TaskOptions
 from skate.engines.local import errors
@@ -148,7 +149,8 @@ class Tasks(Streams):
             least, priority = None, options.priority
         else:
             least, priority = options.placement, 0
-        family = self.scheduler.family(options.resources, options.environment, least, options.where, priority)
+        where = options.where if options.where != ALONE else None
+        family = self.scheduler.family(options.resources, options.environment, least, where, priority)
         if len(self._families) > 4096:
             self._families.clear()
         self._families[id(options)] = (options, family)
@@ -163,12 +165,22 @@ class Tasks(Streams):
 
     def _never(self, family: Family, row: Row) -> None:
         """Nothing here can run a call: warn, for that may change; but on the very node that was named it will not."""
-        if family.where is not None and family.where.node and not family.where.soft:
+        if family.where is not None and family.where.group:
+            self.never_in_group(family, row, family.where.group)
+        elif family.where is not None and family.where.node and not family.where.soft:
             self.give_up(row, errors.unschedulable(self.label(row), family, self.scheduler.nodes))
         elif family not in self.doubtful:
             self.doubtful.add(family)
             self.ports.warn(errors.infeasible(self.label(row), family, self.scheduler.nodes))
             self.doubt()
+
+    def place_groups(self) -> None:
+        """Something is free for a placement group that waits."""
+        raise NotImplementedError
+
+    def never_in_group(self, family: Family, row: Row, group: int) -> None:
+        """A call can never run in its placement group."""
+        raise NotImplementedError
 
     def doubt(self) -> None:
         """Something can never run: look who waits for it."""
@@ -176,9 +188,12 @@ class Tasks(Streams):
 
     def decide(self) -> None:
         """Set going everything that can go now."""
-        if not self.scheduler.waiting:
+        scheduler = self.scheduler
+        if scheduler.groups.due:
+            self.place_groups()
+        if not scheduler.waiting:
             return
-        for decision in self.scheduler.decide():
+        for decision in scheduler.decide():
             if type(decision) is Assign:
                 self.assign(decision.worker, decision.row)
             elif type(decision) is Start:

@@ -36,12 +36,15 @@ FORMAT = 2
 LENGTH = struct.Struct("<I")
 PLAIN = (
     *("hold", "release", "hold_view", "lose", "allocate", "read_on", "abandon_stream", "cancel", "kill"),
-    *("break_down", "reap", "add_node", "remove_node"),
+    *("break_down", "reap", "add_node", "remove_node", "unreserve"),
 )
 """Methods of the hub that change it, with arguments that need no packing."""
 LATE = ("reap", "doom")
 """What the host's own timers do, which the replay has not: an event of its own, after the tick."""
-PUBLIC = ("submit", "call", "spawn", "put", "discard", "read", "promise", "receive", "died", "expel", "doom", *PLAIN)
+PUBLIC = (
+    *("submit", "call", "spawn", "put", "discard", "read", "promise", "receive", "died", "expel", "doom", "reserve"),
+    *("await_group", *PLAIN),
+)
 """All that outsiders call to change the hub."""
 FILES = (
     *("spill", "reserve_spill", "spilled", "restore", "unspill", "rename_spill", "spill_folder", "why_not_spilled"),
@@ -159,6 +162,12 @@ class Recorder:
     def _pack_expel(self, worker: Worker, why: str) -> tuple[Any, ...]:
         return worker.client, why, worker.pid
 
+    def _pack_reserve(self, key: int, spec: Any, owner: Any) -> tuple[Any, ...]:
+        return key, encoder.encode(spec)
+
+    def _pack_await_group(self, promise: int, key: int, value: bytes, holder: Any) -> tuple[Any, ...]:
+        return promise, key, value
+
     def _pack_doom(self, worker: Worker, doom: Any) -> tuple[Any, ...]:
         return worker.client, *doom
 
@@ -240,4 +249,6 @@ _PACK: dict[str, Callable[..., tuple[Any, ...]]] = {
     "died": Recorder._pack_died,
     "expel": Recorder._pack_expel,
     "doom": Recorder._pack_doom,
+    "reserve": Recorder._pack_reserve,
+    "await_group": Recorder._pack_await_group,
 }

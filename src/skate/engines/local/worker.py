@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 from skate.core import engine as engines
 from skate.core import ids, refs
 from skate.core.calls import NO_ARGUMENTS, fill_call
+from skate.core.placement import captured
 from skate.core.spec import CallOptions, Resources, TaskOptions
 from skate.engines.local import breakpoints
 from skate.engines.local.arena import Mapping
@@ -117,6 +118,7 @@ class Worker(Results):
             self.using = message
             self._set_gpus(message.gpus)
             self._set_threads(message.options.resources)
+            self.client.inside = captured(message.options.where)
         elif kind is Feed:
             self.feed = self.feed[: message.start] + message.values  # many come in portions
         elif kind is Calling:
@@ -127,6 +129,7 @@ class Worker(Results):
             self.hosting = message
             self._set_gpus(message.gpus)
             self._set_threads(message.info.options.resources)
+            self.client.inside = captured(message.info.options.where)
         elif kind is Leave and (self.host is None or self.host.drain()):
             self.leave("retired", final=True)
 

@@ -17,7 +17,9 @@ from skate.core.environment import merge_environments, without_job
 from skate.core.ids import worker_hex
 from skate.core.nodes import NodeSpec
 from skate.core.refs import ObjectRef, make_ref
-from skate.core.spec import ActorInfo, ActorOptions, CallOptions, TaskOptions
+from skate.core.serialization import pack
+from skate.core.placement import Where, inherits
+from skate.core.spec import ActorInfo, ActorOptions, CallOptions, GroupSpec, TaskOptions
 from skate.engines.execution import full_name
 from skate.engines.local.arena import Mapping
 from skate.engines.local.blocks import Blocks, LostValue
@@ -68,6 +70,8 @@ class WorkerClient(Blocks):
         self.reconstructed = False
         self.gpus: tuple[int, ...] = ()
         """Those that the actor holds."""
+        self.inside: Where | None = None
+        """Where what is started here goes, if that is the caller's own placement group."""
         self.exiting = False
         """Whether a call asked for the actor's end by exit_actor: it holds though the call caught what that raised."""
         self.target: Any = None
@@ -87,7 +91,12 @@ class WorkerClient(Blocks):
         self.link.flush()
 
     def _inherit(self, options: Inheriting) -> Inheriting:
-        """What runs in an environment starts children in it too; their own fields go over it."""
+        """What runs in an environment starts children in it too; their own fields go over it. And a placement group may
+        take in what is started inside.
+        """
+        if self.inside is not None and inherits(options.where):
+            selectors = options.where.selectors if options.where is not None else ()
+            options = replace(options, where=replace(self.inside, selectors=selectors) if selectors else self.inside)
         ours = self.welcome.environment
         if not ours or options.environment == ours:
             return options
@@ -301,6 +310,35 @@ class WorkerClient(Blocks):
         """End an actor's process."""
         self.ask("kill", actor, no_restart)
 
+    def reserve(self, spec: GroupSpec) -> int:
+        """A new placement group."""
+        with self.lock:
+            key = self.ids.take()
+        self._ask("reserve", encoder.encode((key, spec)))
+        return key
+
+    def unreserve(self, group: int) -> None:
+        """Remove a placement group."""
+        self.ask("unreserve", group)
+
+    def await_group(self, group: int, value: Any) -> ObjectRef[Any]:
+        """An object that becomes ready with a group."""
+        with self.lock:
+            key = self.ids.take()
+        self._ask("await_group", encoder.encode((key, group, pack(value).to_bytes())))
+        self.counts[key] = 1
+        return make_ref(key)
+
+    def find_group(self, name: str, namespace: str) -> int:
+        """A named placement group."""
+        key: int = self.ask("find_group", name, namespace)
+        return key
+
+    def group(self, group: int) -> dict[str, Any] | None:
+        """A placement group's row."""
+        row: dict[str, Any] | None = self.ask("group", group)
+        return row
+
     def state(self, kind: str) -> list[dict[str, Any]]:
         """Rows of the session's state."""
         rows: list[dict[str, Any]] = self.ask("state", kind)
@@ -341,6 +379,8 @@ class WorkerClient(Blocks):
             environment=without_job(merge_environments(self.welcome.job_environment, holder.environment)),
             driver=False,
             job=self.welcome.job,
+            group=holder.where.group if holder.where is not None else 0,
+            capture=holder.where is not None and holder.where.capture,
         )
 
     def is_cancelled(self) -> bool:
