@@ -125,7 +125,7 @@ class Engine(Protocol):
         """Remove a placement group: what runs in it is ended, what waits for it fails. Harmless when it is gone."""
 
     def await_group(self, group: int, value: Any) -> ObjectRef[Any]:
-        """An object that is ready, with this value, once the group has all its resources; it fails when it is removed."""
+        """An object that gets this value once the group has all its resources, and fails if it is removed."""
 
     def find_group(self, name: str, namespace: str) -> int:
         """A named placement group that was not removed. ValueError when there is none."""

@@ -69,7 +69,14 @@ def group_spec(
         raise ValueError(f"_soft_target_node_id works with STRICT_PACK, not with {strategy}.")
     needs = _bundles(bundles)
     return GroupSpec(
-        needs, strategy, name, namespace, lifetime == "detached", _selectors(selectors, len(needs)), _node(target), domain
+        needs,
+        strategy,
+        name,
+        namespace,
+        lifetime == "detached",
+        _selectors(selectors, len(needs)),
+        _node(target),
+        domain,
     )
 
 
@@ -180,7 +187,8 @@ def why_never(spec: GroupSpec, nodes: Sequence[Mapping[str, int]]) -> str:
 
 def group_removed(group: int) -> TaskPlacementGroupRemoved:
     """What waits for a group that was removed, or never was, gets."""
-    return TaskPlacementGroupRemoved(f"The placement group {ids.group_binary(group).hex()} was removed.")
+    text = f"The placement group {ids.group_binary(group).hex()} was removed, or is not of this session."
+    return TaskPlacementGroupRemoved(text)
 
 
 def actor_group_removed(label: str, group: int) -> ActorGroupRemoved:

@@ -144,8 +144,8 @@ def placement_group(
         lifetime: None: until it is removed, or the driver's job ends; ``"detached"``: until it is removed.
         _soft_target_node_id: with STRICT_PACK: the id, in hexadecimal, of a node that is to be preferred.
         bundle_label_selector: for each bundle, labels that its node must have: ``[{"zone": "in(a, b)"}, {}]``.
-        topology_strategy: instead of `strategy`: that under ``"ray.io/node-id"``, and ``"STRICT_PACK"`` under a label of
-            which all nodes of the group must have the same value.
+        topology_strategy: instead of `strategy`: that under ``"ray.io/node-id"``, and ``"STRICT_PACK"`` under a label
+            of which all nodes of the group must have the same value.
 
     Raises:
         ValueError: anything of this is wrong; the name is taken (as a RaySystemError too).

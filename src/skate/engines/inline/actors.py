@@ -13,13 +13,15 @@ from skate.core import ids
 from skate.core.call_options import is_coroutine
 from skate.core.calls import PackedCall
 from skate.core.spec import ActorInfo
+from skate.engines.inline.groups import settle
 from skate.engines.inline.lanes import Loop, Threads, has_coroutines
+from skate.engines.inline.machine import Amounts
 from skate.engines.inline.records import Call, Outcome, current, failure
 from skate.engines.inline.running import ActorExit, arguments, call_error, run
 from skate.engines.inline.session import Session
 from skate.engines.inline.streams import Stream
 from skate.engines.inline.unpacking import read
-from skate.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from skate.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 
 STARTING, ALIVE, DEAD = "PENDING_CREATION", "ALIVE", "DEAD"
 
@@ -63,7 +65,8 @@ class Actor:
         self.gpus: tuple[int, ...] = ()
         self._held = packed.dependencies + packed.packed.refs
         self._to_construct = False
-        self._placed = False
+        self.place: Amounts | None = None
+        """What it has taken its resources from; None: it has not started."""
         if has_coroutines(cls):
             self.lane = Loop(session, options)
         elif options.max_concurrency > 1 or options.groups:
@@ -96,9 +99,10 @@ class Actor:
     def start(self) -> None:
         """Have the constructor run: here, or on the actor's lane."""
         with self.session.lock:
-            if not self._placed:
-                self._placed = True
-                self.gpus = self.session.machine.take(self.info.options.resources)
+            if self.place is None:
+                options = self.info.options
+                self.place = self.session.groups.bundle_for(options.where, options.placement)
+                self.gpus = self.place.take(options.resources)
             self.creation.gpus = self.gpus
         if self.lane is not None:
             self.lane.construct(self._construct)
@@ -328,10 +332,11 @@ class Actor:
                 session.fail(call, error)
         self.start()
 
-    def die(self, why: str | ActorDiedError, graceful: bool = False) -> None:
+    def die(self, why: str | RayError, graceful: bool = False) -> None:
         """End for good: the calls that it has not answered fail."""
         error = ActorDiedError(why) if isinstance(why, str) else why
-        error.actor_id = ids.actor_binary(self.key).hex()
+        if isinstance(error, ActorDiedError):
+            error.actor_id = ids.actor_binary(self.key).hex()
         outcome = failure(error)
         session, options = self.session, self.info.options
         with session.lock:
@@ -343,8 +348,8 @@ class Actor:
             name = (options.namespace, options.name)
             if session.names.get(name) is self:
                 del session.names[name]
-            if self._placed:
-                session.machine.give(options.resources, self.gpus)
+            if self.place is not None:
+                self.place.give(options.resources, self.gpus)
             self.count -= options.detached
             session.hold([self.key])  # until the end of this
         if graceful and hasattr(instance, "__ray_shutdown__"):
@@ -358,6 +363,7 @@ class Actor:
             session.threads.extend(self.lane.stop())
         self._end_children()
         session.drop_all((*self._held, self.key))
+        settle(session)
 
     def _end_children(self) -> None:
         """As in Ray, the actors that this one made end with it, whoever has their handles."""

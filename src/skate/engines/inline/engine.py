@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,14 +16,26 @@ from skate.core.calls import PackedCall, pack_call
 from skate.core.engine import Context, Ready
 from skate.core.environment import merge_environments
 from skate.core.generator import ObjectRefGenerator
+from skate.core.groups import GroupUnschedulable, actor_group_removed, no_such_name
 from skate.core.nodes import NodeSpec
 from skate.core.options import STREAMING
+from skate.core.placement import Where, captured, inherits
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import dump_definition, pack
 from skate.core.settings import Settings
-from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
+from skate.core.spec import (
+    ActorInfo,
+    ActorOptions,
+    CallOptions,
+    Definition,
+    GroupSpec,
+    MethodInfo,
+    Resources,
+    TaskOptions,
+)
 from skate.engines.execution import as_raised, full_name
 from skate.engines.inline.actors import Actor
+from skate.engines.inline.groups import await_group, reserve, unreserve, where_of
 from skate.engines.inline.lanes import JOIN
 from skate.engines.inline.records import END, FAILED, PENDING, Call, Row, current, success
 from skate.engines.inline.running import ActorExit, cancelled, run, stored
@@ -38,8 +50,12 @@ from skate.exceptions import (
     ActorHandleNotFoundError,
     GetTimeoutError,
     PendingCallsLimitExceeded,
+    RayError,
+    TaskPlacementGroupRemoved,
     TaskUnschedulableError,
 )
+
+Options = TypeVar("Options", TaskOptions, ActorOptions)
 
 
 class InlineEngine:
@@ -62,6 +78,7 @@ class InlineEngine:
         session = self.session
         session.enter()
         packed = pack_call(args, kwargs)
+        options = self._captured(options)
         target = session.load(function)
         call = self._call(packed, options, options.returns, function.name)
         call.name = options.name
@@ -70,13 +87,16 @@ class InlineEngine:
         call.retries = options.max_retries
         call.environment = merge_environments(self._environment(), options.environment)
         call.impossible = session.machine.why_impossible(call.label, options.resources, options.where)
+        trouble = self._trouble(call, call.label, options.where, options.resources)
         session.begin(call)
         made = self._results(call, options.returns, pulled=True)
-        if call.impossible and options.where is not None and options.where.node:
+        if trouble is not None:
+            session.fail(call, trouble)
+        elif call.impossible and options.where is not None and options.where.node:
             session.fail(call, TaskUnschedulableError(call.impossible))  # no other node will ever be that one
         elif call.impossible:
             self._warn(call.impossible, options.resources)
-        elif session.await_arguments(call, self._arrived) and call.stream is None:
+        elif session.await_arguments(call, self._arrived, options.where) and call.stream is None:
             run(session, call)
         return made
 
@@ -99,6 +119,30 @@ class InlineEngine:
         """A task's arguments are ready: it runs in a thread, for nobody else may be there to run it."""
         work = (lambda: run(self.session, call)) if call.stream is None else call.stream.pull
         threading.Thread(target=work, name=f"skate-{call.label}", daemon=True).start()
+
+    def _captured(self, options: Options) -> Options:
+        """Options of a call that goes into the group of its caller, if that captures what it starts."""
+        call = current.get()
+        where = captured(where_of(call)) if call is not None else None
+        if where is None or not inherits(options.where):
+            return options
+        return msgspec.structs.replace(options, where=where)
+
+    def _trouble(self, call: Call, label: str, where: Where | None, need: Resources) -> Exception | None:
+        """Why a call fails at once for the sake of its group. In one that can never be placed it waits."""
+        if where is None or not where.group:
+            return None
+        trouble = self.session.groups.why_impossible(label, where, need)
+        if not isinstance(trouble, GroupUnschedulable):
+            return trouble
+        call.impossible = str(trouble)
+        return None
+
+    def _as_actors(self, trouble: Exception, label: str, where: Where | None) -> str | RayError:
+        """The same trouble as calls of an actor get it."""
+        if isinstance(trouble, TaskPlacementGroupRemoved) and where is not None:
+            return actor_group_removed(label, where.group)
+        return f"{label} cannot start: {trouble}"
 
     def _environment(self) -> str:
         call = current.get()
@@ -124,6 +168,7 @@ class InlineEngine:
         session.enter()
         packed = pack_call(args, kwargs)
         definition.pickled(dump_definition)  # only to refuse what the other engines would refuse
+        options = self._captured(options)
         options = msgspec.structs.replace(options, namespace=options.namespace or session.settings.namespace)
         name = (options.namespace, options.name)
         label = f"The actor {options.class_name}"
@@ -150,10 +195,15 @@ class InlineEngine:
                 session.names[name] = actor
         creation = actor.creation
         creation.impossible = impossible
+        trouble = self._trouble(creation, label, options.where, options.placement)
+        if trouble is not None:
+            actor.die(self._as_actors(trouble, label, options.where))
+            return info
+        impossible = creation.impossible
         if impossible:
             self._warn(impossible, options.placement)
             actor.give_up()
-        elif session.await_arguments(creation, actor.arrived):
+        elif session.await_arguments(creation, actor.arrived, options.where):
             actor.start()
         return info
 
@@ -367,6 +417,7 @@ class InlineEngine:
         if call is None:
             return Context(namespace, node, worker, environment=session.settings.environment)
         actor = call.actor
+        where = where_of(call)
         return Context(
             namespace,
             node,
@@ -383,12 +434,44 @@ class InlineEngine:
             gpus=call.gpus,
             environment=call.environment,
             driver=False,
+            group=where.group if where is not None else 0,
+            capture=where is not None and where.capture,
         )
 
     def is_cancelled(self) -> bool:
         """Whether the calling call was cancelled."""
         call = current.get()
         return call is not None and call.cancelled
+
+    def reserve(self, spec: GroupSpec) -> int:
+        """A new placement group."""
+        self.session.enter()
+        return reserve(self.session, spec)
+
+    def unreserve(self, group: int) -> None:
+        """Remove a placement group."""
+        self.session.enter()
+        unreserve(self.session, group)
+
+    def await_group(self, group: int, value: Any) -> ObjectRef[Any]:
+        """An object that becomes ready with a group."""
+        self.session.enter()
+        return make_ref(await_group(self.session, group, success(pack(value))))
+
+    def find_group(self, name: str, namespace: str) -> int:
+        """A named placement group."""
+        with self.session.lock:
+            group = self.session.groups.names.get((namespace, name))
+            if group is None:
+                raise no_such_name(name, namespace)
+            return group.key
+
+    def group(self, group: int) -> dict[str, Any] | None:
+        """A placement group's row."""
+        groups = self.session.groups
+        with self.session.lock:
+            found = groups.live.get(group) or groups.gone.get(group)
+            return groups.row(found) if found is not None else None
 
     def state(self, kind: str) -> list[dict[str, Any]]:
         """Rows of what the session holds."""

@@ -21,45 +21,13 @@ from skate.core.spec import Resources
 from skate.engines.inline.records import Call, current
 
 
-class Machine:
+class Amounts:
     """Resources are counted, not enforced: a task runs at once, so what is free may be less than nothing."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.node = ids.node_hex(1)
-        self.labels = {"ray.io/node-id": self.node, **settings.labels}
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self.store = settings.object_store_memory or int(memory * 0.3)
-        cpus = len(os.sched_getaffinity(0)) if settings.num_cpus is None else settings.num_cpus
-        amounts = {
-            "CPU": float(cpus),
-            "GPU": float(settings.num_gpus or 0),
-            "memory": float(max(memory - self.store, 0)),
-            "object_store_memory": float(self.store),
-            "node:127.0.0.1": 1.0,
-            "node:__internal_head__": 1.0,
-            **settings.resources,
-        }
-        self.total = {name: to_units(amount, name) for name, amount in amounts.items() if amount}
-        self.free = dict(self.total)
-        self.gpus = dict.fromkeys(_gpu_numbers(int(settings.num_gpus or 0)), UNIT)
-        self.signals = Signals()
-        self._path = _job_path(settings.environment)
-        sys.path[:0] = self._path
-
-    def close(self) -> None:
-        """Undo what starting did to the process."""
-        for entry in self._path:
-            with contextlib.suppress(ValueError):  # the program may have removed it itself
-                sys.path.remove(entry)
-
-    def why_impossible(self, label: str, need: Resources, where: Where | None) -> str:
-        """In words, why `need` and the wish `where` can never be met; empty if they can."""
-        if fits(need, self.total) and (where is None or allows(where, self.node, self.labels)):
-            return ""
-        there = tuple(sorted(self.total.items()))
-        wish = f" {describe(where)}".rstrip() if where is not None else ""
-        return f"{label} can never run here: it asks for {_amounts(need)}{wish}, and there is {_amounts(there)}."
+    def __init__(self, free: dict[str, int], gpus: dict[int, int]) -> None:
+        self.free = free
+        self.gpus = gpus
+        """What each GPU has left, by its number."""
 
     def take(self, need: Resources) -> tuple[int, ...]:
         """Count `need` as held; returns the numbers of the GPUs in it."""
@@ -83,6 +51,46 @@ class Machine:
         for number in chosen:
             self.gpus[number] -= min(amount, UNIT)
         return tuple(sorted(chosen))
+
+
+class Machine(Amounts):
+    """The node, and the process's own environment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.node = ids.node_hex(1)
+        self.labels = {"ray.io/node-id": self.node, **settings.labels}
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.store = settings.object_store_memory or int(memory * 0.3)
+        cpus = len(os.sched_getaffinity(0)) if settings.num_cpus is None else settings.num_cpus
+        amounts = {
+            "CPU": float(cpus),
+            "GPU": float(settings.num_gpus or 0),
+            "memory": float(max(memory - self.store, 0)),
+            "object_store_memory": float(self.store),
+            "node:127.0.0.1": 1.0,
+            "node:__internal_head__": 1.0,
+            **settings.resources,
+        }
+        self.total = {name: to_units(amount, name) for name, amount in amounts.items() if amount}
+        super().__init__(dict(self.total), dict.fromkeys(_gpu_numbers(int(settings.num_gpus or 0)), UNIT))
+        self.signals = Signals()
+        self._path = _job_path(settings.environment)
+        sys.path[:0] = self._path
+
+    def close(self) -> None:
+        """Undo what starting did to the process."""
+        for entry in self._path:
+            with contextlib.suppress(ValueError):  # the program may have removed it itself
+                sys.path.remove(entry)
+
+    def why_impossible(self, label: str, need: Resources, where: Where | None) -> str:
+        """In words, why `need` and the wish `where` can never be met; empty if they can."""
+        if fits(need, self.total) and (where is None or allows(where, self.node, self.labels)):
+            return ""
+        there = tuple(sorted(self.total.items()))
+        wish = f" {describe(where)}".rstrip() if where is not None else ""
+        return f"{label} can never run here: it asks for {_amounts(need)}{wish}, and there is {_amounts(there)}."
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """``(total, free)``, by name."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from skate.engines.inline.actors import Actor
+    from skate.engines.inline.machine import Amounts
     from skate.engines.inline.streams import Stream
 
 PENDING, READY, FAILED, END = range(4)
@@ -59,7 +60,6 @@ class Call:
         "function_name",
         "gpus",
         "held",
-        "holding",
         "impossible",
         "key",
         "keys",
@@ -68,6 +68,7 @@ class Call:
         "options",
         "packed",
         "parent",
+        "place",
         "resources",
         "retries",
         "stream",
@@ -97,12 +98,12 @@ class Call:
         self.actor: Actor | None = None
         self.environment = ""
         self.resources: Resources = ()
+        self.place: Amounts | None = None
+        """What it has taken them from; None: it holds none."""
         self.retries = 0
         """How often it may be tried again; negative: always."""
         self.held: tuple[int, ...] = ()
         """Keys that count as long as the call has not ended."""
-        self.holding = False
-        """Whether its resources are counted as taken."""
         self.missing = 0
         """Dependencies that are not ready."""
         self.attempt = 0

@@ -15,6 +15,7 @@ from skate.core.refs import ObjectRef, TaskID, make_ref
 from skate.core.serialization import pack
 from skate.core.spec import ActorOptions
 from skate.engines.execution import has_quit, is_stream, split_returns, task_error, user_frames, wants_post_mortem
+from skate.engines.inline.groups import where_of
 from skate.engines.inline.records import NOTHING, Call, Outcome, failure, lay_down, success
 from skate.engines.inline.session import Session, unpickled
 from skate.engines.inline.unpacking import read
@@ -29,10 +30,10 @@ def run(session: Session, call: Call) -> None:
     """Run a call to its end in this thread, as often as its options ask for."""
     if call.ended:
         return
-    if call.actor is None and not call.holding:
+    if call.actor is None and call.place is None:
         with session.lock:
-            call.gpus = session.machine.take(call.resources)
-            call.holding = True
+            call.place = session.groups.bundle_for(where_of(call), call.resources)
+            call.gpus = call.place.take(call.resources)
     try:
         with session.machine.inside(call):
             while not call.ended and _attempt(session, call):
@@ -48,9 +49,9 @@ def run(session: Session, call: Call) -> None:
 def give_back(session: Session, call: Call) -> None:
     """A task that has ended holds its resources no longer."""
     with session.lock:
-        if call.holding:
-            session.machine.give(call.resources, call.gpus)
-            call.holding = False
+        if call.place is not None:
+            call.place.give(call.resources, call.gpus)
+            call.place = None
 
 
 def _attempt(session: Session, call: Call) -> bool:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skate.core import ids
+from skate.core.placement import Where
 from skate.core.refs import ObjectRef, closed_streams, released
 from skate.core.serialization import Packed, dump_definition
 from skate.core.settings import Settings
 from skate.core.spec import Definition
+from skate.engines.inline.groups import Groups
 from skate.engines.inline.machine import Machine
 from skate.engines.inline.records import END, FAILED, NOTHING, PENDING, Call, Outcome, Row, failure
 from skate.engines.inline.unpacking import load
@@ -36,6 +38,7 @@ class Session:
         self.settings = settings
         self.lock = threading.RLock()
         self.machine = Machine(settings)
+        self.groups = Groups(self.machine)
         self.client = next(_clients)
         self._ids = ids.IdSource(self.client)
         self.rows: dict[int, Row] = {}
@@ -189,8 +192,8 @@ class Session:
             call.held = held
             self.hold(held)
 
-    def await_arguments(self, call: Call, arrived: Callable[[Call], None]) -> bool:
-        """Whether the arguments are ready; if not, `arrived` is called when they are."""
+    def await_arguments(self, call: Call, arrived: Callable[[Call], None], where: Where | None = None) -> bool:
+        """Whether the arguments are ready, and the placement group; if not, `arrived` is called when they are."""
 
         def one_more() -> None:
             with self.lock:
@@ -205,6 +208,10 @@ class Session:
                 if row is not None and row.state == PENDING:
                     call.missing += 1
                     row.watchers.append(one_more)
+            group = self.groups.live.get(where.group) if where is not None and where.group else None
+            if group is not None and not group.bundles:
+                call.missing += 1
+                group.waiting.append(one_more)
             return call.missing == 0
 
     def settle(self, call: Call, outcomes: Sequence[Outcome]) -> bool:

@@ -37,7 +37,11 @@ def rows_of(session: Session, kind: str) -> list[dict[str, Any]]:
         return [
             {"job_id": ids.JOB_ID.hex(), "type": "DRIVER", "status": "RUNNING", "driver_info": {"pid": os.getpid()}}
         ]
-    raise ValueError(f"There is no state of the kind {kind!r}: nodes, actors, names, tasks, workers, objects, jobs.")
+    if kind == "placement_groups":
+        groups = session.groups
+        return [groups.row(group) for group in (*groups.gone.values(), *groups.live.values())]
+    kinds = "nodes, actors, names, tasks, workers, objects, jobs, placement_groups"
+    raise ValueError(f"There is no state of the kind {kind!r}: {kinds}.")
 
 
 def _actor(session: Session, actor: Actor) -> dict[str, Any]:

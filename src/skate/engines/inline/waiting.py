@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
+from skate.engines.inline.groups import why_never_ready
 from skate.engines.inline.records import FAILED, PENDING, Call, Row
 from skate.engines.inline.session import Session
 from skate.exceptions import ActorUnschedulableError, DeadlockError, TaskUnschedulableError
@@ -127,8 +128,10 @@ class _Search:
 
     def row(self, row: Row) -> Exception | None:
         """Why a row can never become ready."""
-        if row.state != PENDING or row.maker is None or id(row) in self.seen:
+        if row.state != PENDING or id(row) in self.seen:
             return None
+        if row.maker is None:
+            return why_never_ready(self.session, row)
         self.seen.add(id(row))
         return self.call(row.maker)
 

@@ -41,7 +41,10 @@ class GaveUp(Exception):
 
 def plan(spec: GroupSpec, missing: Sequence[int], kept: Sequence[Node], nodes: Iterable[Node]) -> Plan | None:
     """Nodes with room now for the bundles `missing`, the others being on the nodes `kept`; None: not now."""
-    return _over_domains(spec, missing, kept, list(nodes), empty=False)
+    try:
+        return _over_domains(spec, missing, kept, list(nodes), empty=False)
+    except GaveUp:
+        return None
 
 
 def possible(spec: GroupSpec, nodes: Iterable[Node]) -> bool:
@@ -124,16 +127,9 @@ class _Trial:
         if not self._enough(line):
             return None
         if len(line) > DEEPEST:
-            return self._undecided()
-        self.start_over()
-        try:
-            return self.chosen if self._search(line, 0, candidates) else None
-        except GaveUp:
-            return self._undecided()
-
-    def _undecided(self) -> None:
-        if self.empty:
             raise GaveUp
+        self.start_over()
+        return self.chosen if self._search(line, 0, candidates) else None
 
     def _candidates(self, need: Resources, selector: Selector) -> list[Node]:
         return [node for node in self.nodes if matches(selector, node.labels) and has_room(need, self._room(node))]
@@ -240,7 +236,12 @@ class _Trial:
         """Nodes of one kind are the same for what is left to be placed."""
         names = sorted({name for bundle in self.missing for name, _ in bundle.need})
         passes = tuple(matches(bundle.selector, node.labels) for bundle in self.missing if bundle.selector)
-        return tuple(room.free.get(name, 0) for name in names), tuple(sorted(room.gpus.values())), passes, node in self.count
+        return (
+            tuple(room.free.get(name, 0) for name in names),
+            tuple(sorted(room.gpus.values())),
+            passes,
+            node in self.count,
+        )
 
 
 def _copied(place: Place) -> Place:

@@ -236,7 +236,7 @@ class Groups:
         return (tuple(found),)
 
     def refuses(self, family: Family, where: Where) -> bool:
-        """Whether nothing can ever run a family's calls: the group is gone or hopeless, or its bundles are too small."""
+        """Whether nothing can ever run a family's calls: the group is gone, hopeless, or too small."""
         group = self.live.get(where.group)
         if group is None or group.hopeless:
             return True

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
+from skate.core.groups import STRATEGIES
 from skate.core.ids import CLIENT_SHIFT, IdSource
 from skate.core.resources import UNIT
-from skate.core.groups import STRATEGIES
 from skate.core.spec import GroupSpec, Resources, TaskOptions
 from skate.engines.local.messages import Done, DoneMany, Export, Get, Item, SpawnRequest, Stored, TaskSpec
 from skate.engines.local.rows import FAILED, Row, Worker

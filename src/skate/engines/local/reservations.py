@@ -115,7 +115,7 @@ class Reservations(Shortages):
 
     def _hopeless(self, groups: list[Group]) -> None:
         """Groups can never be placed: warn, and tell whoever waits for them without a timeout."""
-        shapes = {}
+        shapes: dict[Any, Group] = {}
         for group in groups:
             self.doubtful.add(group)
             self.scheduler.place_families(group)

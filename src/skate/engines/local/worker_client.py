@@ -16,9 +16,9 @@ from skate.core.engine import Context, Ready
 from skate.core.environment import merge_environments, without_job
 from skate.core.ids import worker_hex
 from skate.core.nodes import NodeSpec
+from skate.core.placement import Where, inherits
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import pack
-from skate.core.placement import Where, inherits
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, GroupSpec, TaskOptions
 from skate.engines.execution import full_name
 from skate.engines.local.arena import Mapping
