@@ -69,23 +69,44 @@ def _over_domains(
 ) -> Plan | None:
     """A plan among nodes of one domain, where the group asks for that; the first that works."""
     if not spec.domain:
-        return _Trial(spec, missing, kept, nodes, empty).run()
+        return _by_strategy(spec, missing, kept, nodes, empty)
     values = [node.labels.get(spec.domain) for node in kept or nodes]
     for value in dict.fromkeys(values):
         inside = [node for node in nodes if node.labels.get(spec.domain) == value]
-        found = _Trial(spec, missing, kept, inside, empty).run() if value is not None else None
+        found = _by_strategy(spec, missing, kept, inside, empty) if value is not None else None
         if found is not None:
             return found
     return None
+
+
+def _by_strategy(
+    spec: GroupSpec, missing: Sequence[int], kept: Sequence[Node], nodes: list[Node], empty: bool
+) -> Plan | None:
+    """A plan by the strictest form of the strategy that works."""
+    strict = {"PACK": "STRICT_PACK", "SPREAD": "STRICT_SPREAD"}.get(spec.strategy)
+    if strict is not None and not empty:
+        try:
+            found = _Trial(spec, strict, missing, kept, nodes, empty).run()
+        except GaveUp:
+            found = None
+        if found is not None:
+            return found
+    return _Trial(spec, spec.strategy, missing, kept, nodes, empty).run()
 
 
 class _Trial:
     """Puts bundles on copies of nodes."""
 
     def __init__(
-        self, spec: GroupSpec, missing: Sequence[int], kept: Sequence[Node], nodes: list[Node], empty: bool
+        self,
+        spec: GroupSpec,
+        strategy: str,
+        missing: Sequence[int],
+        kept: Sequence[Node],
+        nodes: list[Node],
+        empty: bool,
     ) -> None:
-        self.strategy = spec.strategy
+        self.strategy = strategy
         self.target = spec.target
         self.nodes = nodes
         self.empty = empty
@@ -111,10 +132,8 @@ class _Trial:
             return None
         # Those with the fewest nodes to choose from first, then the largest; equal ones side by side.
         line = sorted(self.missing, key=lambda b: (len(candidates[b[1:]]), [(n, -u) for n, u in b.need], b.number))
-        if self.strategy in ("PACK", "STRICT_PACK"):
-            found = self._on_one(line, candidates)
-            if found is not None or self.strategy == "STRICT_PACK":
-                return found
+        if self.strategy == "STRICT_PACK":
+            return self._on_one(line, candidates)
         if self.strategy == "STRICT_SPREAD" and len(line) + len(self.kept) > len(self.nodes):
             return None
         for bundle in line:
@@ -151,7 +170,7 @@ class _Trial:
         """All on one node: the one that is wished for, then one that the group has, then the emptiest."""
         names = {name for bundle in line for name, _ in bundle.need}
         shared = set.intersection(*(set(nodes) for nodes in candidates.values()))
-        if self.kept and self.strategy == "STRICT_PACK":
+        if self.kept:
             shared &= set(self.kept)
         inside = [node for node in self.nodes if node in shared]
         inside.sort(key=lambda node: (node.hex != self.target, node not in self.count, self._use(node, names)))
