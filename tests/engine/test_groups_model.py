@@ -90,9 +90,16 @@ class GroupsAgainstAModel(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: hasattr(self, "session") and self.session.newcomers)
-    @rule(count=st.integers(1, 5))
+    @rule(count=st.sampled_from([1, 100]))
     def arrive(self, count: int) -> None:
         self.session.arrive(count)
+
+    @rule(count=st.integers(1, 3), strategy=st.sampled_from(STRATEGIES))
+    def make_while_tasks_hold_everything(self, count: int, strategy: str) -> None:
+        for _ in range(count):
+            self.refs.add(self.session.task(resources=ONE))
+        self.session.arrive()
+        self.hub.reserve(self.session.new(), GroupSpec((ONE,) * count, strategy), None)
 
     @precondition(lambda self: hasattr(self, "session") and self.busy())
     @rule(data=st.data(), well=st.booleans())
@@ -232,6 +239,15 @@ class GroupsAgainstAModel(RuleBasedStateMachine):
             assert group is None or group.state != CREATED or row.state == READY
 
     @invariant()
+    def nobody_is_forgotten(self) -> None:
+        if not hasattr(self, "session"):
+            return
+        queued = {id(row) for family in self.scheduler.families.values() for row in family.queue}
+        for row in self.hub.rows.values():
+            if row.spec is not None and not row.spec.method and row.worker is None:
+                assert id(row) in queued, "a call is neither queued nor at a worker, and has not ended"
+
+    @invariant()
     def families_of_groups_go_with_them(self) -> None:
         if hasattr(self, "session"):
             known = {family.where.group for family in self.scheduler.families.values() if family.where is not None}
@@ -281,4 +297,4 @@ class GroupsAgainstAModel(RuleBasedStateMachine):
 
 
 TestGroupsAgainstAModel = GroupsAgainstAModel.TestCase
-TestGroupsAgainstAModel.settings = settings(max_examples=120, stateful_step_count=40)
+TestGroupsAgainstAModel.settings = settings(max_examples=120, stateful_step_count=50)
