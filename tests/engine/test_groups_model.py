@@ -47,7 +47,9 @@ class GroupsAgainstAModel(RuleBasedStateMachine):
 
     @property
     def workers(self) -> list[Worker]:
-        return [w for w in self.hub.workers.values() if w.up and not w.outlaw and w.leaving is None and not w.node.death]
+        return [
+            w for w in self.hub.workers.values() if w.up and not w.outlaw and w.leaving is None and not w.node.death
+        ]
 
     def busy(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.running and not worker.blocked]
@@ -292,7 +294,9 @@ class GroupsAgainstAModel(RuleBasedStateMachine):
         taken = {id(worker.place) for worker in self.workers if worker.actor is not None}
         for family in self.scheduler.families.values():
             waiting = [row for row in family.queue if row.spec is not None]
-            free = [p for p in family.places if id(p) not in taken and fits(family.need, p.free) and "GPU" not in p.free]
+            free = [
+                p for p in family.places if id(p) not in taken and fits(family.need, p.free) and "GPU" not in p.free
+            ]
             assert not waiting or not free, "a call waits though there is room for it"
 
 

@@ -134,7 +134,7 @@ class Engine(Protocol):
         """A placement group's row of the table ``placement_groups``; None when it is not known."""
 
     def state(self, kind: str) -> list[dict[str, Any]]:
-        """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``jobs``, ``placement_groups``."""
+        """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``jobs`` or others."""
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """``(total, free)`` of the cluster."""

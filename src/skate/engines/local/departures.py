@@ -1,7 +1,8 @@
 """A driver goes: what was its own ends with it, and nothing else.
 
-Its own is what carries its job's number: its calls, their children, its actors. Not so its detached actors, and what
-those have made: calls and actors whose caller, or whose caller's caller, is a detached actor go on.
+Its own is what carries its job's number: its calls, their children, its actors, its placement groups. Not so its
+detached actors, and what those have made: calls and actors whose caller, or whose caller's caller, is a detached actor
+go on.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ def end_job(hub: Hub, jobs: Jobs, job: Job) -> None:
         else:
             gone = OwnerDiedError(ids.object_binary(key, 0).hex(), message="The driver that had it made has ended.")
             hub.finish(row, FAILED, errors.packed(gone))
+    for group in list(hub.scheduler.groups.live.values()):
+        owner = group.owner
+        if owner is not None and owner.job is job and owner not in stay and not group.spec.detached:
+            hub.unreserve(group.key)
     for worker in list(hub.workers.values()):
         if worker.job is job and worker not in stay and worker is not job.peer:
             _end_worker(hub, worker)
@@ -53,6 +58,17 @@ def retire_idle(hub: Hub) -> None:
             hub.scheduler.gone(worker)
             worker.leaving = ("idle", False)
             worker.link.send(Leave())
+    for group in list(hub.scheduler.groups.live.values()):
+        owner = group.owner
+        if owner is not None and not group.spec.detached and _is_over(hub, owner):
+            hub.unreserve(group.key)
+
+
+def _is_over(hub: Hub, maker: Worker) -> bool:
+    """Whether what made something has ended for good: its driver has gone, and it was, or has become, nobody else's."""
+    job, actor = maker.job, maker.actor
+    alive = not actor.dead if actor is not None else maker.client in hub.workers
+    return job is not None and job.peer is None and not alive
 
 
 def tidy(hub: Hub, jobs: Jobs) -> None:

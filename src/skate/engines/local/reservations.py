@@ -115,13 +115,11 @@ class Reservations(Shortages):
 
     def _hopeless(self, groups: list[Group]) -> None:
         """Groups can never be placed: warn, and tell whoever waits for them without a timeout."""
-        shapes: dict[Any, Group] = {}
         for group in groups:
             self.doubtful.add(group)
             self.scheduler.place_families(group)
-            shapes.setdefault(group.shape, group)
-        for group in shapes.values():
-            self.ports.warn(self._why_never(group))
+            if next(iter(self.scheduler.groups.pending[group.shape])) is group:  # once for all that ask for the same
+                self.ports.warn(self._why_never(group))
         self.doubt()
 
     def _why_never(self, group: Group) -> str:

@@ -112,7 +112,6 @@ def _placement_groups(hub: Hub) -> list[dict[str, Any]]:
 
 
 _TABLES = {
-    "placement_groups": _placement_groups,
     "nodes": _nodes,
     "actors": _actors,
     "names": _names,
@@ -121,4 +120,5 @@ _TABLES = {
     "objects": _objects,
     "jobs": _jobs,
     "refusals": _refusals,
+    "placement_groups": _placement_groups,
 }
