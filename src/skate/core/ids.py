@@ -97,6 +97,8 @@ def parse_actor(binary: bytes) -> int:
 
 def group_binary(group: int) -> bytes:
     """18 bytes, as Ray's PlacementGroupID; 0 names nothing."""
+    if group >= FOREIGN:
+        return (group - FOREIGN).to_bytes(18, "big")
     return group.to_bytes(8, "big") + _salt[:6] + JOB_ID if group else NIL_GROUP
 
 
@@ -104,7 +106,9 @@ def parse_group(binary: bytes) -> int:
     """The inverse of `group_binary`."""
     if len(binary) != 18:
         raise ValueError(f"a placement group id has 18 bytes, not {len(binary)}")
-    return 0 if binary == NIL_GROUP else int.from_bytes(binary[:8], "big")
+    if binary == NIL_GROUP:
+        return 0
+    return int.from_bytes(binary[:8], "big") if binary[8:] == _salt[:6] + JOB_ID else foreign(binary)
 
 
 def node_hex(number: int) -> str:

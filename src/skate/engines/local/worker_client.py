@@ -14,7 +14,7 @@ from skate import exceptions
 from skate.core import refs
 from skate.core.engine import Context, Ready
 from skate.core.environment import merge_environments, without_job
-from skate.core.ids import worker_hex
+from skate.core.ids import FOREIGN, worker_hex
 from skate.core.nodes import NodeSpec
 from skate.core.placement import Where, inherits
 from skate.core.refs import ObjectRef, make_ref
@@ -319,13 +319,14 @@ class WorkerClient(Blocks):
 
     def unreserve(self, group: int) -> None:
         """Remove a placement group."""
-        self.ask("unreserve", group)
+        if group < FOREIGN:  # else it is another session's
+            self.ask("unreserve", group)
 
     def await_group(self, group: int, value: Any) -> ObjectRef[Any]:
         """An object that becomes ready with a group."""
         with self.lock:
             key = self.ids.take()
-        self._ask("await_group", encoder.encode((key, group, pack(value).to_bytes())))
+        self._ask("await_group", encoder.encode((key, group if group < FOREIGN else 0, pack(value).to_bytes())))
         self.counts[key] = 1
         return make_ref(key)
 
@@ -336,7 +337,7 @@ class WorkerClient(Blocks):
 
     def group(self, group: int) -> dict[str, Any] | None:
         """A placement group's row."""
-        row: dict[str, Any] | None = self.ask("group", group)
+        row: dict[str, Any] | None = self.ask("group", group) if group < FOREIGN else None
         return row
 
     def state(self, kind: str) -> list[dict[str, Any]]:

@@ -14,13 +14,14 @@ from skate.core import ids, refs
 from skate.core.engine import Context, Ready
 from skate.core.environment import unpack_environment
 from skate.core.generator import DynamicObjectRefGenerator
+from skate.core.groups import name_taken
 from skate.core.nodes import NodeSpec
 from skate.core.refs import ObjectRef
 from skate.core.settings import Settings
 from skate.core.signature import ANYTHING
-from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
+from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, GroupSpec, MethodInfo, TaskOptions
+from skate.engines.ray import groups, state
 from skate.engines.ray import options as as_ray
-from skate.engines.ray import state
 from skate.engines.ray.errors import translated
 from skate.engines.ray.refs import make_ray_ref, native_of, results
 from skate.engines.ray.shipping import knock, with_skate
@@ -55,7 +56,6 @@ class RayEngine:
         self.closed = threading.Event()
         self.lock = threading.RLock()
         self.actors: dict[int, Known] = {}
-        self.groups: dict[int, Any] = {}
         self.functions: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
         """What Ray made of a function with options; with both, so that their ids stay theirs."""
         self.address_info: dict[str, Any] = self._connect(settings) if self.driver else {}
@@ -96,7 +96,7 @@ class RayEngine:
         return results(remote(*[_plain(arg) for arg in args], **kwargs))
 
     def _remote_function(self, function: Definition, options: TaskOptions) -> Any:
-        given = as_ray.task(options, self.groups.__getitem__)
+        given = as_ray.task(options, groups.native)
         if options.max_calls:
             given["max_calls"] = options.max_calls
         remote = ray.remote(**given)(function.target).remote
@@ -116,7 +116,7 @@ class RayEngine:
         methods: tuple[MethodInfo, ...],
     ) -> ActorInfo:
         """Start an actor."""
-        given = as_ray.actor(options, self.groups.__getitem__)
+        given = as_ray.actor(options, groups.native)
         as_ray.mark_methods(definition.target, methods)
         if options.groups:
             given["concurrency_groups"] = dict(options.groups)
@@ -275,6 +275,29 @@ class RayEngine:
     def exit_actor(self) -> None:
         """End the calling actor for good."""
         ray.actor.exit_actor()
+
+    def reserve(self, spec: GroupSpec) -> int:
+        """A new placement group."""
+        try:
+            return groups.reserve(spec)
+        except ray.exceptions.RaySystemError as error:
+            raise name_taken(spec) from error
+
+    def unreserve(self, group: int) -> None:
+        """Remove a placement group."""
+        groups.unreserve(group)
+
+    def await_group(self, group: int, value: Any) -> ObjectRef[Any]:
+        """An object that becomes ready with a group."""
+        return make_ray_ref(groups.ready(group, value))
+
+    def find_group(self, name: str, namespace: str) -> int:
+        """A named placement group of this process's namespace."""
+        return groups.find(name)
+
+    def group(self, group: int) -> dict[str, Any] | None:
+        """A placement group's row."""
+        return groups.row(group)
 
     def state(self, kind: str) -> list[dict[str, Any]]:
         """Rows of the cluster's state."""

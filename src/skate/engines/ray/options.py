@@ -134,6 +134,8 @@ def place(where: Where | None, group: Group) -> dict[str, Any]:
         )
     elif where.node:
         found["scheduling_strategy"] = strategies.NodeAffinitySchedulingStrategy(where.node, where.soft, where.spill)
+    elif where.alone and not where.selectors and not where.liked:
+        found["scheduling_strategy"] = "DEFAULT"  # not in the caller's placement group
     elif where.spread:
         found["scheduling_strategy"] = "SPREAD"
     if where.liked:
@@ -141,14 +143,15 @@ def place(where: Where | None, group: Group) -> dict[str, Any]:
         soft = {test.name: _as_operator(test) for test in where.liked}
         found["scheduling_strategy"] = strategies.NodeLabelSchedulingStrategy(hard, soft=soft)
     elif where.selectors:
-        selectors = [{test.name: _as_text(test) for test in tests} for tests in where.selectors]
+        selectors = [{test.name: as_text(test) for test in tests} for tests in where.selectors]
         found["label_selector"] = selectors[0]
         if len(selectors) > 1:
             found["fallback_strategy"] = [{"label_selector": selector} for selector in selectors[1:]]
     return found
 
 
-def _as_text(test: LabelTest) -> str:
+def as_text(test: LabelTest) -> str:
+    """A test of a label as users write it."""
     values = test.values[0] if len(test.values) == 1 else f"in({', '.join(test.values)})"
     return f"{'!' if test.negated else ''}{values}"
 

@@ -10,6 +10,7 @@ import ray
 from skate.core import ids
 from skate.core.engine import Context
 from skate.core.spec import ActorInfo, ActorOptions
+from skate.engines.ray import groups
 
 if TYPE_CHECKING:
     from skate.engines.ray.engine import RayEngine
@@ -25,6 +26,7 @@ def context(engine: RayEngine) -> Context:
     here = ray.get_runtime_context()
     task = None if engine.driver else here.get_task_id()
     environment = dict(here.runtime_env)
+    group = here.get_placement_group_id()
     return Context(
         namespace=here.namespace,
         node=here.get_node_id(),
@@ -38,6 +40,8 @@ def context(engine: RayEngine) -> Context:
         gpus=tuple(int(gpu) for gpu in here.get_accelerator_ids().get("GPU", ())),
         environment=msgspec.json.encode(environment).decode() if environment else "",
         driver=engine.driver,
+        group=ids.foreign(bytes.fromhex(group)) if group else 0,
+        capture=bool(group and here.should_capture_child_tasks_in_placement_group),
         job=int.from_bytes(bytes.fromhex(here.get_job_id()), "little"),
     )
 
@@ -62,6 +66,8 @@ def rows(kind: str) -> list[dict[str, Any]]:
         return list(ray.nodes())
     if kind == "names":
         return list(ray.util.list_named_actors(all_namespaces=True))
+    if kind == "placement_groups":
+        return groups.rows()
     from ray.util import state
 
     try:
