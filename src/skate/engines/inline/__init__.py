@@ -8,7 +8,8 @@
   for a threaded one.
 * Values are packed and unpacked as everywhere, so nothing is shared by mistake, and errors are those of the other
   engines. Functions and classes that can be imported are the program's own; others run as copies, taken at first use.
-* Resources are counted and GPUs assigned, but nothing waits for them: a task runs even when nothing is free.
+* Resources are counted and GPUs assigned, but nothing waits for them: a task runs even when nothing is free. Only a
+  placement group waits for its resources, and calls inside wait for the group.
 
 What one process cannot do: two tasks never overlap, and a running task cannot be interrupted by ``cancel``, ``kill`` or
 the timeout of a ``get`` (its result is discarded). ``SystemExit`` in a task counts as the death of its worker, but
