@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-
 import ray
+
 from skate.core import ids, refs
 from skate.core.engine import Context, Ready
 from skate.core.environment import unpack_environment

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
+
 from skate.core import ids
 from skate.core.generator import ObjectRefGenerator
 from skate.core.refs import JobID, ObjectRef, R_co, TaskID
