@@ -70,6 +70,7 @@ class Call:
         "parent",
         "resources",
         "retries",
+        "setup",
         "stream",
         "target",
         "task",
@@ -96,6 +97,8 @@ class Call:
         """The function, or the name of the method."""
         self.actor: Actor | None = None
         self.environment = ""
+        self.setup: dict[str, Any] | None = None
+        """What the environment asks of the process."""
         self.resources: Resources = ()
         self.retries = 0
         """How often it may be tried again; negative: always."""
