@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import eventually, marked, program
+from programs import eventually, marked, output_of, program
 from wheels import pip, source, wheel
 
 import skate as ray
@@ -383,3 +383,35 @@ def test_killed_driver_takes_all_with_it(state: str, tmp_path: Path) -> None:
         os.kill(driver.pid, 9)
         driver.process.wait(5)
         assert eventually(lambda: not marked(driver.mark), 2.0), marked(driver.mark)
+
+
+# -------------------------------------------------------------------------- several drivers
+
+
+def test_environments_of_an_attached_driver(tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels", "guestpkg", "4.0")
+    (tmp_path / "place").mkdir()
+    session = ray.init(engine="local", num_cpus=2, log_to_driver=False).address_info["session_dir"]
+    text = """
+    import os
+    environment, place = eval(sys.argv[2]), sys.argv[3]
+    ray.init(address=sys.argv[1], runtime_env={"working_dir": place, "env_vars": {"GUEST": "1"}})
+
+    @ray.remote
+    def here():
+        return os.getcwd(), os.environ["GUEST"]
+
+    @ray.remote
+    def version():
+        import guestpkg
+        return guestpkg.VERSION, os.getcwd(), os.environ["GUEST"]
+
+    print(ray.get(here.remote()) == (place, "1"))
+    print(ray.get(version.options(runtime_env=environment).remote()) == ("4.0", place, "1"))
+    """
+    place = str(tmp_path / "place")
+    said = output_of(text, session, repr(pip(tmp_path / "wheels", "guestpkg")), place, timeout=50)
+    assert said.split() == ["True", "True"]
+    assert run_in({"env_vars": {"A": "1"}})[1] == os.getcwd(), "and the session's own driver has none of it"
+    grounds = current().host.environments.grounds  # type: ignore[attr-defined]
+    assert eventually(lambda: not any("_job" in text for text in grounds), 30), "nothing is kept of who has gone"
