@@ -281,3 +281,11 @@ def test_a_worker_of_an_environment_is_like_others(wheels: Path, session: None) 
     ray.kill(other)
     with pytest.raises(ray.exceptions.ActorDiedError):
         ray.get(ref, timeout=5)
+
+
+def test_what_others_delete_at_once_is_given_up_in_the_end(
+    wheels: Path, session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skate.engines.local.recipes.in_cache", lambda _: None)
+    with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match="made 3 times and is not in the cache"):
+        version_in(pip(wheels, "tinypkg==1.0"))

@@ -18,6 +18,7 @@ from wheels import pip, source, wheel
 
 import skate as ray
 from skate.core.engine import current
+from skate.testing.replay import replay
 
 
 @pytest.fixture(autouse=True)
@@ -415,3 +416,40 @@ def test_environments_of_an_attached_driver(tmp_path: Path) -> None:
     assert run_in({"env_vars": {"A": "1"}})[1] == os.getcwd(), "and the session's own driver has none of it"
     grounds = current().host.environments.grounds  # type: ignore[attr-defined]
     assert eventually(lambda: not any("_job" in text for text in grounds), 30), "nothing is kept of who has gone"
+
+
+# ---------------------------------------------------------------------------------- nonsense
+
+NONSENSE = [
+    *("nonsense", "[1]", "{", "[" * 5000, '{"pip": 5}', '{"pip": {"packages": [5]}}', '{"uv": {"a": 1}}', '{"conda": 5}'),
+    *('{"container": 5}', '{"py_executable": ["a"]}', '{"working_dir": 5}', '{"py_modules": 5}', '{"py_modules": [5]}'),
+    '{"config": 5, "pip": {"packages": ["a"]}}',
+    '{"config": {"setup_timeout_seconds": "x"}, "py_executable": "python"}',
+]
+
+
+def test_an_environment_that_nobody_has_checked_harms_nothing(monkeypatch: pytest.MonkeyPatch, session: None) -> None:
+    def double(x: int) -> int:
+        return 2 * x
+
+    for text in NONSENSE:  # as one of another program may be, which the hub is sent
+        monkeypatch.setattr("skate.remote_function.pack_environment", lambda _, text=text, job=False: text)
+        with pytest.raises(ray.exceptions.RuntimeEnvSetupError):
+            ray.get(ray.remote(double).remote(1), timeout=20)
+    monkeypatch.undo()
+    assert ray.get(ray.remote(double).remote(1), timeout=20) == 2
+
+
+def test_a_trace_with_environments_can_be_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise ValueError("no luck")
+
+    monkeypatch.setenv("SKATE_TRACE", str(tmp_path / "trace"))
+    ray.init(num_cpus=2)
+    for environment in ({"worker_process_setup_hook": fails}, {"py_executable": "false"}, {"image_uri": "none"}):
+        for _ in range(2):
+            with pytest.raises(ray.exceptions.RuntimeEnvSetupError):
+                run_in(environment)
+    assert run_in({"py_executable": os.path.realpath(sys.executable)})
+    ray.shutdown()
+    assert replay(tmp_path / "trace").events > 10

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 REST = 60.0
 """Seconds after which an interpreter's idle workers end, and then its zygote."""
+TRIES = 3
+"""How often something is made that others delete before it can be used."""
 TAIL = 30
 """Lines of a tool's output that an error shows."""
 _BUILD = "import sys; sys.path[:] = sys.argv[1].split('\\n'); from skate.engines.local.builder import main; main()"
@@ -64,10 +66,11 @@ class Ground:
 class Build:
     """A builder at work."""
 
-    def __init__(self, need: Need, driver_path: list[str]) -> None:
+    def __init__(self, need: Need, driver_path: list[str], tries: int = 1) -> None:
         from skate.core.env_cache import root
 
         self.need = need
+        self.tries = tries
         self.said = os.memfd_create("skate-build-result", os.MFD_CLOEXEC)
         self.log = os.memfd_create("skate-build-log", os.MFD_CLOEXEC)
         request = json.dumps({"driver": os.getpid(), "folder": root(), "key": need.key, **need.request})
@@ -200,7 +203,10 @@ class Environments:
     def _build(self, need: Need, fields: dict[str, Any]) -> None:
         folder = fields.get("working_dir") or ""
         more = {"variables": fields.get("env_vars") or {}, "working_dir": folder}
-        build = self.builds[need.key] = Build(need._replace(request={**need.request, **more}), self.host.path)
+        self._watch(Build(need._replace(request={**need.request, **more}), self.host.path))
+
+    def _watch(self, build: Build) -> None:
+        self.builds[build.need.key] = build
         self.host.pump.watch(build.ended, lambda _: self._built(build))
 
     def _built(self, build: Build) -> None:
@@ -209,15 +215,17 @@ class Environments:
         del self.builds[build.need.key]
         said = build.close()
         waiting = [ground for ground in self.grounds.values() if build.need.key in ground.missing]
+        if not build.need.cached and "error" not in said:
+            self.made[build.need.key] = said
+        if "error" not in said and not self._is_met(build.need):
+            # Somebody has deleted it in between, or is just looking whether to.
+            if build.tries < TRIES:
+                self._watch(Build(build.need, self.host.path, build.tries + 1))
+                return
+            said = {"error": f"it was made {TRIES} times and is not in the cache: {build.need.key}"}
         if "error" in said:
             for ground in waiting:
                 self._tell(ground, said["error"])
-            return
-        if not build.need.cached:
-            self.made[build.need.key] = said
-        elif not self._is_met(build.need):  # deleted by somebody in between, or just looked at: have a look ourselves
-            again = self.builds[build.need.key] = Build(build.need, self.host.path)
-            self.host.pump.watch(again.ended, lambda _: self._built(again))
             return
         for ground in waiting:
             ground.missing.discard(build.need.key)
