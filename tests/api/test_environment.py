@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from skate.core.environment import merge_environments, pack_environment, unpack_environment
+from skate.core.environment import given_environment, merge_environments, pack_environment, unpack_environment
 from skate.runtime_env import RuntimeEnv, RuntimeEnvConfig
 
 
@@ -138,6 +138,7 @@ def test_a_hook_that_is_a_function_survives_the_way_and_can_be_handed_on() -> No
     fields = unpack_environment(packed)
     assert fields["worker_process_setup_hook"] == "hook"
     assert pack_environment(fields, job=False) == packed
+    assert given_environment(packed)["worker_process_setup_hook"]() is None
     merged = merge_environments(packed, pack_environment({"worker_process_setup_hook": "a.b"}, job=False))
     assert unpack_environment(merged) == {"worker_process_setup_hook": "a.b"}
 

@@ -421,7 +421,16 @@ def test_environments_of_an_attached_driver(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------- nonsense
 
 NONSENSE = [
-    *("nonsense", "[1]", "{", "[" * 5000, '{"pip": 5}', '{"pip": {"packages": [5]}}', '{"uv": {"a": 1}}', '{"conda": 5}'),
+    *(
+        "nonsense",
+        "[1]",
+        "{",
+        "[" * 5000,
+        '{"pip": 5}',
+        '{"pip": {"packages": [5]}}',
+        '{"uv": {"a": 1}}',
+        '{"conda": 5}',
+    ),
     *('{"container": 5}', '{"py_executable": ["a"]}', '{"working_dir": 5}', '{"py_modules": 5}', '{"py_modules": [5]}'),
     '{"config": 5, "pip": {"packages": ["a"]}}',
     '{"config": {"setup_timeout_seconds": "x"}, "py_executable": "python"}',

@@ -66,6 +66,22 @@ def unpack_environment(text: str) -> dict[str, Any]:
     return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
 
 
+def given_environment(text: str) -> dict[str, Any]:
+    """The environment as its user gave it, for another package: a setup hook that is a function is one again."""
+    fields = unpack_environment(without_job(text))
+    hook = fields.pop(HOOK, "")
+    if hook:
+        fields["worker_process_setup_hook"] = load_hook(hook)
+    return fields
+
+
+def load_hook(text: str) -> Any:
+    """A setup hook out of the field `HOOK`."""
+    import pickle
+
+    return pickle.loads(binascii.a2b_base64(text))
+
+
 def merge_environments(parent: str, child: str) -> str:
     """What a call runs in: its own fields over its parent's, the variables of both.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
 import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from skate.core.environment import HOOK, local_path
+from skate.core.environment import HOOK, load_hook, local_path
 
 
 def plan(fields: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
@@ -75,9 +74,7 @@ def run_hook(setup: Mapping[str, Any]) -> str:
         return ""
     try:
         if setup["pickle"]:
-            import binascii
-
-            hook = pickle.loads(binascii.a2b_base64(setup["pickle"]))
+            hook = load_hook(setup["pickle"])
         else:
             module, _, attribute = name.rpartition(".")
             hook = getattr(importlib.import_module(module), attribute)
