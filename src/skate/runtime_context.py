@@ -7,7 +7,6 @@ from typing import Any
 from skate.actor_handle import ActorHandle, make_handle
 from skate.core import engine as engines
 from skate.core import ids
-from skate.core.environment import unpack_environment
 from skate.core.refs import ActorID, BaseID, JobID, NodeID, PlacementGroupID, TaskID
 from skate.runtime_env import RuntimeEnv
 
@@ -123,7 +122,7 @@ class RuntimeContext:
     @property
     def runtime_env(self) -> RuntimeEnv:
         """The runtime environment that the calling code runs in; a dict."""
-        return RuntimeEnv(**unpack_environment(_context().environment))
+        return RuntimeEnv.deserialize(_context().environment or "{}")
 
     def get_runtime_env_string(self) -> str:
         """The runtime environment as JSON."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skate._version import __version__
+from skate.cli.environments import env
 
 if TYPE_CHECKING:
     from skate.cli.doctor import Finding
@@ -48,6 +49,9 @@ def skate(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+skate.add_command(env)
 
 
 class ProgramCommand(click.Command):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 from collections.abc import Mapping
 from types import ModuleType
@@ -9,54 +10,55 @@ from typing import Any
 
 import msgspec
 
-WORKING = ("env_vars", "working_dir", "py_modules", "excludes", "config")
 JOB = "_job"
 """The field that tells the calls of one attached driver from those of another; nobody writes it by hand."""
-LATER = frozenset(
-    {
-        "pip",
-        "uv",
-        "conda",
-        "container",
-        "image_uri",
-        "py_executable",
-        "java_jars",
-        "worker_process_setup_hook",
-        "nsight",
-        "_nsight",
-        "rocprof_sys",
-        "mpi",
-    }
+HOOK = "_setup_hook"
+"""The pickle of a setup hook that is a function; ``worker_process_setup_hook`` then has its name."""
+WORKING = (
+    *("env_vars", "working_dir", "py_modules", "excludes", "pip", "uv", "conda", "container", "image_uri"),
+    *("py_executable", "worker_process_setup_hook", "config"),
 )
+LATER = frozenset({"java_jars", "nsight", "_nsight", "rocprof_sys", "_rocprof_sys", "mpi"})
+SOURCES = ("pip", "uv", "conda", "container", "image_uri")
+"""Fields that say where packages come from."""
+FETCHED = ("file://", "http://", "https://")
+"""Where archives can come from."""
+FOREIGN = ("s3://", "gs://", "azure://", "abfss://", "gcs://")
 
 
 def pack_environment(value: Any, *, job: bool) -> str:
     """Check a ``runtime_env`` and give it as JSON ("" for none).
 
     Local directories belong to the whole job (`job`): a task or an actor that names one gets
-    ValueError, as in Ray.
+    ValueError, as in Ray. TypeError and ValueError for other fields as in `check_fields`.
     """
     if value is None:
         return ""
     if not isinstance(value, Mapping):
-        raise TypeError(f"runtime_env must be a dict or a RuntimeEnv, not {_kind(value)}: {value!r}")
-    checked: dict[str, Any] = {}
-    for key, part in value.items():
-        if key not in WORKING:
+        raise TypeError(f"runtime_env must be a dict or a RuntimeEnv, not {type(value).__name__}: {value!r}")
+    for key in value:
+        if key not in WORKING and key != HOOK:
             raise _refused(key)
-        if part is not None:
-            checked[key] = part
-    if "env_vars" in checked:
-        checked["env_vars"] = check_variables(checked["env_vars"])
+    from skate.core.environment_fields import check_fields  # most programs name no environment
+
+    checked = check_fields(value)
     if "working_dir" in checked:
-        checked["working_dir"] = _directory("working_dir", checked["working_dir"], job)
+        checked["working_dir"] = _place("working_dir", checked["working_dir"], job)
     if "py_modules" in checked:
         checked["py_modules"] = _modules(checked["py_modules"], job)
-    if "excludes" in checked and not _is_texts(checked["excludes"]):
-        raise TypeError(f"runtime_env['excludes'] must be a list of patterns: {checked['excludes']!r}")
+    hook = checked.get("worker_process_setup_hook")
+    if callable(hook):
+        checked[HOOK], checked["worker_process_setup_hook"] = _pickled(hook)
     if not checked:
         return ""
-    return msgspec.json.encode(checked, order="deterministic").decode()
+    return _encode(checked)
+
+
+def _encode(fields: dict[str, Any]) -> str:
+    try:
+        return msgspec.json.encode(fields, order="deterministic").decode()
+    except TypeError as error:
+        raise TypeError(f"runtime_env holds what JSON cannot: {error}") from error
 
 
 def unpack_environment(text: str) -> dict[str, Any]:
@@ -64,12 +66,36 @@ def unpack_environment(text: str) -> dict[str, Any]:
     return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
 
 
+def given_environment(text: str) -> dict[str, Any]:
+    """The environment as its user gave it, for another package: a setup hook that is a function is one again."""
+    fields = unpack_environment(without_job(text))
+    hook = fields.pop(HOOK, "")
+    if hook:
+        fields["worker_process_setup_hook"] = load_hook(hook)
+    return fields
+
+
+def load_hook(text: str) -> Any:
+    """A setup hook out of the field `HOOK`."""
+    import pickle
+
+    return pickle.loads(binascii.a2b_base64(text))
+
+
 def merge_environments(parent: str, child: str) -> str:
-    """What a call runs in: its own fields over its parent's, the variables of both."""
+    """What a call runs in: its own fields over its parent's, the variables of both.
+
+    What says where packages come from stands for the others that do: a child's ``uv`` takes the place of its
+    parent's ``pip``.
+    """
     if not child or not parent or child == parent:
         return child or parent
     outer, inner = unpack_environment(parent), unpack_environment(child)
     variables = {**outer.get("env_vars", {}), **inner.get("env_vars", {})}
+    if any(name in inner for name in SOURCES):
+        outer = {name: value for name, value in outer.items() if name not in SOURCES}
+    if "worker_process_setup_hook" in inner:
+        outer.pop(HOOK, None)
     merged = {**outer, **inner}
     if variables:
         merged["env_vars"] = variables
@@ -102,42 +128,73 @@ def _refused(key: object) -> Exception:
     return ValueError(f"runtime_env has no field {key!r}. What works: {works}.")
 
 
-def check_variables(value: Any) -> dict[str, str]:
-    """A copy of ``env_vars``; TypeError unless it maps strings to strings."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"runtime_env['env_vars'] must be a dict of strings, not {_kind(value)}")
-    for name, text in value.items():
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise TypeError(f"runtime_env['env_vars'] must map strings to strings; {name!r}: {text!r} does not")
-    return dict(value)
+def _pickled(hook: Any) -> tuple[str, str]:
+    import cloudpickle
+
+    name = getattr(hook, "__name__", type(hook).__name__)
+    return binascii.b2a_base64(cloudpickle.dumps(hook), newline=False).decode(), name
 
 
-def _directory(field: str, value: Any, job: bool) -> str:
+def _place(field: str, value: Any, job: bool) -> str:
+    """A directory, an archive or a URI; paths come out absolute."""
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"runtime_env[{field!r}] must be a path, not {_kind(value)}: {value!r}")
+        raise TypeError(f"runtime_env[{field!r}] must be a path, not {type(value).__name__}: {value!r}")
     path = os.fspath(value)
     if "://" in path:
-        raise NotImplementedError(
-            f"runtime_env[{field!r}]={path!r}: remote packages are not built yet; give a local directory to init."
-        )
+        return _uri(field, path)
     if not job:
         raise ValueError(
             f"runtime_env[{field!r}]={path!r}: a local path works for the whole job only. Give it "
-            "to init(runtime_env=...)."
+            "to init(runtime_env=...), or name an archive as file:///..."
         )
     path = os.path.abspath(os.path.expanduser(path))
     if not os.path.exists(path):
         raise ValueError(f"runtime_env[{field!r}]: there is nothing at {path}")
+    if os.path.isfile(path) and not path.endswith((*endings(field), *((".py",) if field == "py_modules" else ()))):
+        raise ValueError(f"runtime_env[{field!r}]={path!r}: must be a directory or one of {', '.join(endings(field))}")
     return path
+
+
+def _uri(field: str, uri: str) -> str:
+    if uri.startswith("local://"):  # a directory that is there, as it is
+        if not os.path.isabs(local_path(uri)):
+            raise ValueError(f"runtime_env[{field!r}]={uri!r}: must be an absolute path, as in local:///data/code")
+        return uri
+    if not uri.startswith((*FETCHED, *FOREIGN)):
+        raise ValueError(f"runtime_env[{field!r}]={uri!r}: archives come from {', '.join(FETCHED)}")
+    if not uri.partition("?")[0].endswith(endings(field)):
+        raise ValueError(f"runtime_env[{field!r}]={uri!r}: must end in one of {', '.join(endings(field))}")
+    if uri.startswith(FOREIGN):
+        raise NotImplementedError(
+            f"runtime_env[{field!r}]={uri!r}: archives from there are not built yet; from {', '.join(FETCHED)} are."
+        )
+    return uri
+
+
+def endings(field: str) -> tuple[str, ...]:
+    """What the names of archives for a field may end in."""
+    from skate.core.environment_fields import ARCHIVES
+
+    return (*ARCHIVES, ".whl") if field == "py_modules" else ARCHIVES
+
+
+def local_path(uri: str) -> str:
+    """The path in a ``file://`` or ``local://`` URI; anything else as it is."""
+    for scheme in ("file://", "local://"):
+        if uri.startswith(scheme):
+            from urllib.parse import unquote  # takes longer to import than a session to start
+
+            return unquote(uri.removeprefix(scheme))
+    return uri
 
 
 def _modules(value: Any, job: bool) -> list[str]:
     if not isinstance(value, list):
-        raise TypeError(f"runtime_env['py_modules'] must be a list of paths or modules, not {_kind(value)}")
-    return [_directory("py_modules", _place(module), job) for module in value]
+        raise TypeError(f"runtime_env['py_modules'] must be a list of paths or modules, not {type(value).__name__}")
+    return [_place("py_modules", _home(module), job) for module in value]
 
 
-def _place(module: Any) -> Any:
+def _home(module: Any) -> Any:
     """The path of an imported module; anything else as it is."""
     if not isinstance(module, ModuleType):
         return module
@@ -145,11 +202,3 @@ def _place(module: Any) -> Any:
     if len(paths) != 1 or paths[0] is None:
         raise ValueError(f"runtime_env['py_modules']: {module!r} does not lie in one place")
     return paths[0]
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(part, str) for part in value)
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__

@@ -41,6 +41,7 @@ class Actor:
         self.cls = cls
         self.packed = packed
         self.environment = environment
+        self.setup = session.machine.surroundings.setup_of(environment)
         self.state = STARTING
         self.instance: Any = None
         self.death: Outcome | None = None
@@ -94,6 +95,7 @@ class Actor:
         """Give a call what it has from its actor."""
         call.actor = self
         call.environment = self.environment
+        call.setup = self.setup
         call.resources = self.info.options.resources
 
     def start(self) -> None:

@@ -80,12 +80,14 @@ class InlineEngine:
         packed = pack_call(args, kwargs)
         options = self._captured(options)
         target = session.load(function)
+        environment = merge_environments(self._environment(), options.environment)
+        setup = session.machine.surroundings.before_first_call(environment)
         call = self._call(packed, options, options.returns, function.name)
         call.name = options.name
         call.target = target
         call.resources = options.resources
         call.retries = options.max_retries
-        call.environment = merge_environments(self._environment(), options.environment)
+        call.environment, call.setup = environment, setup
         call.impossible = session.machine.why_impossible(call.label, options.resources, options.where)
         trouble = self._trouble(call, call.label, options.where, options.resources)
         session.begin(call)
@@ -173,6 +175,8 @@ class InlineEngine:
         name = (options.namespace, options.name)
         label = f"The actor {options.class_name}"
         impossible = session.machine.why_impossible(label, options.placement, options.where)
+        environment = merge_environments(self._environment(), options.environment)
+        session.machine.surroundings.before_first_call(environment)
         with session.lock:
             taken = session.names.get(name) if options.name else None
             if taken is not None:
@@ -184,7 +188,6 @@ class InlineEngine:
                 taken.count += 1
                 return taken.info
             info = ActorInfo(session.take_ids(), options, methods)
-            environment = merge_environments(self._environment(), options.environment)
             cls: Any = definition.target
             actor = Actor(session, info, cls, packed, environment)
             maker = current.get()

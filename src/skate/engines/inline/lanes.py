@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from skate.core.serialization import pack
 from skate.core.spec import ActorOptions
-from skate.engines.inline.machine import applied
 from skate.engines.inline.records import Call, current, success
 from skate.engines.inline.running import arguments, cancelled, failed, finish, function_of, results, run, source_of
+from skate.engines.inline.surroundings import applied
 
 if TYPE_CHECKING:
     from skate.engines.inline.session import Session
@@ -167,7 +167,7 @@ class Loop:
             found = arguments(session, call)
             if found is None:
                 return False
-            with applied(call.environment, call.gpus):
+            with applied(call.setup, call.gpus):
                 value = function_of(call)(*found[0], **found[1])
             found = None
             if inspect.isawaitable(value):
@@ -232,7 +232,7 @@ class _Stepped:
         self._call, self._awaitable = call, awaitable
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        if not self._call.environment and not self._call.gpus:
+        if not self._call.setup and not self._call.gpus:
             return (yield from self._awaitable.__await__())
         return (yield from self._steps(self._awaitable.__await__()))
 
@@ -241,7 +241,7 @@ class _Stepped:
         answer: Any = None
         while True:
             try:
-                with applied(self._call.environment, self._call.gpus):
+                with applied(self._call.setup, self._call.gpus):
                     waiting = resume(answer)
             except StopIteration as end:
                 return end.value

@@ -9,16 +9,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 from skate.core import ids, nodes
-from skate.core.environment import unpack_environment
 from skate.core.placement import Where, allows, describe
 from skate.core.resources import UNIT, as_floats, fits, give, take, to_units
 from skate.core.settings import Settings
 from skate.core.spec import Resources
 from skate.engines.inline.records import Call, current
+from skate.engines.inline.surroundings import Surroundings, applied
 
 
 class Amounts:
@@ -75,7 +74,9 @@ class Machine(Amounts):
         self.total = {name: to_units(amount, name) for name, amount in amounts.items() if amount}
         super().__init__(dict(self.total), dict.fromkeys(_gpu_numbers(int(settings.num_gpus or 0)), UNIT))
         self.signals = Signals()
-        self._path = _job_path(settings.environment)
+        self.surroundings = Surroundings(settings.folder)
+        job = self.surroundings.setup_of(settings.environment)
+        self._path = list(job["path"]) if job else []
         sys.path[:0] = self._path
 
     def close(self) -> None:
@@ -111,7 +112,7 @@ class Machine(Amounts):
         if loop is not None:
             asyncio._set_running_loop(None)  # so that the task may use asyncio.run, as in a process of its own
         try:
-            with self.signals, applied(call.environment, call.gpus):
+            with self.signals, applied(call.setup, call.gpus):
                 yield
         finally:
             if loop is not None:
@@ -175,50 +176,6 @@ def _is_of_asyncio(handler: Any) -> bool:
     """Whether `asyncio.run` has set the handler."""
     method = getattr(handler, "func", None)
     return isinstance(getattr(method, "__self__", None), asyncio.Runner)
-
-
-@contextlib.contextmanager
-def applied(environment: str, gpus: tuple[int, ...]) -> Iterator[None]:
-    """Have the variables and the directory of a runtime environment in force.
-
-    They belong to the process: other threads see them too, for that long.
-    """
-    if not environment and not gpus:
-        yield
-        return
-    variables, folder = _settings_of(environment)
-    if gpus:
-        variables = {**variables, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
-    before = {name: os.environ.get(name) for name in variables}
-    place = os.getcwd() if folder else ""
-    os.environ.update(variables)
-    if folder:
-        os.chdir(folder)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        if place:
-            os.chdir(place)
-
-
-@lru_cache(maxsize=64)
-def _settings_of(environment: str) -> tuple[dict[str, str], str]:
-    fields = unpack_environment(environment)
-    folder = fields.get("working_dir") or ""
-    return fields.get("env_vars") or {}, folder if os.path.isdir(folder) else ""
-
-
-def _job_path(environment: str) -> list[str]:
-    """What a job's runtime environment adds to `sys.path`."""
-    fields = unpack_environment(environment)
-    modules = [os.path.dirname(path) for path in fields.get("py_modules") or ()]
-    folder = fields.get("working_dir")
-    return ([folder] if folder else []) + modules
 
 
 def _gpu_numbers(count: int) -> list[int]:

@@ -71,6 +71,7 @@ class Call:
         "place",
         "resources",
         "retries",
+        "setup",
         "stream",
         "target",
         "task",
@@ -97,6 +98,8 @@ class Call:
         """The function, or the name of the method."""
         self.actor: Actor | None = None
         self.environment = ""
+        self.setup: dict[str, Any] | None = None
+        """What the environment asks of the process."""
         self.resources: Resources = ()
         self.place: Amounts | None = None
         """What it has taken them from; None: it holds none."""

@@ -38,11 +38,19 @@ def launch(store: int | None) -> Boot:
     capacity = max(PAGE, (store or int(memory() * 0.3)) // PAGE * PAGE)
     arena_fd = os.memfd_create("skate-arena", os.MFD_CLOEXEC)
     os.ftruncate(arena_fd, capacity)
+    control, theirs = sockets()
+    path = "\n".join(search_path())
+    with theirs:
+        command = [sys.executable, "-c", _BOOT + _RUN, str(os.getpid()), str(capacity), path]
+        pid = spawn(command, variables(), {3: theirs.fileno(), 4: arena_fd})
+    return Boot(pid, control, arena_fd, capacity)
+
+
+def sockets() -> tuple[socket.socket, socket.socket]:
+    """The two ends between the driver and a zygote."""
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    with theirs:
-        pid = _spawn(theirs.fileno(), arena_fd, capacity)
-    return Boot(pid, control, arena_fd, capacity)
+    return control, theirs
 
 
 def memory() -> int:
@@ -64,26 +72,22 @@ def search_path() -> list[str]:
         return [entry for entry in sys.path if os.path.isabs(entry)]
 
 
-def _spawn(control_fd: int, arena_fd: int, capacity: int) -> int:
-    path = "\n".join(search_path())
-    # Through copies above both targets, so that placing one cannot overwrite the other.
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (control_fd, arena_fd)]
+def variables() -> dict[str, str]:
+    """The environment variables of a zygote."""
     environment = dict(os.environ)
     if "OMP_NUM_THREADS" not in environment:
         environment["OMP_NUM_THREADS"] = environment[OWN_THREADS] = "1"
+    return environment
+
+
+def spawn(command: list[str], environment: dict[str, str], descriptors: dict[int, int]) -> int:
+    """Start a process in a session of its own; `descriptors` are ours by the number that they have there."""
+    # Through copies above all targets, so that placing one cannot overwrite another.
+    copies = {target: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for target, fd in descriptors.items()}
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    actions = [(os.POSIX_SPAWN_DUP2, null, 0), *((os.POSIX_SPAWN_DUP2, copy, to) for to, copy in copies.items())]
     try:
-        return os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-c", _BOOT + _RUN, str(os.getpid()), str(capacity), path],
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, null, 0),
-                (os.POSIX_SPAWN_DUP2, copies[0], 3),
-                (os.POSIX_SPAWN_DUP2, copies[1], 4),
-            ],
-            setsid=True,
-        )
+        return os.posix_spawnp(command[0], command, environment, file_actions=actions, setsid=True)
     finally:
-        for fd in (*copies, null):
+        for fd in (*copies.values(), null):
             os.close(fd)

@@ -239,6 +239,11 @@ def lost(key: int, reason: str) -> bytes:
     return packed(exceptions.ObjectReconstructionFailedError(ids.object_binary(key, 0).hex(), reason))
 
 
+def no_environment(why: str) -> bytes:
+    """A runtime environment that could not be made."""
+    return packed(exceptions.RuntimeEnvSetupError(why))
+
+
 def no_zygote() -> bytes:
     """The process that forks workers is gone."""
     return packed(

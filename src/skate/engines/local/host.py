@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skate.core import ids, refs
+from skate.core.environment import without_job
 from skate.core.nodes import NodeSpec, address
 from skate.core.resources import UNIT, to_units
 from skate.core.settings import Settings
@@ -21,7 +22,7 @@ from skate.engines.local import departures, errors
 from skate.engines.local.arena import Arena
 from skate.engines.local.boot import POKE, Boot, memory, search_path
 from skate.engines.local.door import Door, Peer
-from skate.engines.local.jobs import Jobs
+from skate.engines.local.jobs import Job, Jobs
 from skate.engines.local.link import BrokenFrame, Link
 from skate.engines.local.logs import LogPipe
 from skate.engines.local.memory_watch import MemoryWatch
@@ -33,6 +34,9 @@ from skate.engines.local.requests import Requests
 from skate.engines.local.rows import Node, Worker
 from skate.engines.local.scheduler import HEAD
 from skate.engines.local.spills import Spills
+
+if TYPE_CHECKING:
+    from skate.engines.local.environments import Environments
 
 REAP_EVERY = 2.0
 LOOK_AGAIN = 0.05
@@ -69,18 +73,21 @@ class Host:
         self.meter: Callable[[Worker], int] | None = None
         self.watch = MemoryWatch(self, settings.memory)
         self.kernel_kills = kernel_kills()
+        self._environments: Environments | None = None
 
     # ------------------------------------------------------------ the hub's ports
 
     def start(self, environment: str, node: Node) -> Worker | None:
         """Start a worker process of a node; None when the zygote is gone."""
         client = self.new_client()
-        pipes = self.pool.fork(client)
+        job = self.jobs.of(environment)
+        special = bool(self.job_environment(job) or without_job(environment))
+        pipes = self.environments.pipes(client) if special else self.pool.fork(client)
         if pipes is None:
             return None
         link = Link(pipes.read_fd, pipes.write_fd, to_hub.decode, self.pump.dirty)
         worker = Worker(client, environment, link, node)
-        job = worker.job = self.jobs.of(environment)
+        worker.job = job
         quiet = not (self.settings.log_to_driver if job is None else job.asked.log)
         out = LogPipe(pipes.stdout_fd, worker.tail, False, quiet)
         err = LogPipe(pipes.stderr_fd, worker.tail, True, quiet)
@@ -90,21 +97,51 @@ class Host:
         self.pump.watch(pipes.read_fd, lambda _: self._readable(worker))
         for pipe in (out, err):
             self.pump.watch(pipe.fd, partial(self._log, worker, pipe))
-        link.send(
+        if special:
+            self.environments.place(worker)
+        else:
+            self.greet(worker, self.search_path(job), "")
+        return worker
+
+    def job_environment(self, job: Job | None) -> str:
+        """The runtime environment of all calls of a driver."""
+        return self.settings.environment if job is None else job.asked.environment
+
+    def search_path(self, job: Job | None) -> list[str]:
+        """Where a driver imports from."""
+        return self.path if job is None else job.asked.path
+
+    @property
+    def environments(self) -> Environments:
+        """Runtime environments; most sessions have none."""
+        if self._environments is None:
+            from skate.engines.local.environments import Environments
+
+            self._environments = Environments(self)
+        return self._environments
+
+    def zygotes(self) -> list[int]:
+        """The processes that fork workers."""
+        return [self.pool.pid, *(self._environments.zygotes() if self._environments is not None else ())]
+
+    def greet(self, worker: Worker, path: list[str], setup: str) -> None:
+        """Tell a worker who it is."""
+        job = worker.job
+        worker.link.send(
             Welcome(
-                client,
+                worker.client,
                 ids.salt(),
                 self.settings.namespace if job is None else job.namespace,
-                ids.node_hex(node.key),
-                self.path if job is None else job.asked.path,
+                ids.node_hex(worker.node.key),
+                path,
                 working_folder() if job is None else job.asked.folder,
-                self.settings.environment if job is None else job.asked.environment,
-                environment,
+                self.job_environment(job),
+                worker.environment,
                 self.settings.folder,
                 1 if job is None else job.number,
+                setup,
             )
         )
-        return worker
 
     def new_client(self) -> int:
         """A number for somebody who names things."""
@@ -125,7 +162,8 @@ class Host:
             elif worker.link.unsent and number == POKE:
                 self.signals.append((worker, number))  # it could not know yet what to stop
             elif worker.pid:
-                self.pool.signal(worker.pid, number)
+                elsewhere = self._environments is not None and self._environments.home(worker)
+                (elsewhere or self.pool).signal(worker.pid, number)
             else:
                 self.signals.append((worker, number))
 
@@ -246,13 +284,14 @@ class Host:
         return f"{export.name if export is not None else 'worker'} pid={worker.pid}"
 
     def _reports(self, _: int) -> None:
-        if not self.pool.reports(self._report):
+        if not self.pool.reports(self.report):
             self.pump.unwatch(self.pool.control.fileno())
             self.hub.break_down()
             for worker in list(self.logs):
                 self._bury(worker, "was lost with the process that starts workers")
 
-    def _report(self, kind: str, client: int, number: int, peak: int) -> None:
+    def report(self, kind: str, client: int, number: int, peak: int) -> None:
+        """A zygote has forked a worker, or seen one end."""
         worker = self.hub.workers.get(client)
         if worker is None:
             return
@@ -306,6 +345,8 @@ class Host:
         if self.jobs.jobs:
             departures.retire_idle(self.hub)
             departures.tidy(self.hub, self.jobs)
+        if self._environments is not None:
+            self._environments.reap(now)
         self.hub.timers.at(now + REAP_EVERY, self._reap)
 
     def posted(self) -> None:
@@ -325,6 +366,9 @@ class Host:
 
     def open(self) -> None:
         """Begin to pump."""
+        if self.settings.environment:
+            with self.lock:
+                self.environments.begin()
         self.pump.thread.start()
 
     def open_door(self, folder: str) -> None:
@@ -339,6 +383,8 @@ class Host:
         """End every process and free every byte of the session. Called without the lock."""
         self.pump.close()
         self.pool.close()
+        if self._environments is not None:
+            self._environments.close()
         with self.lock:
             if self.door is not None:
                 self.door.close()

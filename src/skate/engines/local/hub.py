@@ -153,7 +153,7 @@ class Hub(Cluster):
         if self.workers.pop(worker.client, None) is None:
             return
         self.scheduler.gone(worker)
-        if not worker.up and not worker.node.death:
+        if not worker.up and not worker.leaving and not worker.node.death:
             self._was_stillborn(worker, how)
         how = _cause(worker, how)
         running = list(worker.running.values())
@@ -191,6 +191,32 @@ class Hub(Cluster):
             if family.environment == worker.environment:
                 for row in self._unqueue(family):
                     self.give_up(row, errors.crashed(self.label(row), worker, f"{how} before it was ready", 0))
+
+    def unprepared(self, environment: str, why: str) -> None:
+        """An environment could not be made: none of its workers that are on their way comes up."""
+        for worker in self.workers.values():
+            if worker.environment == environment and not worker.up:
+                worker.leaving = (why, True)
+        self.without_environment(environment, why)
+
+    def without_environment(self, environment: str, why: str) -> None:
+        """Tell those who wait for a worker of an environment that there is none."""
+        cause = errors.no_environment(why)
+        for family in list(self.scheduler.families.values()):
+            if family.environment == environment:
+                for row in self._unqueue(family):
+                    self.give_up(row, cause)
+
+    def dismiss(self, environment: str, now: float, after: float) -> None:
+        """End the workers of an environment when all of them have been idle for `after` seconds."""
+        workers = [each for each in self.workers.values() if each.environment == environment and not each.leaving]
+        if any(not worker.up or worker.family or worker.actor or worker.held for worker in workers):
+            return
+        if all(now - worker.idle_since > after for worker in workers):
+            for worker in workers:
+                self.scheduler.gone(worker)
+                worker.leaving = ("idle", False)
+                worker.link.send(Leave())
 
     def _unqueue(self, family: Family) -> list[Row]:
         rows = [row for row in family.queue if row.spec is not None]

@@ -95,7 +95,7 @@ class MemoryWatch:
         """What each process of the session has for itself, and its name."""
         host = self.host
         found = [(own_memory(os.getpid()), f"the driver (pid {os.getpid()})")]
-        found.append((own_memory(host.pool.pid), f"the zygote (pid {host.pool.pid})"))
+        found += [(own_memory(pid), f"the zygote (pid {pid})") for pid in host.zygotes()]
         found += [
             (own_memory(worker.pid), f"{self._name(worker)} (pid {worker.pid})") for worker in workers if worker.pid
         ]

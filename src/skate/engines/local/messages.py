@@ -64,6 +64,8 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=20):
     session_folder: str
     job: int = 1
     """The number of the driver for which it works."""
+    setup: str = ""
+    """What the environments ask of a worker's process, as JSON; empty: nothing."""
 
 
 class Define(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
@@ -329,6 +331,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=56, gc=False):
     """A worker is up."""
 
     pid: int
+    problem: str = ""
+    """It is not, and ends: why its environment cannot be used."""
 
 
 ToWorker = (

@@ -24,6 +24,15 @@ class Pipes(NamedTuple):
     stderr_fd: int
 
 
+def pipes() -> tuple[Pipes, list[int]]:
+    """The pipes of a worker: the hub's ends, and its own."""
+    to_worker, from_worker, stdout, stderr = (os.pipe2(os.O_CLOEXEC) for _ in range(4))
+    kept = Pipes(from_worker[0], to_worker[1], stdout[0], stderr[0])
+    for fd in kept:
+        os.set_blocking(fd, False)
+    return kept, [to_worker[0], from_worker[1], stdout[1], stderr[1]]
+
+
 class Pool:
     """One zygote and its workers."""
 
@@ -34,21 +43,23 @@ class Pool:
 
     def fork(self, client: int) -> Pipes | None:
         """Ask for a worker; a "forked" report follows. None when the zygote is gone."""
-        to_worker, from_worker, stdout, stderr = (os.pipe2(os.O_CLOEXEC) for _ in range(4))
-        given = [to_worker[0], from_worker[1], stdout[1], stderr[1]]
-        kept = Pipes(from_worker[0], to_worker[1], stdout[0], stderr[0])
+        kept, given = pipes()
+        if self.send(client, given):
+            return kept
+        for fd in kept:
+            os.close(fd)
+        return None
+
+    def send(self, client: int, given: list[int]) -> bool:
+        """As `fork`, with the worker's ends of pipes that are there already, and are closed here."""
         try:
             socket.send_fds(self.control, [msgspec.msgpack.encode(["fork", client])], given)
         except (BrokenPipeError, ConnectionResetError):
-            for fd in kept:
-                os.close(fd)
-            return None
+            return False
         finally:
             for fd in given:
                 os.close(fd)
-        for fd in kept:
-            os.set_blocking(fd, False)
-        return kept
+        return True
 
     def preload(self, modules: list[str]) -> None:
         """Have later workers find these modules imported."""

@@ -115,6 +115,10 @@ class Requests(Hub):
     def _hello(self, worker: Worker, message: Hello) -> None:
         if worker.up:
             raise guard.Nonsense("said hello twice")
+        if message.problem:
+            worker.leaving = (message.problem, True)
+            self.without_environment(worker.environment, message.problem)
+            return
         self.arrived(worker, message.pid)
 
     def _submit(self, worker: Worker, message: Submit) -> None:

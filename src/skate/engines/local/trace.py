@@ -36,10 +36,10 @@ FORMAT = 2
 LENGTH = struct.Struct("<I")
 PLAIN = (
     *("hold", "release", "hold_view", "lose", "allocate", "read_on", "abandon_stream", "cancel", "kill"),
-    *("break_down", "reap", "add_node", "remove_node", "unreserve"),
+    *("break_down", "reap", "unprepared", "dismiss", "add_node", "remove_node", "unreserve"),
 )
 """Methods of the hub that change it, with arguments that need no packing."""
-LATE = ("reap", "doom")
+LATE = ("reap", "doom", "dismiss")
 """What the host's own timers do, which the replay has not: an event of its own, after the tick."""
 PUBLIC = (
     *("submit", "call", "spawn", "put", "discard", "read", "promise", "receive", "died", "expel", "doom", "reserve"),

@@ -30,6 +30,7 @@ from skate.core import ids, refs
 from skate.core.calls import NO_ARGUMENTS, fill_call
 from skate.core.placement import captured
 from skate.core.spec import CallOptions, Resources, TaskOptions
+from skate.engines import setup
 from skate.engines.local import breakpoints
 from skate.engines.local.arena import Mapping
 from skate.engines.local.boot import OWN_THREADS, POKE
@@ -381,16 +382,10 @@ def has_coroutines(cls: type) -> bool:
 def _set_up(welcome: Welcome) -> None:
     """Be a process of this session: its path, its folder, its environment."""
     ids.use_salt(welcome.salt)
-    sys.path[:] = welcome.path
-    for text in (welcome.job_environment, welcome.environment):
-        environment = json.loads(text) if text else {}
-        os.environ.update(environment.get("env_vars") or {})
-        for module in environment.get("py_modules") or ():
-            sys.path.insert(0, os.path.dirname(os.path.abspath(module)))
-        folder = environment.get("working_dir")
-        if folder:
-            os.chdir(folder)
-            sys.path.insert(0, os.path.abspath(folder))
+    if welcome.path:  # else the interpreter of an environment has one of its own
+        sys.path[:] = welcome.path
+    if welcome.setup:
+        setup.enter(json.loads(welcome.setup))
     random.seed()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:  # inherited; one that is imported from now on seeds itself
@@ -420,7 +415,11 @@ def main(read_fd: int, write_fd: int, arena_fd: int, capacity: int) -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         refs.released.clear()
         client.dispatch(messages[1:])
-        link.out.append(Hello(os.getpid()))
+        problem = setup.run_hook(json.loads(welcome.setup)) if welcome.setup else ""
+        link.out.append(Hello(os.getpid(), problem))
+        if problem:
+            link.flush()
+            os._exit(0)
         worker.serve()
     except (EOFError, BrokenPipeError):
         os._exit(0)  # the hub is gone

@@ -12,7 +12,7 @@ import ray
 
 from skate.core import ids, refs
 from skate.core.engine import Context, Ready
-from skate.core.environment import unpack_environment
+from skate.core.environment import given_environment
 from skate.core.generator import DynamicObjectRefGenerator
 from skate.core.groups import name_taken
 from skate.core.nodes import NodeSpec
@@ -65,7 +65,7 @@ class RayEngine:
         threading.Thread(target=self._sweep, name="skate-handles", daemon=True).start()
 
     def _connect(self, settings: Settings) -> dict[str, Any]:
-        environment = unpack_environment(settings.environment)
+        environment = given_environment(settings.environment)
         if settings.address not in ("", "local"):
             knock(settings.address)
             environment = with_skate(environment)

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from skate.core.environment import unpack_environment
+from skate.core.environment import given_environment
 from skate.core.options import DYNAMIC, STREAMING
 from skate.core.placement import LabelTest, Where
 from skate.core.resources import as_floats
@@ -51,7 +51,7 @@ def task(options: TaskOptions, group: Group) -> dict[str, Any]:
         "num_returns": returns(options.returns),
         "max_retries": options.max_retries,
         "retry_exceptions": retry_on(options.retry_exceptions, options.retry_on),
-        "runtime_env": unpack_environment(options.environment) or None,
+        "runtime_env": given_environment(options.environment) or None,
         **place(options.where, group),
     }
     if options.name:
@@ -72,7 +72,7 @@ def actor(options: ActorOptions, group: Group) -> dict[str, Any]:
         "max_task_retries": options.max_task_retries,
         "max_pending_calls": options.max_pending_calls,
         "get_if_exists": options.get_if_exists,
-        "runtime_env": unpack_environment(options.environment) or None,
+        "runtime_env": given_environment(options.environment) or None,
         **place(options.where, group),
     }
     if options.name:
