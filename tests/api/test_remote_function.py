@@ -11,7 +11,7 @@ import pytest
 
 import skate
 from skate.core.options import DYNAMIC, STREAMING
-from skate.core.placement import LabelTest, Where
+from skate.core.placement import ALONE, LabelTest, Where
 from skate.remote_function import RemoteFunction
 from skate.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -139,7 +139,7 @@ def test_calls_itself_and_others_from_a_task(session: None) -> None:
 
 def test_a_wish_about_the_place_is_part_of_the_options() -> None:
     assert half._task_options.where is None
-    assert half.options(scheduling_strategy="DEFAULT")._task_options.where is None
+    assert half.options(scheduling_strategy="DEFAULT")._task_options.where == ALONE, "whatever its caller captures"
     assert half.options(scheduling_strategy="SPREAD")._task_options.where == Where(spread=True)
     chosen = half.options(label_selector={"zone": "a"}, fallback_strategy=[{"label_selector": {"zone": "!a"}}])
     assert chosen._task_options.where == Where(
