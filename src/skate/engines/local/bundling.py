@@ -16,9 +16,9 @@ from skate.core.spec import GroupSpec, Resources
 from skate.engines.local.placing import choose_gpus, has_room
 from skate.engines.local.rows import Node, Place
 
-STEPS = 400
-"""Tries after which the search for another way is given up, for a group that can be tried again."""
-STEPS_TO_JUDGE = 20_000
+STEPS = 5_000
+"""Looks at a node after which the search for another way is given up, for a group that can be tried again."""
+STEPS_TO_JUDGE = 100_000
 """The same, when it is to be known whether there is a way at all."""
 DEEPEST = 100
 """Bundles of a group up to which other ways are looked for."""
@@ -128,7 +128,7 @@ class _Trial:
     def run(self) -> Plan | None:
         """Find a plan."""
         candidates = {kind: self._candidates(*kind) for kind in {bundle[1:] for bundle in self.missing}}
-        if not all(candidates.values()):
+        if not all(candidates.values()) or not self._enough():
             return None
         # Those with the fewest nodes to choose from first, then the largest; equal ones side by side.
         line = sorted(self.missing, key=lambda b: (len(candidates[b[1:]]), [(n, -u) for n, u in b.need], b.number))
@@ -143,8 +143,6 @@ class _Trial:
             self._put(bundle, node)
         else:
             return self.chosen
-        if not self._enough(line):
-            return None
         if len(line) > DEEPEST:
             raise GaveUp
         self.start_over()
@@ -195,7 +193,16 @@ class _Trial:
             return sorted(able, key=lambda node: self._use(node, names))
         if self.strategy == "SPREAD":
             return sorted(able, key=lambda node: (count.get(node, 0), self._use(node, names)))
-        return sorted(able, key=lambda node: (-count.get(node, 0), -self._takes(node), self._use(node, names)))
+        used = [node for node in able if node in count]
+        if used:
+            fresh = [node for node in able if node not in count]
+            return sorted(used, key=lambda node: (-count[node], self._use(node, names))) + fresh
+        takes: dict[object, int] = {}
+        for node in able:
+            kind = self._kind(node, self._room(node))
+            if kind not in takes:
+                takes[kind] = self._takes(node)
+        return sorted(able, key=lambda node: -takes[self._kind(node, self._room(node))])
 
     def _takes(self, node: Node) -> int:
         """How many of the bundles that have no node yet one node could take together."""
@@ -210,10 +217,10 @@ class _Trial:
 
     # ---------------------------------------------------------------------- search
 
-    def _enough(self, line: list[Missing]) -> bool:
+    def _enough(self) -> bool:
         """Whether all nodes together have what the bundles need together: else no way is worth a try."""
         needed: dict[str, int] = {}
-        for bundle in line:
+        for bundle in self.missing:
             for name, units in bundle.need:
                 needed[name] = needed.get(name, 0) + units
         for name, units in needed.items():
@@ -229,15 +236,15 @@ class _Trial:
             return True
         bundle = line[place]
         tried = set()
+        self.steps -= len(self.nodes)
+        if self.steps < 0:
+            raise GaveUp
         for node in self._choices(bundle, candidates[bundle[1:]]):
             room = self._room(node)
             kind = self._kind(node, room)
             if kind in tried:
                 continue  # a node like one that did not work
             tried.add(kind)
-            self.steps -= 1
-            if self.steps < 0:
-                raise GaveUp
             before = self.count.get(node, 0)
             self.rooms[node] = _copied(room)
             self._put(bundle, node)
