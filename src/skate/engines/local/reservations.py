@@ -56,7 +56,8 @@ class Reservations(Shortages):
             actor = worker.actor
             if actor is not None and not actor.dead:
                 self.bury(actor, errors.actor_died(actor, errors.actor_death(actor, worker, REMOVED)))
-        self.fill_all((promise for promise, _ in promises), FAILED, errors.packed(asked.group_removed(key)))
+        if promises:
+            self.fill_all((promise for promise, _ in promises), FAILED, errors.packed(asked.group_removed(key)))
         self.decide()
 
     def await_group(self, promise: int, key: int, value: bytes, holder: Worker | None) -> None:
