@@ -27,6 +27,7 @@ from skate.api import nodes as nodes
 from skate.api import put as put
 from skate.api import remote as remote
 from skate.api import shutdown as shutdown
+from skate.api import timeline as timeline
 from skate.api import wait as wait
 from skate.core.generator import DynamicObjectRefGenerator as DynamicObjectRefGenerator
 from skate.core.generator import ObjectRefGenerator as ObjectRefGenerator
@@ -81,6 +82,7 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "timeline",
     "wait",
 ]
 

@@ -230,6 +230,7 @@ def _actor_options(class_name: str, options: dict[str, Any]) -> ActorOptions:
         groups=tuple(sorted(groups.items())),
         max_pending_calls=_or(options.get("max_pending_calls"), -1),
         out_of_order=bool(options.get("allow_out_of_order_execution")),
+        events=options.get("enable_task_events", True),
         environment=pack_environment(options.get("runtime_env"), job=False),
         where=where_of(options, placement, running),
     )

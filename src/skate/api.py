@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
@@ -326,6 +327,22 @@ def available_resources() -> dict[str, float]:
 def get_gpu_ids() -> list[int] | list[str]:
     """Numbers of the GPUs assigned to the calling task or actor; empty in a driver."""
     return list(engines.current().context().gpus)
+
+
+def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:
+    """What the session ran, when and in which worker: events for chrome://tracing and Perfetto.
+
+    Args:
+        filename: where to write them as JSON, or, where it ends with ``.html``, as a page that opens in any browser
+            without a network. None: they are returned, in microseconds since the epoch.
+
+    Raises:
+        RuntimeError: no session runs in this process.
+        OSError: the file cannot be written.
+    """
+    from skate.util import timeline as module
+
+    return module.timeline(filename)
 
 
 def _session() -> engines.Engine:

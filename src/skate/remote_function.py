@@ -126,4 +126,5 @@ def _task_options(function: Callable[..., Any], options: dict[str, Any]) -> Task
         where=where_of(options, resources),
         backpressure=backpressure(options),
         priority=options.get("priority") or 0,
+        events=options.get("enable_task_events", True),
     )

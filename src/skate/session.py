@@ -17,6 +17,7 @@ from skate.core import engine as engines
 from skate.core.config import load as load_config
 from skate.core.environment import pack_environment
 from skate.core.folder import SessionFolder
+from skate.core.keeping import keeping
 from skate.core.memory_rules import memory_rules
 from skate.core.nodes import custom_resources, node_labels, node_spec, whole_number
 from skate.core.settings import Settings, spilling
@@ -203,6 +204,7 @@ def init(
         environment=pack_environment(_job_environment(runtime_env, job_config), job=True),
         log_to_driver=log_to_driver is None or bool(log_to_driver),
         memory=memory_rules(kwargs.get("_system_config"), os.environ),
+        keeping=keeping(kwargs.get("_system_config"), os.environ),
         address=where,
         looks_in=bool(kwargs.get("_looks_in")),
         others={name: value for name, value in others.items() if value is not None},

@@ -163,7 +163,7 @@ class Session:
     def signal(self, worker: Worker, number: int) -> None:
         self.signals.append((worker, number))
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, source: str = "SESSION") -> None:
         self.warnings.append(text)
 
     def spill(self, key: int, offset: int, size: int) -> int | None:

@@ -854,8 +854,8 @@ def test_state_lists_every_task_once_where_it_is(session):
     session.arrive()
     session.task()
     states = sorted(row["state"] for row in session.hub.state("tasks"))
-    assert states == ["QUEUED", "QUEUED", "RUNNING", "RUNNING", "WAITING_FOR_DEPENDENCIES"]
-    assert {row["name"] for row in session.hub.state("tasks")} == {"f"}
+    assert states == ["PENDING_ARGS_AVAIL", "PENDING_NODE_ASSIGNMENT", "PENDING_NODE_ASSIGNMENT", "RUNNING", "RUNNING"]
+    assert {row["func_or_class_name"] for row in session.hub.state("tasks")} == {"f"}
     assert session.known(waiting)
     with pytest.raises(ValueError, match="Tables: nodes, actors"):
         session.hub.state("nonsense")

@@ -363,7 +363,8 @@ def test_dropped_actor_says_goodbye_and_names_are_free(engine, tmp_path):
     assert found == a
     assert engine.state("names") == [{"name": "mine", "namespace": "tests"}]
     del a
-    assert engine.state("names") == [] and engine.state("actors") == []
+    assert engine.state("names") == [] and not engine.session.actors
+    assert [row["state"] for row in engine.state("actors")] == ["DEAD"]
     with pytest.raises(ActorDiedError, match="last handle"):
         skate.get(found.__ray_ready__.remote())
     with open(path) as said:
@@ -388,7 +389,7 @@ def test_infeasible_actor_is_told_and_can_be_dropped(engine):
         skate.get(ref)
     b = A.remote()
     del a, b, ref
-    assert engine.state("actors") == []
+    assert {row["state"] for row in engine.state("actors")} == {"DEAD"} and not engine.session.actors
 
 
 def test_handle_of_a_closed_session():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skate._version import __version__
+from skate.cli import observe
 from skate.cli.environments import env
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def skate(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-skate.add_command(env)
+for command in (env, *observe.COMMANDS):
+    skate.add_command(command)
 
 
 class ProgramCommand(click.Command):

@@ -114,6 +114,8 @@ def call_options(base: CallOptions, options: dict[str, Any], generator: bool | N
         changes["retry_exceptions"], changes["retry_on"] = retry_rule(options["retry_exceptions"])
     if options.get("name") is not None:
         changes["name"] = options["name"]
+    if options.get("enable_task_events") is not None:
+        changes["events"] = options["enable_task_events"]
     if options.get("_generator_backpressure_num_objects") is not None:
         changes["backpressure"] = backpressure(options)
     return msgspec.structs.replace(base, **changes)

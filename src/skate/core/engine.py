@@ -134,7 +134,11 @@ class Engine(Protocol):
         """A placement group's row of the table ``placement_groups``; None when it is not known."""
 
     def state(self, kind: str) -> list[dict[str, Any]]:
-        """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``jobs`` or others."""
+        """Rows of a table: ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``events``, ``jobs``,
+        ``placement_groups``, ``session`` and others; ValueError for one that there is not.
+
+        Times are milliseconds since the epoch, errors are packed.
+        """
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """``(total, free)`` of the cluster."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from skate.core.keeping import Keeping
 from skate.core.memory_rules import MemoryRules
 from skate.core.nodes import NodeSpec
 from skate.core.system_config import SystemConfig
@@ -42,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True):
     log_to_driver: bool = True
     memory: MemoryRules = MemoryRules()
     """When to act against a shortage of memory."""
+    keeping: Keeping = Keeping()
+    """What to remember of what has ended."""
     address: str = ""
     """The cluster to join; empty: start a session of our own."""
     folder: str = ""

@@ -33,6 +33,8 @@ class TaskOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
     backpressure: int = 0
     """How many unread items a stream may hold before its task waits; 0: no limit."""
     priority: int = 0
+    events: bool = True
+    """Whether the call is shown when it has ended (``enable_task_events``)."""
 
 
 class ActorOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -57,6 +59,7 @@ class ActorOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
     out_of_order: bool = False
     environment: str = ""
     where: Where | None = None
+    events: bool = True
 
 
 class GroupSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -86,6 +89,8 @@ class CallOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
     retry_on: bytes = b""
     name: str = ""
     backpressure: int = 0
+    events: bool | None = None
+    """None: as the actor has it."""
 
 
 class MethodInfo(msgspec.Struct, frozen=True, array_like=True):

@@ -419,6 +419,6 @@ def inject(plan: FaultPlan | None = None, *, trace: str | os.PathLike[str] | Non
 
 def _record(engine: LocalEngine, path: str) -> None:
     hub = engine.hub
-    if engine.recorder is not None or hub.workers or hub.rows or hub.finished:
+    if engine.recorder is not None or hub.workers or hub.rows or hub.history.calls:
         raise RuntimeError("A trace begins with its session: call inject(trace=...) right after init, and once.")
     engine.recorder = Recorder(hub, path)

@@ -246,7 +246,7 @@ class _Stage:
         """Note a signal."""
         self.said.append(["signal", worker.client, int(number)])
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, source: str = "SESSION") -> None:
         """Note a warning."""
         self.said.append(["warn", text])
 

@@ -345,6 +345,8 @@ class Actor:
             if self.state == DEAD:
                 return
             self.state, self.death = DEAD, outcome
+            if not self.creation.ended:
+                self.creation.error = outcome.data
             calls = [*self.running, *self.mailbox]
             instance, self.instance = self.instance, None
             name = (options.namespace, options.name)
@@ -396,7 +398,8 @@ class Actor:
             if self.count > 0:
                 return
             if self.state == DEAD:
-                self.session.actors.pop(self.key, None)
+                if self.session.actors.pop(self.key, None) is not None:
+                    self.session.remember(self)
                 return
         self.die(f"The actor {self.title} ended: its last handle was dropped.", graceful=True)
 

@@ -40,7 +40,7 @@ from skate.engines.inline.lanes import JOIN
 from skate.engines.inline.records import END, FAILED, PENDING, Call, Row, current, success
 from skate.engines.inline.running import ActorExit, cancelled, run, stored
 from skate.engines.inline.session import Session
-from skate.engines.inline.state import rows_of
+from skate.engines.inline.state import actor_row, rows_of
 from skate.engines.inline.streams import Stream
 from skate.engines.inline.unpacking import read
 from skate.engines.inline.waiting import until
@@ -69,6 +69,7 @@ class InlineEngine:
             self.add_node(spec)
         self.session = Session(settings)
         self.folder = settings.folder
+        self.session.remember = self._remember
         self._warned: set[Any] = set()
 
     # ------------------------------------------------------------------- calls
@@ -146,6 +147,9 @@ class InlineEngine:
             return actor_group_removed(label, where.group)
         return f"{label} cannot start: {trouble}"
 
+    def _remember(self, actor: Actor) -> None:
+        self.session.history.actors.append(actor_row(self.session, actor))
+
     def _environment(self) -> str:
         call = current.get()
         return self.session.settings.environment if call is None else call.environment
@@ -154,6 +158,7 @@ class InlineEngine:
         if request not in self._warned:
             self._warned.add(request)
             logging.getLogger("skate").warning(text)
+            self.session.history.event("WARNING", "SCHEDULER", text)
 
     # ------------------------------------------------------------------ actors
 

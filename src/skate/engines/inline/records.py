@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,15 +55,18 @@ class Call:
     __slots__ = (
         "actor",
         "attempt",
+        "began",
         "cancelled",
         "ended",
         "environment",
+        "error",
         "function_name",
         "gpus",
         "held",
         "impossible",
         "key",
         "keys",
+        "made",
         "missing",
         "name",
         "options",
@@ -119,6 +123,11 @@ class Call:
         """Why it can never run."""
         self.cancelled = False
         self.ended = False
+        self.made = time.time()
+        self.began = 0.0
+        """Of the attempt under way, or the last; 0.0: none has begun."""
+        self.error: Data | None = None
+        """What it failed with, packed."""
 
     @property
     def label(self) -> str:

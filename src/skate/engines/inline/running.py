@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
@@ -75,6 +76,7 @@ def _attempt(session: Session, call: Call) -> bool:
 
 def arguments(session: Session, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """A fresh copy of a call's arguments; None when a dependency failed, and the call with it."""
+    call.began = time.time()
     packed, dependencies = call.packed
     if packed.pickled == NO_ARGUMENTS:
         return (), {}
@@ -162,6 +164,7 @@ def failed(session: Session, call: Call, error: BaseException) -> bool:
     if isinstance(error, SystemExit):
         return _exited(session, call, error)
     if call.may_retry and retries_on(call, error):
+        session.history.ended(call, failure(call_error(call, error)).data)
         return True
     session.fail(call, call_error(call, error), raised=True)
     return False

@@ -18,6 +18,7 @@ from skate.core.serialization import Packed, dump_definition
 from skate.core.settings import Settings
 from skate.core.spec import Definition
 from skate.engines.inline.groups import Groups
+from skate.engines.inline.history import History
 from skate.engines.inline.machine import Machine
 from skate.engines.inline.records import END, FAILED, NOTHING, PENDING, Call, Outcome, Row, failure
 from skate.engines.inline.unpacking import load
@@ -40,6 +41,9 @@ class Session:
         self.machine = Machine(settings)
         self.groups = Groups(self.machine)
         self.client = next(_clients)
+        self.history = History(settings.keeping)
+        self.remember: Callable[[Actor], None] = lambda actor: None
+        """Told of actors that are dead and that nobody refers to any more."""
         self._ids = ids.IdSource(self.client)
         self.rows: dict[int, Row] = {}
         self.actors: dict[int, Actor] = {}
@@ -221,6 +225,7 @@ class Session:
                 return False
             call.ended = True
             self.live.pop(call.key, None)
+            self.history.ended(call, call.error)
             watchers: list[Callable[[], None]] = []
             for key, outcome in zip(call.keys, outcomes, strict=True):
                 watchers += self.fill(key, outcome)
@@ -240,6 +245,8 @@ class Session:
         A generator's own error (`raised`) is its last item, and its own object is None, as in Ray.
         """
         outcome = error if isinstance(error, Outcome) else failure(error)
+        if not call.ended:
+            call.error = outcome.data
         stream = call.stream
         if stream is not None:
             stream.fail(outcome)

@@ -11,11 +11,13 @@ from skate.engines.local import errors
 from skate.engines.local.lineage import Lineage
 from skate.engines.local.link import PORTION
 from skate.engines.local.messages import Calling, Failed, Feed, Host, Leave, Stored, TaskSpec
-from skate.engines.local.rows import FAILED, METHOD, READY, Actor, Row, Worker
+from skate.engines.local.rows import FAILED, METHOD, PENDING, READY, Actor, Row, Worker
 from skate.exceptions import ActorAlreadyExistsError
 
 if TYPE_CHECKING:
     from skate.engines.local.arena import Arena
+    from skate.engines.local.history import History
+    from skate.engines.local.messages import Done, DoneMany
     from skate.engines.local.scheduler import Scheduler
     from skate.engines.local.tasks import Ports
 
@@ -30,6 +32,7 @@ class Actors(Lineage):
 
     ports: Ports
     scheduler: Scheduler
+    history: History
     urgent: list[Worker]
 
     def __init__(self, arena: Arena) -> None:
@@ -56,7 +59,7 @@ class Actors(Lineage):
         actor = self.actors[info.actor] = Actor(info, spec, name[0])
         if options.name:
             self.names[name] = actor
-        row = self.rows[info.actor] = Row(spec=spec, options=options, owner=owner, actor=actor)
+        row = self.rows[info.actor] = Row(spec=spec, options=options, owner=owner, actor=actor, made=self.history.clock)
         if options.detached:
             row.count += 1
         if owner is not None:
@@ -107,6 +110,7 @@ class Actors(Lineage):
         assert actor is not None
         worker.actor = actor
         actor.worker = worker
+        worker.card.actor, worker.card.class_name = actor.key, actor.info.options.class_name
         if spec.function not in worker.known:
             self.define(worker, spec.function)
         worker.link.send(Host(actor.info, actor.restarts > 0, worker.gpus))
@@ -137,7 +141,8 @@ class Actors(Lineage):
         if actor is not None and not actor.dead and 0 < actor.info.options.max_pending_calls <= actor.pending:
             self.discard(spec.args)
             raise errors.too_many_calls(actor)
-        row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent, maker=METHOD)
+        made = self.history.clock
+        row = self.rows[spec.task] = Row(PENDING, 1, None, (), spec, options, owner, parent, METHOD, made)
         if parent:
             self.children.setdefault(parent, set()).add(spec.task)
         if spec.returns != 1:
@@ -161,6 +166,7 @@ class Actors(Lineage):
             running = worker.running
             if not running:
                 self.urgent.append(worker)
+                worker.card.since = self.history.clock
             running[spec.task] = row
             row.worker = worker
             worker.link.send(spec)
@@ -179,7 +185,15 @@ class Actors(Lineage):
     def _more_returns(self, spec: TaskSpec, row: Row, owner: Worker | None) -> None:
         raise NotImplementedError
 
-    def finish(self, row: Row, state: int, value: Any, refs: tuple[int, ...] = ()) -> None:
+    def finish(
+        self,
+        row: Row,
+        state: int,
+        value: Any,
+        refs: tuple[int, ...] = (),
+        message: Done | DoneMany | Failed | None = None,
+        died: Worker | None = None,
+    ) -> None:
         """A call has ended."""
         raise NotImplementedError
 
@@ -220,6 +234,7 @@ class Actors(Lineage):
     def _send_call(self, worker: Worker, row: Row, spec: TaskSpec) -> None:
         if not worker.running:
             self.urgent.append(worker)
+            worker.card.since = self.history.clock
         worker.running[spec.task] = row
         row.worker = worker
         feed = None
@@ -259,13 +274,14 @@ class Actors(Lineage):
         if actor.ending:
             self._end_if_quiet(actor)
 
-    def constructed(self, worker: Worker, is_async: bool) -> None:
+    def constructed(self, worker: Worker, row: Row, spec: TaskSpec, message: Done) -> None:
         """An actor's constructor ended well."""
         actor = worker.actor
         if actor is None:
             return
-        worker.is_async = is_async
+        worker.is_async = message.took < 0
         actor.constructed = True
+        self.history.constructed(actor, row, spec, worker, message)
         if actor.ending:
             self._end_if_quiet(actor)
 
@@ -278,11 +294,14 @@ class Actors(Lineage):
             if actor.dead:
                 return
             row.spec = spec
+            self.history.failed(row, spec, message.error, message, worker)
+            self.history.event("ERROR", "ACTOR", f"the constructor of the actor {errors.name_of(actor)} failed")
             self.bury(actor, errors.constructor_failed(actor, message.error))
             self.ports.signal(worker, signal.SIGKILL)
             return
         if message.retry and self._call_may_retry(actor, row):
             if not row.cancelled:
+                self.history.failed(row, spec, message.error, message, worker)
                 row.attempt += 1
                 self.rewind(spec.task)
                 self._send_call(worker, row, spec)
@@ -296,8 +315,9 @@ class Actors(Lineage):
         """A call raised for good. As in Ray, a generator's own error is its last item, and its own object is None."""
         stream = self.streams.get(spec.task) if spec.returns == -1 and not message.cancelled else None
         if stream is None:
-            self.finish(row, FAILED, message.error)
+            self.finish(row, FAILED, message.error, (), message)
         else:
+            self.history.failed(row, spec, message.error, message, row.worker)
             self.item(stream, FAILED, message.error, ())
             self.finish(row, READY, errors.NONE)
 
@@ -382,18 +402,20 @@ class Actors(Lineage):
         actor.constructed = False
         again: dict[Worker | None, list[Row]] = {}
         text = errors.actor_death(actor, worker, how) + " It is being restarted"
+        self.history.restarted(actor, text)
         for row in running:
             spec = row.spec
             if spec is None or not spec.method:
                 continue
             row.worker = None
             if not row.cancelled and self._call_may_retry(actor, row):
+                self.history.failed(row, spec, b"", None, worker)
                 row.attempt += 1
                 self.rewind(spec.task)
                 again.setdefault(row.owner, []).append(row)
             else:
                 actor.pending -= 1
-                self.finish(row, FAILED, errors.actor_unavailable(actor, text))
+                self.finish(row, FAILED, errors.actor_unavailable(actor, text), (), None, worker)
         for owner, rows in again.items():
             actor.queues.setdefault(owner, deque()).extendleft(reversed(rows))
         row = self.rows[actor.key]
@@ -408,6 +430,7 @@ class Actors(Lineage):
         own.count += 1  # its last handle may go with one of its calls, and we are not done with it
         actor.dead = True
         actor.cause = cause
+        self.history.buried(actor, cause, running is not None)
         if actor.maker is not None:
             actor.maker.spawned.discard(actor)
         name = (actor.namespace, actor.info.options.name)

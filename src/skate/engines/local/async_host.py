@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
@@ -19,10 +20,11 @@ from skate.engines.local.worker_client import ActorExit
 if TYPE_CHECKING:
     from skate.engines.local.worker import Worker
 
-Started = tuple[Coroutine[Any, Any, Any], Context, Any]
-"""A coroutine that has taken its first step, its context, and what it waits for."""
+Started = tuple[Coroutine[Any, Any, Any], Context, Any, float]
+"""A coroutine that has taken its first step, its context, what it waits for, and when it began."""
 Job = tuple[TaskSpec, list[Value], Calling | None]
 USUAL = CallOptions()
+clock = time.perf_counter
 NO_FEED: list[Value] = []
 TURN = 100
 """Calls begun in a row before the loop looks at anything else."""
@@ -49,6 +51,8 @@ class AsyncHost:
         """The tasks of calls that wait for something."""
         self.resumed: dict[int, asyncio.Event] = {}
         self.flush_due = False
+        self.clock = 0.0
+        """When the last call ended, if the next begins at once; else 0."""
         self.leaving: BaseException | None = None
 
     def construct(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -137,6 +141,7 @@ class AsyncHost:
         Most calls never wait, and need no task of their own. Each has its own context, as in a task.
         """
         jobs, begun = self.jobs, 0
+        self.clock = 0.0
         while jobs and self.leaving is None:
             job = jobs.popleft()
             started = self._begin(*job)
@@ -145,6 +150,7 @@ class AsyncHost:
                 if begun % TURN == 0:
                     self._flush()
                     await asyncio.sleep(0)
+                    self.clock = 0.0
                 continue
             me = self.runner
             assert me is not None
@@ -162,11 +168,13 @@ class AsyncHost:
     def _begin(self, spec: TaskSpec, feed: list[Value], calling: Calling | None) -> Started | None:
         """A call's first step; None when it was its last as well."""
         method = self._coroutine_function(spec.method) if calling is None and spec.returns == 1 else None
+        began = self.clock or clock()
+        self.clock = 0.0
         if method is None:
             call: Coroutine[Any, Any, Any] = self._run(spec, feed, calling)
             context = copy_context()
             try:
-                return call, context, context.run(call.send, None)
+                return call, context, context.run(call.send, None), began
             except StopIteration:
                 return None
         # The common case, in line: the user's coroutine itself is driven, and has no other around it.
@@ -181,24 +189,30 @@ class AsyncHost:
                 call = method(*args, **kwargs)
                 args, kwargs = (), {}
             try:
-                return call, context, context.run(call.send, None)
+                return call, context, context.run(call.send, None), began
             except StopIteration as ended:
                 value = ended.value
-            self.worker.deliver(spec, value, 0)
+            self.clock = now = clock()
+            self.worker.deliver(spec, value, int((now - began) * 1e6), now)
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
-            self._failed(spec, error, USUAL)
+            self._failed(spec, error, USUAL, began)
         self._ended(spec)
         return None
 
-    async def _end(self, spec: TaskSpec, call: Coroutine[Any, Any, Any], context: Context, waits_for: Any) -> None:
+    async def _end(
+        self, spec: TaskSpec, call: Coroutine[Any, Any, Any], context: Context, waits_for: Any, began: float
+    ) -> None:
         """The other steps of a call."""
         if isinstance(call, CoroutineType) and call.cr_code is _RUN:
             await _finish(call, context, waits_for)
             return
         try:
-            self.worker.deliver(spec, await _finish(call, context, waits_for), 0)
+            value = await _finish(call, context, waits_for)
+            now = clock()
+            self.worker.deliver(spec, value, int((now - began) * 1e6), now)
+            value = None
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
-            self._failed(spec, error, USUAL)
+            self._failed(spec, error, USUAL, began)
         self._ended(spec)
 
     def _coroutine_function(self, name: str) -> Any:
@@ -217,6 +231,7 @@ class AsyncHost:
         else:
             options = calling.options
             running.set(Running(spec.task, spec.method, options, calling.attempt, worker.gpus))
+        began = clock()
         try:
             method = worker.method(spec)
             if spec.args == NO_ARGUMENTS:
@@ -231,19 +246,21 @@ class AsyncHost:
                 value = await self._stream(spec, value, options.backpressure)
             elif spec.returns != 1 or type(value) is GeneratorType:
                 value = worker.expand(spec, value, worker.label(spec), options.backpressure)
-            worker.deliver(spec, value, 0)
+            now = clock()
+            worker.deliver(spec, value, int((now - began) * 1e6), now)
             value = None
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
-            self._failed(spec, error, options)
+            self._failed(spec, error, options, began)
         finally:
             self._ended(spec)
 
-    def _failed(self, spec: TaskSpec, error: BaseException, options: CallOptions) -> None:
+    def _failed(self, spec: TaskSpec, error: BaseException, options: CallOptions, began: float) -> None:
         if isinstance(error, SystemExit):
             self.leaving = error
             self.loop.stop()
         else:
-            self.worker.report(spec, error, options.name or self.worker.label(spec), options)
+            name = options.name or self.worker.label(spec)
+            self.worker.report(spec, error, name, options, int((clock() - began) * 1e6))
 
     def _ended(self, spec: TaskSpec) -> None:
         group = spec.group

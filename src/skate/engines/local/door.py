@@ -211,8 +211,9 @@ class Door:
         node = host.hub.scheduler.head
         where, environment = ids.node_hex(node.key), asked.environment
         mark = environment_of(job)
+        sites = host.settings.keeping.sites
         welcome = Welcome(
-            client, ids.salt(), asked.namespace, where, [], "", environment, mark, self.folder, job.number
+            client, ids.salt(), asked.namespace, where, [], "", environment, mark, self.folder, job.number, sites=sites
         )
         accepted = Accepted(welcome, host.arena.capacity, host.settings.name)
         with contextlib.suppress(OSError):  # it has gone: the end of the connection will tell
@@ -222,6 +223,8 @@ class Door:
         link = Link(guest.connection.detach(), write_fd, to_hub.decode, host.pump.dirty)
         peer = Peer(client, job, link, node, guest.pid, gone)
         job.peer = peer
+        card = peer.card
+        card.driver, card.job, card.pid, card.up = True, job.number, guest.pid, time.monotonic()
         return peer
 
     def _readable(self, peer: Peer, _: int) -> bool:

@@ -21,9 +21,10 @@ from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import pack, unpack, unpack_value
 from skate.core.settings import Settings
 from skate.core.spec import ActorInfo, CallOptions, GroupSpec, TaskOptions
-from skate.engines.local import errors, spills
+from skate.engines.local import errors, sites, spills
 from skate.engines.local.boot import Boot
 from skate.engines.local.client import Client
+from skate.engines.local.history import Card
 from skate.engines.local.host import Host, clients
 from skate.engines.local.messages import Export, Stored, TaskSpec, Value
 from skate.engines.local.outcomes import raise_outcome
@@ -59,6 +60,11 @@ class LocalEngine(Client):
         self.host = Host(settings, boot, self.lock)
         self.hub, self.pump, self.arena = self.host.hub, self.host.pump, self.host.arena
         self.rows = self.hub.rows
+        if not settings.alone:
+            now, client = time.monotonic(), self.ids.following >> ids.CLIENT_SHIFT
+            self.hub.history.drivers.append(Card(client, node, os.getpid(), driver=True, launched=now, up=now))
+        if settings.keeping.sites:
+            sites.record(self, self._note_site)
         self.submitted = 0
         self.loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         """Event loops that pump."""
@@ -79,13 +85,21 @@ class LocalEngine(Client):
 
         return Recorder(self.hub, path)
 
+    def _note_site(self, keys: list[int], text: str) -> None:
+        with self.lock:
+            sites.note(self.hub, keys, text)
+
     # ------------------------------------------------------------------- posting
 
     def _post_task(self, spec: TaskSpec, options: TaskOptions) -> None:
+        if self.pump.asleep:
+            self.hub.history.clock = time.monotonic()  # nobody has read it for a while
         self.hub.submit(spec, options, None)
         self.host.posted()
 
     def _post_call(self, spec: TaskSpec, options: CallOptions) -> None:
+        if self.pump.asleep:
+            self.hub.history.clock = time.monotonic()
         self.hub.call(spec, options, None)
         self.host.posted()
 
@@ -102,6 +116,7 @@ class LocalEngine(Client):
 
     def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
         with self.lock:
+            self.hub.history.clock = time.monotonic()
             made = self.hub.spawn(spec, info, self.settings.namespace, None)
             self.host.posted()
         return made

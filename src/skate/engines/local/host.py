@@ -24,6 +24,7 @@ from skate.engines.local.boot import POKE, Boot, memory, search_path
 from skate.engines.local.door import Door, Peer
 from skate.engines.local.jobs import Job, Jobs
 from skate.engines.local.link import BrokenFrame, Link
+from skate.engines.local.logbook import Logbook
 from skate.engines.local.logs import LogPipe
 from skate.engines.local.memory_watch import MemoryWatch
 from skate.engines.local.messages import Stored, Welcome, to_hub
@@ -59,6 +60,8 @@ class Host:
         self.lock = lock
         self.arena = Arena(boot.arena_fd, boot.capacity)
         self.spills = Spills(settings.spill_folder, settings.spill_limit, settings.disk_full)
+        self.spills_told = 0
+        """Bytes of spilled objects that the last event told of."""
         self.pool = Pool(boot)
         self.pump = Pump(lock, self.before, self.after)
         self.hub = Requests(settings, _resources(settings, boot.capacity), self.arena, self)
@@ -66,6 +69,9 @@ class Host:
         self.jobs = Jobs(settings.alone)
         self.door: Door | None = None
         self.logs: dict[Worker, tuple[LogPipe, LogPipe]] = {}
+        self.logbook = Logbook(settings.folder, settings.keeping)
+        if settings.keeping.event_file:
+            self.hub.history.sink = self.logbook.event
         self.path = search_path()
         self.preloaded: set[str] = set()
         self.signals: list[tuple[Worker, int]] = []
@@ -89,8 +95,10 @@ class Host:
         worker = Worker(client, environment, link, node)
         worker.job = job
         quiet = not (self.settings.log_to_driver if job is None else job.asked.log)
-        out = LogPipe(pipes.stdout_fd, worker.tail, False, quiet)
-        err = LogPipe(pipes.stderr_fd, worker.tail, True, quiet)
+        worker.card.launched = time.monotonic()
+        worker.card.job = 1 if job is None else job.number
+        out = LogPipe(pipes.stdout_fd, worker.tail, False, quiet, partial(self.logbook.keep, worker, "out"))
+        err = LogPipe(pipes.stderr_fd, worker.tail, True, quiet, partial(self.logbook.keep, worker, "err"))
         if job is not None:
             out.sink = err.sink = job.show
         self.logs[worker] = (out, err)
@@ -140,6 +148,7 @@ class Host:
                 self.settings.folder,
                 1 if job is None else job.number,
                 setup,
+                self.settings.keeping.sites,
             )
         )
 
@@ -167,8 +176,9 @@ class Host:
             else:
                 self.signals.append((worker, number))
 
-    def warn(self, text: str) -> None:
-        """Tell the user something."""
+    def warn(self, text: str, source: str = "SESSION") -> None:
+        """Tell the user something; `source` says which part of the session does."""
+        self.hub.history.event("WARNING", source, text)
         print(f"skate: {text}", file=sys.stderr, flush=True)
 
     def refusals(self) -> list[dict[str, Any]]:
@@ -177,7 +187,14 @@ class Host:
 
     def spill(self, key: int, offset: int, size: int) -> int | None:
         """Write a block to the file of `key`; its checksum, or None when that failed."""
-        return self.spills.write(key, self.arena.map().slice(offset, size))
+        check = self.spills.write(key, self.arena.map().slice(offset, size))
+        if check is None:
+            self.hub.history.event("WARNING", "STORE", f"an object could not be spilled: {self.spills.problem}")
+        elif self.spills.used > 2 * self.spills_told:  # each one would drown all other events
+            self.spills_told = self.spills.used
+            text = f"spilled objects take {self.spills.used:,} bytes in {self.spills.path}"
+            self.hub.history.event("INFO", "STORE", text, bytes=self.spills.used)
+        return check
 
     def reserve_spill(self, key: int, size: int) -> bool:
         """Count the file of `key`, which somebody is about to write; False when there is no room for it."""
@@ -231,7 +248,11 @@ class Host:
         if self.signals:
             self._send_signals()
         deadline = self.hub.timers.next()
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
+        history = self.hub.history
+        history.clock = now = time.monotonic()
+        if len(history.calls) > history.most:
+            history.trim()
+        return None if deadline is None else max(0.0, deadline - now)
 
     def after(self) -> None:
         """When events were handled: do what is due, and send what that gave."""

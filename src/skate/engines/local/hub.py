@@ -104,6 +104,7 @@ class Hub(Cluster):
         """A worker is up."""
         worker.pid = worker.pid or pid  # who forked it knows better
         worker.up = True
+        self.history.arrived(worker)
         self.stillborn.pop(worker.environment, None)
         worker.idle_since = self.timers.clock()
         self.scheduler.arrived(worker)
@@ -156,6 +157,7 @@ class Hub(Cluster):
         if not worker.up and not worker.leaving and not worker.node.death:
             self._was_stillborn(worker, how)
         how = _cause(worker, how)
+        self.history.died(worker, how)
         running = list(worker.running.values())
         worker.running = {}
         for offset, size in worker.granted:
@@ -247,11 +249,14 @@ class Hub(Cluster):
             elif worker.doom is not None:
                 self.ended_for_memory(worker, row, spec, worker.doom)
             elif self._may_retry(row):
-                self._again(row, spec)
-            elif worker.node.death:
-                self.finish(row, FAILED, errors.node_died(self.label(row), worker, row.attempt))
+                self._again(row, spec, self._crash(row, worker, how), None, worker)
             else:
-                self.finish(row, FAILED, errors.crashed(self.label(row), worker, how, row.attempt))
+                self.finish(row, FAILED, self._crash(row, worker, how), (), None, worker)
+
+    def _crash(self, row: Row, worker: Worker, how: str) -> bytes:
+        if worker.node.death:
+            return errors.node_died(self.label(row), worker, row.attempt)
+        return errors.crashed(self.label(row), worker, how, row.attempt)
 
     def reap(self, now: float, after: float) -> None:
         """End workers that have been idle for `after` seconds, but for as many as a node has CPUs: those used last."""

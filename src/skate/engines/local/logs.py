@@ -16,13 +16,17 @@ LONGEST = 1 << 20
 class LogPipe:
     """One worker's stdout or stderr."""
 
-    __slots__ = ("_rest", "fd", "quiet", "sink", "tail", "to_stderr")
+    __slots__ = ("_rest", "fd", "keep", "quiet", "sink", "tail", "to_stderr")
 
-    def __init__(self, fd: int, tail: deque[str], to_stderr: bool, quiet: bool) -> None:
+    def __init__(
+        self, fd: int, tail: deque[str], to_stderr: bool, quiet: bool, keep: Callable[[bytes], None] | None = None
+    ) -> None:
         self.fd = fd
         self.tail = tail
         self.to_stderr = to_stderr
         self.quiet = quiet
+        self.keep = keep
+        """Takes all of it as it comes, for a file."""
         self._rest = b""
         self.sink: Callable[[str, bool], bool] | None = None
         """Takes the lines, if it is not this process that shows them; False when it cannot any more."""
@@ -47,6 +51,8 @@ class LogPipe:
             self._take(data, origin)
 
     def _take(self, data: bytes, origin: str) -> None:
+        if data and self.keep is not None:
+            self.keep(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         if self._rest and (not data or len(self._rest) > LONGEST):
             lines.append(self._rest)

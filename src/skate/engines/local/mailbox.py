@@ -72,6 +72,8 @@ class Mailbox(Client):
         super().__init__(welcome.client)
         self.link = link
         self.welcome = welcome
+        self.stamped: list[Any] = []
+        """The frame that tells already when its first call ended."""
         self.turns = Turns(self._read, lambda: None)
         self.inbox: deque[Any] = deque()
         self.on_inbox: Callable[[], None] | None = None

@@ -54,7 +54,9 @@ class MemoryWatch:
             self.look()
         except (OSError, ValueError, KeyError) as problem:
             self.resting = False  # for good
-            self.host.warn(f"the memory monitor is off, for it cannot read how much memory is in use: {problem}")
+            self.host.warn(
+                f"the memory monitor is off, for it cannot read how much memory is in use: {problem}", "MEMORY"
+            )
             return
         self.arm()
 
@@ -119,12 +121,12 @@ class MemoryWatch:
         )
         if not verdicts and not self.helpless:
             self.helpless = True  # said once
-            self.host.warn(f"memory is short: {state}. No worker has much of it. {self._top(workers)}")
+            self.host.warn(f"memory is short: {state}. No worker has much of it. {self._top(workers)}", "MEMORY")
         by_client = {worker.client: worker for worker in workers}
         for verdict in verdicts:
             worker = by_client[verdict.client]
             had, name = in_words(own_memory(worker.pid)), self._name(worker)
-            self.host.warn(f"memory is short: {state}. Ended {name} (pid {worker.pid}), which had {had}.")
+            self.host.warn(f"memory is short: {state}. Ended {name} (pid {worker.pid}), which had {had}.", "MEMORY")
             why = f"had {had} when memory was short: {state}. {self._top(workers)} {REMEDY}"
             self.host.hub.doom(worker, Doom(why, True, verdict.counts))
 
@@ -161,5 +163,5 @@ class MemoryWatch:
             return
         name = self._name(worker)
         why = f"took {in_words(took)}, more than the {in_words(limit)} that memory={limit} allows (enforce_memory)."
-        self.host.warn(f"ended {name} (pid {worker.pid}): it {why}")
+        self.host.warn(f"ended {name} (pid {worker.pid}): it {why}", "MEMORY")
         self.host.hub.doom(worker, Doom(why, False, True))

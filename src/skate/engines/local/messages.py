@@ -66,6 +66,8 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """The number of the driver for which it works."""
     setup: str = ""
     """What the environments ask of a worker's process, as JSON; empty: nothing."""
+    sites: bool = False
+    """Whether to tell where objects are made."""
 
 
 class Define(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
@@ -186,12 +188,16 @@ class Printed(msgspec.Struct, frozen=True, array_like=True, tag=35, gc=False):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=40, gc=False):
-    """A call ended well; `took` is its time in microseconds."""
+    """A call ended well; `took` is its time in microseconds.
+
+    `at`: when it ended, in seconds of the monotonic clock; only the first result of a frame has it, here and below.
+    """
 
     task: Key
     value: Value
     refs: Keys = ()
     took: int = 0
+    at: float | None = None
 
 
 class DoneMany(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False):
@@ -201,6 +207,7 @@ class DoneMany(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False):
     values: list[Value]
     refs: list[Keys]
     took: int = 0
+    at: float | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=42, gc=False):
@@ -212,6 +219,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=42, gc=False):
     """Its options ask for another try after such an error."""
     cancelled: bool = False
     took: int = 0
+    at: float | None = None
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True, tag=43, gc=False):
@@ -327,6 +335,13 @@ class Unused(msgspec.Struct, frozen=True, array_like=True, tag=57, gc=False):
     offsets: list[int]
 
 
+class Site(msgspec.Struct, frozen=True, array_like=True, tag=59, gc=False):
+    """The worker made these objects at this place of the program."""
+
+    keys: list[Key]
+    text: str
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=56, gc=False):
     """A worker is up."""
 
@@ -373,6 +388,7 @@ ToHub = (
     | Next
     | CloseStream
     | Unused
+    | Site
     | Hello
 )
 

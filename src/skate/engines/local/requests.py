@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any
 
-from skate.engines.local import deadlock, errors, guard
+from skate.core import ids
+from skate.engines.local import deadlock, errors, guard, sites
 from skate.engines.local.hub import Hub
 from skate.engines.local.link import PORTION
 from skate.engines.local.messages import (
@@ -29,6 +31,7 @@ from skate.engines.local.messages import (
     Put,
     Release,
     Seen,
+    Site,
     Stored,
     Submit,
     TaskSpec,
@@ -126,10 +129,12 @@ class Requests(Hub):
         spec = guard.task(self, worker, message.spec, options)
         if worker.job is not None:
             options = worker.job.same(options)
+        self.history.clock = monotonic()
         self.submit(spec, options, worker, message.parent if message.parent in worker.running else 0)
 
     def _call(self, worker: Worker, message: Call) -> None:
         spec = guard.method(self, worker, message.spec, message.options)
+        self.history.clock = monotonic()
         try:
             self.call(spec, message.options, worker, message.parent if message.parent in worker.running else 0)
         except PendingCallsLimitExceeded as error:
@@ -185,6 +190,11 @@ class Requests(Hub):
                 worker.shown[key] = count - 1
             if count:
                 self.release_view(key)
+
+    def _site(self, worker: Worker, message: Site) -> None:
+        if len(message.keys) > guard.MOST_RETURNS or len(message.text) > sites.LONGEST:
+            raise guard.Nonsense("told too much of where it made objects")
+        sites.note(self, [key for key in message.keys if key >> ids.CLIENT_SHIFT == worker.client], message.text)
 
     def _back(self, worker: Worker, message: Back) -> None:
         for task in message.tasks:
@@ -425,6 +435,7 @@ _HANDLERS: dict[type, Callable[[Requests, Worker, Any], None]] = {
     Hold: Requests._hold,
     Release: Requests._release,
     Seen: Requests._seen,
+    Site: Requests._site,
     Back: Requests._back,
     Leaving: Requests._leaving,
     Next: Requests._next,

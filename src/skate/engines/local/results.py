@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import partial
+from time import perf_counter
 from typing import Any, NoReturn
 
 from skate.core import ids
@@ -150,23 +151,28 @@ class Results:
         packed = pack(value)
         return self.client._lay_down(packed, key, large), packed.refs
 
-    def deliver(self, spec: TaskSpec, value: Any, took: int) -> None:
-        """Send a call's result."""
+    def deliver(self, spec: TaskSpec, value: Any, took: int, now: float) -> None:
+        """Send the result of a call that took `took` microseconds and ended `now`, by the monotonic clock."""
         self.show_rest()
-        if self.client.exiting:
+        client = self.client
+        if client.exiting:
             raise ActorExit
+        at = None
+        if client.link.out is not client.stamped:
+            client.stamped = client.link.out
+            at = now
         if spec.returns == 1:
             if value is None:
-                self.client.finished(Done(spec.task, NONE, (), took))
+                client.finished(Done(spec.task, NONE, (), took, at))
                 return
             packed = pack(value)
             data: Value
             if packed.size < LARGE:
                 data = packed.to_bytes() if packed.buffers else packed.pickled
             else:
-                data = self.client._lay_down(packed, spec.task)
-            self.client.finished(Done(spec.task, data, packed.refs, took))
-            self.client.sent(data)
+                data = client._lay_down(packed, spec.task)
+            client.finished(Done(spec.task, data, packed.refs, took, at))
+            client.sent(data)
             return
         values: list[Value] = []
         inner, left = [], PORTION
@@ -176,9 +182,9 @@ class Results:
                 left -= len(data)
             values.append(data)
             inner.append(keys)
-        self.client.finished(DoneMany(spec.task, values, inner, took))
+        client.finished(DoneMany(spec.task, values, inner, took, at))
         for data in values:
-            self.client.sent(data)
+            client.sent(data)
 
     def report(self, spec: TaskSpec, error: BaseException, name: str, options: Any, took: int = 0) -> None:
         """Send a call's error; leave when it says so."""
@@ -212,7 +218,7 @@ class Results:
         client.cancelled.discard(spec.task)
         if client.may_block:  # with other calls under way, their blocks are not ours to judge
             client.reclaim()
-        client.finished(Failed(spec.task, data, retry, cancelled, took))
+        client.finished(Failed(spec.task, data, retry, cancelled, took, perf_counter()))
 
     def _may_try_again(self, options: Any) -> bool:
         most = options.max_retries

@@ -17,6 +17,7 @@ from skate.core import ids, nodes
 from skate.core.placement import Where
 from skate.core.resources import UNIT
 from skate.core.spec import ActorInfo, Resources
+from skate.engines.local.history import Card
 
 if TYPE_CHECKING:
     from skate.engines.local.jobs import Job
@@ -38,20 +39,22 @@ class Row(msgspec.Struct, gc=False):
     """bytes or Stored; of a FAILED row the packed error."""
     refs: tuple[int, ...] = ()
     """Keys inside the value, each counted."""
-    waiters: list[Callable[[Row], None]] | None = None
     spec: TaskSpec | None = None
     """The call, until it has ended. Only the first return of a call has it."""
     options: Any = None
-    worker: Worker | None = None
     owner: Worker | None = None
     """Who made the call; None: the driver."""
-    missing: int = 0
-    """Dependencies that are not ready."""
-    attempt: int = 0
     parent: int = 0
     """The task inside which the call was made."""
     maker: int = 0
     """Of a further return, or an item of a stream: its task; else METHOD, PUT, or 0: a task of the same key."""
+    made: float = 0.0
+    """When the call was made, on the monotonic clock."""
+    waiters: list[Callable[[Row], None]] | None = None
+    worker: Worker | None = None
+    missing: int = 0
+    """Dependencies that are not ready."""
+    attempt: int = 0
     cancelled: bool = False
     shortage: Shortage | None = None
     """Of a task that the memory monitor has ended, and that is tried again."""
@@ -89,6 +92,7 @@ class Worker:
         "base",
         "batch",
         "blocked",
+        "card",
         "client",
         "doom",
         "environment",
@@ -173,6 +177,8 @@ class Worker:
         """The last lines it wrote."""
         self.base = 0
         """Bytes that it had when it was given its call; kept where ``memory=`` is enforced."""
+        self.card = Card(client, node.hex)
+        """What remains of it when it has ended."""
         self.doom: Doom | None = None
         """Why the memory monitor ends it."""
         self.job: Job | None = None

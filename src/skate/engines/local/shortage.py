@@ -27,16 +27,20 @@ class Shortages(Tasks):
         """A task's worker was ended by the monitor: try again, later if memory was short, or fail."""
         if not doom.shortage:
             if self._may_retry(row):
-                self._again(row, spec)
+                self._again(row, spec, self._told(row, worker, doom), None, worker)
                 return
         elif self._may_wait(row, doom):
             pause = delay(self.settings.memory.retry_delay_ms, row.shortage.ended if row.shortage is not None else 1)
-            self.ports.warn(f"{self.label(row)} is tried again in {pause:g} s.")
+            self.history.failed(row, spec, self._told(row, worker, doom), None, worker)
+            self.ports.warn(f"{self.label(row)} is tried again in {pause:g} s.", "MEMORY")
             row.attempt += 1
             self.rewind(spec.task)
             self.timers.at(self.timers.clock() + pause, partial(self._after_pause, row, spec))
             return
-        self.finish(row, FAILED, errors.out_of_memory(self.label(row), worker, doom.why, row.attempt))
+        self.finish(row, FAILED, self._told(row, worker, doom), (), None, worker)
+
+    def _told(self, row: Row, worker: Worker, doom: Doom) -> bytes:
+        return errors.out_of_memory(self.label(row), worker, doom.why, row.attempt)
 
     def _may_wait(self, row: Row, doom: Doom) -> bool:
         """Whether a task that a shortage ended may be tried again; counts the end if so."""

@@ -12,6 +12,7 @@ from skate.engines.local import errors
 from skate.engines.local.arena import Arena
 from skate.engines.local.boot import PAGE, POKE
 from skate.engines.local.guard import Nonsense, not_its_call, result
+from skate.engines.local.history import History, Record
 from skate.engines.local.jobs import Jobs
 from skate.engines.local.messages import (
     Define,
@@ -26,7 +27,7 @@ from skate.engines.local.messages import (
     Yield,
 )
 from skate.engines.local.placing import has_room
-from skate.engines.local.rows import FAILED, READY, Family, Node, Row, Stream, Worker
+from skate.engines.local.rows import FAILED, PENDING, READY, Family, Node, Row, Stream, Worker
 from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
 from skate.engines.local.store import Files
 from skate.engines.local.streams import Streams
@@ -49,7 +50,7 @@ class Ports(Files, Protocol):
     def signal(self, worker: Worker, number: int) -> None:
         """Send a signal to a worker's process, if it still lives."""
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, source: str = "SESSION") -> None:
         """Tell the user something on the driver's standard error."""
 
     jobs: Jobs
@@ -82,13 +83,14 @@ class Tasks(Streams):
         """The packed error of everything, once no worker can be started any more."""
         self.stillborn: dict[str, int] = {}
         """Workers of an environment that died before they were up, one after another."""
-        self.finished = 0
+        self.history = History(settings.keeping)
 
     # --------------------------------------------------------------- submission
 
     def submit(self, spec: TaskSpec, options: TaskOptions, owner: Worker | None, parent: int = 0) -> None:
         """A new task. Its returns count one reference each, of the owner."""
-        row = self.rows[spec.task] = Row(spec=spec, options=options, owner=owner, parent=parent)
+        made = self.history.clock
+        row = self.rows[spec.task] = Row(PENDING, 1, None, (), spec, options, owner, parent, 0, made)
         if parent:
             self.children.setdefault(parent, set()).add(spec.task)
         if spec.returns != 1:
@@ -171,7 +173,7 @@ class Tasks(Streams):
             self.give_up(row, errors.unschedulable(self.label(row), family, self.scheduler.nodes))
         elif family not in self.doubtful:
             self.doubtful.add(family)
-            self.ports.warn(errors.infeasible(self.label(row), family, self.scheduler.nodes))
+            self.ports.warn(errors.infeasible(self.label(row), family, self.scheduler.nodes), "SCHEDULER")
             self.doubt()
 
     def place_groups(self) -> None:
@@ -212,6 +214,7 @@ class Tasks(Streams):
         running = worker.running
         if not running:
             self.urgent.append(worker)
+            worker.card.since = self.history.clock
             if self.ports.meter is not None:
                 worker.base = self.ports.meter(worker)
         elif not self._watching:
@@ -300,11 +303,11 @@ class Tasks(Streams):
                 if type(message.value) is Stored:
                     self.remember(row, spec, [message.value], row.options.max_retries)
             elif not spec.method:
-                self.constructed(worker, message.took < 0)
+                self.constructed(worker, row, spec, message)
                 return
             elif type(message.value) is Stored:
                 self.remember(row, spec, [message.value], self.call_retries(actor, row))
-            self.finish(row, READY, message.value, message.refs)
+            self.finish(row, READY, message.value, message.refs, message)
             if actor is not None:
                 self.call_ended(actor)
         if type(message.value) is Stored and message.value.size <= LARGEST_GRANT:
@@ -312,16 +315,34 @@ class Tasks(Streams):
         if worker.actor is None:
             self._refill(worker)
 
-    def finish(self, row: Row, state: int, value: Any, refs: tuple[int, ...] = ()) -> None:
-        """A call has ended: fill its return, or fail all of them."""
+    def finish(
+        self,
+        row: Row,
+        state: int,
+        value: Any,
+        refs: tuple[int, ...] = (),
+        message: Done | DoneMany | Failed | None = None,
+        died: Worker | None = None,
+    ) -> None:
+        """A call has ended: fill its return, or fail all of them.
+
+        `message` is what its worker sent of its end, `died` the worker with which it ended.
+        """
         spec = row.spec
         if spec is None:
             return
         worker = row.worker
+        if state == FAILED:
+            self.history.failed(row, spec, value, message, worker or died)
+        elif message is not None and worker is not None:
+            history, name, took = self.history, spec.function or spec.method, message.took
+            card, made = worker.card, row.made
+            if message.at is not None:
+                history.ended = message.at
+            history.add(Record(spec.task, name, row.options, card, row.parent, row.attempt, made, history.ended, took))
         if row.parent:
             self._forget_child(row.parent, spec.task)
         row.spec = row.options = row.worker = row.owner = None
-        self.finished += 1
         plain = spec.returns == 1 and state == READY and type(value) is bytes and not refs
         if plain and row.waiters is None and row.count > 0 and not row.state:  # the common case, in line
             row.value = value
@@ -369,7 +390,7 @@ class Tasks(Streams):
             for i in range(1, len(message.values)):
                 self.fill(spec.task + i, READY, message.values[i], message.refs[i])
             first, refs = (message.values[0], message.refs[0]) if message.values else (errors.NONE, ())
-            self.finish(row, READY, first, refs)
+            self.finish(row, READY, first, refs, message)
             if worker.actor is not None:
                 self.call_ended(worker.actor)
         self._refill(worker)
@@ -391,7 +412,7 @@ class Tasks(Streams):
         else:
             self.scheduler.measured(spec.function, message.took)
             if message.retry and self._may_retry(row):
-                self._again(row, spec)
+                self._again(row, spec, message.error, message, worker)
             else:
                 self.raised(row, spec, message)
         self._refill(worker)
@@ -411,10 +432,11 @@ class Tasks(Streams):
         """Attempts that ended for want of memory, through no fault of the task."""
         return row.shortage.pardoned if row.shortage is not None else 0
 
-    def _again(self, row: Row, spec: TaskSpec) -> None:
+    def _again(self, row: Row, spec: TaskSpec, error: bytes, message: Failed | None, worker: Worker) -> None:
         if row.cancelled:  # it failed at the moment of its cancel
             self.finish(row, FAILED, errors.cancelled(spec.task, self.label(row)))
             return
+        self.history.failed(row, spec, error, message, worker)
         self.rewind(spec.task, row.worker)
         row.attempt += 1
         row.worker = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +70,16 @@ class ThreadedHost:
             worker.refuse(spec)
             client.flush()
             return
+        began = time.perf_counter()
         try:
             args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
             value: Any = worker.method(spec)(*args, **kwargs)
             if spec.returns != 1:
                 value = worker.expand(spec, value, name, options.backpressure)
-            worker.deliver(spec, value, 0)
+            now = time.perf_counter()
+            worker.deliver(spec, value, int((now - began) * 1e6), now)
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
-            worker.report(spec, error, options.name or name, options)
+            took = int((time.perf_counter() - began) * 1e6)
+            worker.report(spec, error, options.name or name, options, took)
         args, kwargs, value = (), {}, None
         client.flush()

@@ -204,10 +204,10 @@ class Recorder:
         self.write("signal", worker.client, int(number))
         self.ports.signal(worker, number)
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, source: str = "SESSION") -> None:
         """As the ports do."""
         self.write("warn", text)
-        self.ports.warn(text)
+        self.ports.warn(text, source)
 
     @property
     def meter(self) -> Any:

@@ -82,6 +82,8 @@ class Worker(Results):
         """Bound methods of the instance, looked up once."""
         self.runs: dict[bytes, int] = {}
         self.flushed = time.perf_counter()
+        self.clock = 0.0
+        """When the last call ended, if the next begins at once; else 0."""
         self.host: Any = None
         self.flusher: threading.Thread | None = None
         self.late = threading.Event()
@@ -98,6 +100,7 @@ class Worker(Results):
         while True:
             if not inbox:
                 client.turns.until(lambda: inbox)
+                self.clock = 0.0
                 continue
             self.step(inbox.popleft())
 
@@ -200,16 +203,15 @@ class Worker(Results):
             finally:
                 client.interruptible = False
                 args, kwargs = (), {}
-            took = time.perf_counter() - started
-            self.deliver(spec, value, int(took * 1e6))
+            now = time.perf_counter()
+            self.deliver(spec, value, int((now - started) * 1e6), now)
             del value
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
-            took = int((time.perf_counter() - started) * 1e6)
-            self.report(spec, error, options.name or name, options, took)
+            now = time.perf_counter()
+            self.report(spec, error, options.name or name, options, int((now - started) * 1e6))
         client.current = IDLE
         if options.max_calls:
             self._count_run(spec.function, options.max_calls)
-        now = time.perf_counter()
         if alone or not client.inbox or now - self.flushed > FLUSH_AFTER or len(self.link.out) > 64:
             client.flush()
             self.flushed = now
@@ -251,6 +253,7 @@ class Worker(Results):
         self.actor_name = options.class_name
         name = f"{options.class_name}.__init__"
         client.current = Running(spec.task, "", None, 0, hosting.gpus)
+        started = time.perf_counter()
         try:
             cls = client.target = self.definition(spec.function)
             args, kwargs = fill_call(client.load(spec.args), [client.load(value) for value in feed])
@@ -267,12 +270,13 @@ class Worker(Results):
 
                     self.host = ThreadedHost(self, options)
         except BaseException as error:  # noqa: BLE001  the constructor is user code
-            self.report(spec, error, name, CallOptions())
+            self.report(spec, error, name, CallOptions(), int((time.perf_counter() - started) * 1e6))
             client.flush()
             return
         finally:
             client.current = IDLE
-        client.finished(Done(spec.task, NONE, (), -1 if is_async else 0))
+        now = time.perf_counter()
+        client.finished(Done(spec.task, NONE, (), -1 if is_async else int((now - started) * 1e6), now))
         client.flush()
         if is_async:
             self.host.run()
@@ -308,6 +312,7 @@ class Worker(Results):
         client.current = Running(spec.task, spec.method, options, attempt, self.gpus)
         if client.inbox and self.link.out:
             self._arm_flusher()
+        started = self.clock or time.perf_counter()
         try:
             if spec.args == NO_ARGUMENTS:
                 value = self.method(spec)()
@@ -317,15 +322,17 @@ class Worker(Results):
                 args, kwargs = (), {}
             if spec.returns != 1 or type(value) is GeneratorType:
                 value = self.expand(spec, value, self.label(spec), options.backpressure)
-            self.deliver(spec, value, 0)
+            self.clock = now = time.perf_counter()
+            self.deliver(spec, value, int((now - started) * 1e6), now)
             del value
         except BaseException as error:  # noqa: BLE001  whatever user code raises is its caller's
-            self.report(spec, error, options.name or self.label(spec), options)
+            self.clock = now = time.perf_counter()
+            self.report(spec, error, options.name or self.label(spec), options, int((now - started) * 1e6))
         client.current = IDLE
-        now = time.perf_counter()
         if not client.inbox or now - self.flushed > FLUSH_AFTER or len(self.link.out) > 64:
             client.flush()
             self.flushed = now
+            self.clock = 0.0
 
     # ------------------------------------------------------------------- signals
 

@@ -21,6 +21,7 @@ from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import pack
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, GroupSpec, TaskOptions
 from skate.engines.execution import full_name
+from skate.engines.local import sites
 from skate.engines.local.arena import Mapping
 from skate.engines.local.blocks import Blocks, LostValue
 from skate.engines.local.link import BlockingLink
@@ -35,6 +36,7 @@ from skate.engines.local.messages import (
     Outcome,
     Put,
     Release,
+    Site,
     SpawnRequest,
     Submit,
     TaskSpec,
@@ -77,8 +79,14 @@ class WorkerClient(Blocks):
         self.target: Any = None
         """The function of the task that runs, or the actor's class."""
         self._helper: threading.Thread | None = None
+        if welcome.sites:
+            sites.record(self, self._note_site)
 
     # ------------------------------------------------------------------- posting
+
+    def _note_site(self, keys: list[int], text: str) -> None:
+        with self.lock:
+            self.link.out.append(Site(keys, text))
 
     def _parent(self) -> int:
         here = running.get()

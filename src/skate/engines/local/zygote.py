@@ -46,9 +46,11 @@ def main(driver: int, capacity: int) -> None:
 
     import cloudpickle  # noqa: F401  most functions need it, and each worker would import it again
 
+    from skate.core import stack_dump
     from skate.engines.local import worker  # noqa: F401  as above
 
     os.closerange(ARENA_FD + 1, 4096)
+    stack_dump.arm()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(PR_SET_NAME, b"skate:zygote", 0, 0, 0)

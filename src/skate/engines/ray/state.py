@@ -74,4 +74,4 @@ def rows(kind: str) -> list[dict[str, Any]]:
         listing = getattr(state, f"list_{kind}")
     except AttributeError:
         raise ValueError(f"There is no table {kind!r}.") from None
-    return [msgspec.to_builtins(vars(row)) for row in listing(limit=10_000)]
+    return [msgspec.to_builtins(vars(row)) for row in listing(limit=10_000, detail=True)]
