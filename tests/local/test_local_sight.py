@@ -400,3 +400,17 @@ def test_a_generator_that_raises_has_failed(session: None) -> None:
     with pytest.raises(ValueError, match="the end"):
         skate.get(next(stream))
     assert eventually(lambda: [row["state"] for row in rows("stream")] == ["FAILED"])
+
+
+def test_environments_that_are_ready_are_listed(session: None) -> None:
+    def hook() -> None:
+        os.environ["HOOKED"] = "1"
+
+    @skate.remote(runtime_env={"worker_process_setup_hook": hook})
+    def hooked() -> str:
+        return os.environ["HOOKED"]
+
+    assert state.list_runtime_envs() == []
+    assert skate.get(hooked.remote()) == "1"
+    (row,) = state.list_runtime_envs(detail=True)
+    assert row.success and row.ref_cnt == 1 and "worker_process_setup_hook" in row.runtime_env

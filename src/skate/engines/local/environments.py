@@ -124,6 +124,22 @@ class Environments:
         """The pipes' other ends of workers that are not forked yet."""
         self.closed = False
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The table ``runtime_envs``: those that are ready, with how many workers each has."""
+        asked = [without_job(worker.environment) for worker in self.host.hub.workers.values()]
+        return [
+            {
+                "runtime_env": unpack_environment(text),
+                "success": True,
+                "creation_time_ms": None,
+                "node_id": self.host.hub.scheduler.head.hex,
+                "ref_cnt": asked.count(text),
+                "error": None,
+            }
+            for text, ground in self.grounds.items()
+            if text and ground.setup is not None
+        ]
+
     def begin(self) -> None:
         """Begin with the job's environment, if it is to be ready early."""
         text = self.host.settings.environment

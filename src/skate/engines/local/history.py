@@ -116,6 +116,7 @@ class History:
         "clock",
         "drivers",
         "ended",
+        "environments",
         "errors",
         "errors_size",
         "events",
@@ -153,6 +154,8 @@ class History:
         """What makes a time of the monotonic clock one since the epoch."""
         self.sink: Callable[[Event], None] | None = None
         """Writes events down, where that was asked for."""
+        self.environments: Callable[[], list[dict[str, Any]]] = list
+        """Tells which runtime environments are ready."""
         self.sites: dict[int, str] = {}
         """Lines of the program that made objects, by key, where they are recorded."""
 

@@ -69,6 +69,7 @@ class Host:
         self.jobs = Jobs(settings.alone)
         self.door: Door | None = None
         self.logs: dict[Worker, tuple[LogPipe, LogPipe]] = {}
+        self.hub.history.environments = lambda: self._environments.rows() if self._environments is not None else []
         self.logbook = Logbook(settings.folder, settings.keeping)
         if settings.keeping.event_file:
             self.hub.history.sink = self.logbook.event

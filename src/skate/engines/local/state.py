@@ -163,6 +163,10 @@ def event_id(number: int) -> str:
     return f"{number:020x}{ids.salt()[:8].hex()}"
 
 
+def _runtime_envs(hub: Hub) -> list[dict[str, Any]]:
+    return hub.history.environments()
+
+
 def _session(hub: Hub) -> list[dict[str, Any]]:
     """One row: where the session keeps its files, how it began, what it does not keep."""
     history = hub.history
@@ -204,5 +208,6 @@ _TABLES = {
     "refusals": _refusals,
     "placement_groups": _placement_groups,
     "events": _events,
+    "runtime_envs": _runtime_envs,
     "session": _session,
 }
