@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from skate._version import __version__
-from skate.core import clusters, refs
+from skate.core import clusters, gpus, refs
 from skate.core import engine as engines
 from skate.core.config import load as load_config
 from skate.core.environment import pack_environment
@@ -125,7 +125,8 @@ def init(
             standing hub. With None or ``"auto"``, the environment variable SKATE_ADDRESS or RAY_ADDRESS says where.
             Or the ``address`` of a `skate.cluster_utils.Cluster`; while there is one, None and ``"auto"`` mean it.
         num_cpus: CPUs to share out, a whole number; those that this process may use when None.
-        num_gpus: GPUs to share out, a whole number; none when None: they are not counted.
+        num_gpus: GPUs to share out, a whole number; when None as many as NVIDIA's driver knows, or as
+            CUDA_VISIBLE_DEVICES shows if it is set.
         resources: amounts of further resources, by name.
         labels: labels of the node.
         object_store_memory: bytes that objects may take in shared memory, at least 78,643,200; 30 %
@@ -264,7 +265,7 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
     else:
         folder = SessionFolder()
         try:
-            settings = replace(settings, folder=folder.path)
+            settings = gpus.complete(replace(settings, folder=folder.path))
             engine = start(name, settings)
         except BaseException:
             folder.remove()

@@ -20,7 +20,7 @@ class Settings(msgspec.Struct, frozen=True):
     num_cpus: float | None = None
     """None: as many as the machine has."""
     num_gpus: float | None = None
-    """None: none."""
+    """None: none; for the engines that share them out, `skate.core.gpus` has counted them by then."""
     resources: dict[str, float] = {}
     labels: dict[str, str] = {}
     node_memory: int | None = None
