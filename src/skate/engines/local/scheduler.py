@@ -16,6 +16,7 @@ from skate.core.placement import Where
 from skate.core.resources import UNIT, give, take
 from skate.core.spec import Resources
 from skate.engines.local.groups import Group, Groups
+from skate.engines.local.limit import Limit
 from skate.engines.local.placing import by_tiers, choose_gpus, crowding, has_room, places_for, room
 from skate.engines.local.rows import PENDING, Family, Node, Place, Row, Worker
 
@@ -48,6 +49,12 @@ class Start(NamedTuple):
     workers: int
 
 
+class Retire(NamedTuple):
+    """Have an idle worker end: it makes room for another."""
+
+    worker: Worker
+
+
 Kind = tuple[Resources, str, Resources | None, Where | None, int]
 
 
@@ -75,6 +82,8 @@ class Scheduler:
         """How many workers of an environment are idle, on all nodes."""
         self.speed: dict[bytes, float] = {}
         """Mean time of a function in microseconds, newer calls weighing more."""
+        self.limit: Limit | None = None
+        """The most worker processes, if there is one."""
 
     @property
     def total(self) -> dict[str, int]:
@@ -212,6 +221,12 @@ class Scheduler:
             self.resting[environment] -= 1
         self.unlease(worker)
 
+    def reaped(self, worker: Worker) -> None:
+        """A worker's process is no more."""
+        self.gone(worker)
+        if self.limit is not None:
+            self.limit.ended(worker.client)
+
     def lease(self, worker: Worker, family: Family, place: Place) -> None:
         """Give the worker to the family, with the family's resources."""
         need = family.need
@@ -297,7 +312,7 @@ class Scheduler:
         worker.idle_since = now
         self._rest(worker)
 
-    def decide(self) -> Iterator[Assign | Start]:
+    def decide(self) -> Iterator[Assign | Start | Retire]:
         """Everything that can be set going now."""
         waiting = list(self.waiting)
         if self.booked:
@@ -313,7 +328,7 @@ class Scheduler:
                 continue
             yield from self._spread(family) if family.spreads else self._serve(family)
 
-    def _serve(self, family: Family) -> Iterator[Assign | Start]:
+    def _serve(self, family: Family) -> Iterator[Assign | Start | Retire]:
         queue = family.queue
         while queue and self.resting.get(family.environment):
             place = self._place_with_worker(family)
@@ -360,15 +375,20 @@ class Scheduler:
         self.lease(worker, family, place)
         yield Assign(worker, row)
 
-    def _start(self, family: Family, place: Place, number: int) -> Iterator[Start]:
+    def _start(self, family: Family, place: Place, number: int) -> Iterator[Start | Retire]:
         """Have so many workers on their way to a place."""
         starting = place.node.starting
         more = number - starting.get(family.environment, 0)
+        if more > 0 and self.limit is not None:
+            more, idle = self.limit.share(self, more)
+            for worker in idle:
+                self.gone(worker)
+                yield Retire(worker)
         if more > 0:
-            starting[family.environment] = number
+            starting[family.environment] = starting.get(family.environment, 0) + more
             yield Start(place.node, family.environment, more)
 
-    def _start_in_group(self, family: Family, shares: Iterable[tuple[Place, int]]) -> Iterator[Start]:
+    def _start_in_group(self, family: Family, shares: Iterable[tuple[Place, int]]) -> Iterator[Start | Retire]:
         """The same for bundles. Nobody else can take their room: workers that others wait for do not count."""
         wanted: dict[Node, int] = {}
         for place, number in shares:
@@ -378,7 +398,7 @@ class Scheduler:
             self.booked[node.key, family.environment] = booked
             yield from self._start(family, node, min(booked, STARTING))
 
-    def _spread(self, family: Family) -> Iterator[Assign | Start]:
+    def _spread(self, family: Family) -> Iterator[Assign | Start | Retire]:
         """Promise queued calls to the places in turn, and keep the promises that can be kept now."""
         need, queue, promised = family.need, family.queue, family.promised
         for place, count in list(promised.items()):

@@ -12,9 +12,10 @@ INIT = None
 
 
 def look(ray):
-    """What a call sees of its GPUs."""
+    """What a call sees of its GPUs. Ray gives names in any order."""
     ids = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-    return os.environ.get("CUDA_VISIBLE_DEVICES"), sorted(ray.get_gpu_ids()), sorted(ids)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible and ",".join(sorted(visible.split(","))), sorted(ray.get_gpu_ids()), sorted(ids)
 
 
 @pytest.fixture
