@@ -404,9 +404,14 @@ class Scheduler:
         for place, count in list(promised.items()):
             promised[place] = room(need, place, min(count, len(queue)))
         left, refused = len(queue) - sum(promised.values()), 0
-        while left > 0 and refused < len(family.places):
-            place = family.places[family.turn % len(family.places)]
+        name, units = need[0] if need else ("", 0)  # enough to see that a place is full, as most are while many wait
+        places = family.places
+        while left > 0 and refused < len(places):
+            place = places[family.turn % len(places)]
             family.turn += 1
+            if units > place.free.get(name, 0):
+                refused += 1
+                continue
             count = promised.get(place, 0) + 1
             if room(need, place, count) < count or count > STARTING:
                 refused += 1
@@ -420,6 +425,8 @@ class Scheduler:
                 promised[place] -= 1
             if promised[place]:
                 yield from self._start(family, place, min(promised[place], STARTING))
+            else:
+                del promised[place]
         if not queue:
             self.waiting.pop(family, None)
             promised.clear()
