@@ -26,8 +26,13 @@ ROWS = (
     Row("actors_many_again", "  one more call of each", "ms", "actors_many"),
     Row("actors_many_private", "  private memory each", "MB", "actors_many"),
     Row("actors_many_whole", "  with its part of shared", "MB", "actors_many"),
+    Row("groups_removed", "10,000 groups made, removed", "s", "groups_removed", (done("groups_removed", "completes"),)),
+    Row("groups_ready", "100 groups made, ready, removed", "s", "groups_ready", (done("groups_ready", "completes"),)),
+    Row("groups_together", "  the same, all there at once", "s", "groups_ready"),
+    Row("group_tasks", "1,000 tasks in a placement group", "ms", "group_tasks", (done("group_tasks", "completes"),)),
+    Row("group_tasks_outside", "  the same outside", "ms", "group_tasks"),
 )
-CASES = ("nodes_few", "nodes_many", "actors_some", "actors_many")
+CASES = ("nodes_few", "nodes_many", "actors_some", "actors_many", "groups_removed", "groups_ready", "group_tasks")
 
 
 class Cluster(scale.Scale):

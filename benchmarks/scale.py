@@ -35,9 +35,6 @@ CASES = (
     "result_4gib",
     "queued_some",
     "queued_million",
-    "groups_removed",
-    "groups_ready",
-    "group_tasks",
 )
 INSIDE = "  inside a task"
 
@@ -63,11 +60,6 @@ ROWS = (
     *pair("queued_million", "1,000,000 tasks at once", "s", "queued_million"),
     Row("queued_million_driver", "  driver's memory per task", "B", "queued_million"),
     Row("queued_million_tree", "  all memory per task", "B", "queued_million"),
-    Row("groups_removed", "10,000 groups made, removed", "s", "groups_removed", (done("groups_removed", "completes"),)),
-    Row("groups_ready", "100 groups made, ready, removed", "s", "groups_ready", (done("groups_ready", "completes"),)),
-    Row("groups_together", "  the same, all there at once", "s", "groups_ready"),
-    Row("group_tasks", "1,000 tasks in a placement group", "ms", "group_tasks", (done("group_tasks", "completes"),)),
-    Row("group_tasks_outside", "  the same outside", "ms", "group_tasks"),
 )
 
 
