@@ -215,8 +215,7 @@ class Hub(Cluster):
         if all(now - worker.idle_since > after for worker in workers):
             for worker in workers:
                 self.scheduler.gone(worker)
-                worker.leaving = ("idle", False)
-                worker.link.send(Leave())
+                self.retire(worker)
 
     def _unqueue(self, family: Family) -> list[Row]:
         rows = [row for row in family.queue if row.spec is not None]

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from skate.testing.contract import differs_on_ray
 from skate.testing.contract.target import SESSION
 
 INIT = None
@@ -63,6 +64,7 @@ def test_without_the_variable_gpus_are_numbers(ray, start):
     assert ray.get(task.options(num_gpus=2).remote()) == ("0,1", [0, 1], ["0", "1"])
 
 
+@differs_on_ray("it refuses as well, but leaves its daemons behind")
 @pytest.mark.parametrize("visible", ["4", "", "NoDevFiles"])
 def test_more_gpus_than_the_program_sees_are_refused(ray, start, visible):
     with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES"):
