@@ -17,7 +17,7 @@ from api_cases import Case, wait_for_end
 
 TASKS = 2_000
 GROUPS = 10_000
-READY_GROUPS = 1_000
+READY_GROUPS = 100
 GROUP_TASKS = 1_000
 
 
