@@ -88,6 +88,11 @@ def test_blocked_tasks_count(start):
     assert skate.get([outer.remote(x) for x in range(2)], timeout=30) == [0, 2]
 
 
+def test_calls_made_inside_calls_go_first_so_that_many_parents_need_few_processes(start):
+    start(4, num_cpus=2)
+    assert skate.get([outer.remote(x) for x in range(60)], timeout=60) == [2 * x for x in range(60)]
+
+
 def test_idle_workers_of_other_environments_make_room(start):
     start(1)
     environments = [{"env_vars": {"WHICH": str(number)}} for number in range(4)]

@@ -142,9 +142,7 @@ class Hub(Cluster):
                 self.actors[row.spec.actor].queues.setdefault(row.owner, deque()).appendleft(row)
                 self._call_ready(row)
                 continue
-            family = self._family(row.options)
-            family.queue.appendleft(row)
-            self.scheduler.waiting[family] = None
+            self.scheduler.give_back(self._family(row.options), row)
         self._refill(worker)
         self.decide()
 

@@ -183,8 +183,26 @@ class Scheduler:
 
     def add(self, family: Family, row: Row) -> None:
         """Queue a call whose dependencies are ready."""
+        if self.limit is not None and row.parent:
+            self._add_first(family, row)
+            return
         family.queue.append(row)
         self.waiting[family] = None
+
+    def give_back(self, family: Family, row: Row) -> None:
+        """Queue a call again that a worker has not begun: first in line, but for those that a caller may wait for."""
+        if self.limit is None:
+            family.queue.appendleft(row)
+            self.waiting[family] = None
+        else:
+            self.add(family, row)
+
+    def _add_first(self, family: Family, row: Row) -> None:
+        """Queue a call made inside a call ahead of all others: its caller keeps a process until it has ended."""
+        family.queue.appendleft(row)
+        if next(iter(self.waiting), None) is not family:
+            self.waiting.pop(family, None)
+            self.waiting = {family: None, **self.waiting}
 
     def measured(self, function: bytes, took: int) -> None:
         """Learn how long a call took."""
@@ -299,7 +317,9 @@ class Scheduler:
                 if held >= self.depth(row.spec.function) or held > share or row.options.max_calls:
                     worker.low = held // 2
                     return
-            elif len(self.waiting) > 1 and self._somebody_older(family):
+            elif (len(self.waiting) > 1 and self._somebody_older(family)) or (
+                self.limit is not None and _too_many(worker)
+            ):
                 return
             queue.popleft()
             worker.batch += 1
@@ -440,6 +460,15 @@ class Scheduler:
                     self.waiting[family] = None
                 return True
         return False
+
+
+def _too_many(worker: Worker) -> bool:
+    """Whether more run at a worker's place than it has CPUs for: with few processes, the next call waits then.
+
+    Calls that were blocked go on at once, so there may be too many. Were others to begin meanwhile that will block in
+    turn, no process would be left for those that all of them wait for.
+    """
+    return worker.place.free.get("CPU", 0) < 0
 
 
 def _cpus(need: Resources) -> Resources:
