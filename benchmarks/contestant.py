@@ -47,11 +47,12 @@ class Package:
 
     def open(self, case: str) -> Iterator[dict[str, float]]:
         import api_cases
+        import cluster_cases
         import scale_cases
 
         if not self.module.is_initialized():
             self.module.init(**self.options)
-        return {**api_cases.CASES, **scale_cases.CASES}[case](self.module)
+        return {**api_cases.CASES, **scale_cases.CASES, **cluster_cases.CASES}[case](self.module)
 
     def close(self) -> None:
         self.module.shutdown()

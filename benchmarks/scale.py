@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -34,9 +35,6 @@ CASES = (
     "result_4gib",
     "queued_some",
     "queued_million",
-    "groups_removed",
-    "groups_ready",
-    "group_tasks",
 )
 INSIDE = "  inside a task"
 
@@ -62,22 +60,22 @@ ROWS = (
     *pair("queued_million", "1,000,000 tasks at once", "s", "queued_million"),
     Row("queued_million_driver", "  driver's memory per task", "B", "queued_million"),
     Row("queued_million_tree", "  all memory per task", "B", "queued_million"),
-    Row("groups_removed", "10,000 groups made, removed", "s", "groups_removed", (done("groups_removed", "completes"),)),
-    Row("groups_ready", "100 groups made, ready, removed", "s", "groups_ready", (done("groups_ready", "completes"),)),
-    Row("groups_together", "  the same, all there at once", "s", "groups_ready"),
-    Row("group_tasks", "1,000 tasks in a placement group", "ms", "group_tasks", (done("group_tasks", "completes"),)),
-    Row("group_tasks_outside", "  the same outside", "ms", "group_tasks"),
 )
 
 
 class Scale(engine.Bench):
     """The run: one new process for each sample."""
 
+    own_cases: tuple[str, ...] = ()
+    """Those that are too much for Ray on a small machine."""
+    once: tuple[str, ...] = ("queued_million",)
+    """Those that take long."""
+
     def run_case(self, case: str) -> None:
         names = [name for name in self.entrants if name in (self.own, self.rival)]
-        if case == "queued_million" and not self.args.ray_million:
+        if case in self.own_cases or (case == "queued_million" and not self.args.ray_million):
             names = [name for name in names if name != self.rival]
-        for turn in range(1 if case == "queued_million" else self.args.rounds):
+        for turn in range(1 if case in self.once else self.args.rounds):
             for name in list(names):
                 self.say(f"{case}: {name}, round {turn + 1}")
                 try:
@@ -91,52 +89,57 @@ class Scale(engine.Bench):
                     self.samples[name].setdefault(figure, []).append(value)
 
 
-def arguments() -> argparse.Namespace:
-    parser = engine.common_parser(__doc__, CASES, 3, "scale")
+def arguments(about: str | None, cases: Sequence[str], kind: str) -> argparse.Namespace:
+    parser = engine.common_parser(about, cases, 3, kind)
     parser.add_argument("--beside", default="nothing", help="what else ran on the machine, for the record")
     args = parser.parse_args()
     args.package, args.python, args.quick = "skate", sys.executable, False
     return args
 
 
-def report(bench: Scale, facts: dict[str, Any]) -> str:
-    parts = [f"Scale benchmark, {facts['date']}"]
+def report(bench: Scale, title: str, rows: Sequence[Row], facts: dict[str, Any]) -> str:
+    parts = [f"{title} benchmark, {facts['date']}"]
     parts += [f"{name}: {value}" for name, value in facts.items() if name != "date"]
-    parts += ["", table.render(table.lines(bench.samples, bench.own, bench.rival, [], ROWS)), ""]
+    parts += ["", table.render(table.lines(bench.samples, bench.own, bench.rival, [], rows)), ""]
     parts.append("Each cell: median (least..most) over the rounds. A ratio above 1: skate is faster or smaller.")
     for failure in bench.failures:
         parts += ["", f"FAILED: {failure}"]
     return "\n".join(parts) + "\n"
 
 
-def main() -> int:
-    args = arguments()
-    large = [
-        replace(entrant, options={**entrant.options, "object_store_memory": STORE})
-        for entrant in engine.entrants(args)
-        if entrant.package in ("skate", "ray")
-    ]
-    bench = Scale(large, args)
+def measure(bench: Scale, cases: Sequence[str], rows: Sequence[Row], kind: str, more: str = "") -> int:
+    """Run the cases, show the table and write it down; the program's exit code."""
+    args = bench.args
     load = os.getloadavg()
     begun = time.monotonic()
     facts: dict[str, Any] = dict(table.machine())
-    bench.run(args.only or list(CASES))
+    bench.run(args.only or list(cases))
     facts["contestants"] = ", ".join(f"{name} {which}" for name, which in bench.versions.items())
-    facts["rounds"] = f"{args.rounds}, interleaved; num_cpus={args.cpus}, object_store_memory={STORE >> 30} GiB"
+    facts["rounds"] = f"{args.rounds}, interleaved; num_cpus={args.cpus}{more}"
     facts["load average"] = f"{load[0]:.2f} before, {os.getloadavg()[0]:.2f} after (the benchmark's own work included)"
     facts["beside it ran"] = args.beside
     facts["took"] = f"{time.monotonic() - begun:.0f} s"
-    text = report(bench, facts)
+    text = report(bench, kind.capitalize(), rows, facts)
     bench.say("")
     sys.stdout.write(text)
     if bench.stopped:
         return 130
     out = args.out
     if out is None and not args.only:
-        out = HERE / "results" / f"{date.today().isoformat()}-scale"
+        out = HERE / "results" / f"{date.today().isoformat()}-{kind}"
     if out is not None:
         engine.write(bench, facts, text, out)
     return 1 if bench.failures else 0
+
+
+def main() -> int:
+    args = arguments(__doc__, CASES, "scale")
+    large = [
+        replace(entrant, options={**entrant.options, "object_store_memory": STORE})
+        for entrant in engine.entrants(args)
+        if entrant.package in ("skate", "ray")
+    ]
+    return measure(Scale(large, args), CASES, ROWS, "scale", f", object_store_memory={STORE >> 30} GiB")
 
 
 if __name__ == "__main__":

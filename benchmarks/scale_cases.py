@@ -7,7 +7,6 @@ latter have `_nested` at the end of their names. Tasks are defined inside of the
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import time
 from collections.abc import Callable
@@ -168,58 +167,6 @@ def queue(ray: Any, count: int, figure: str) -> dict[str, float]:
     }
 
 
-def groups_removed(ray: Any) -> Case:
-    """Placement groups that nobody waits for."""
-    util = importlib.import_module(f"{ray.__name__}.util")
-    while True:
-        start = time.perf_counter()
-        for _ in range(GROUPS):
-            util.remove_placement_group(util.placement_group([{"CPU": 1}]))
-        yield {"groups_removed": time.perf_counter() - start}
-
-
-def groups_ready(ray: Any) -> Case:
-    """One after the other; and all at once."""
-    util = importlib.import_module(f"{ray.__name__}.util")
-    while True:
-        start = time.perf_counter()
-        for _ in range(READY_GROUPS):
-            group = util.placement_group([{"CPU": 1}])
-            ray.get(group.ready(), timeout=60)
-            util.remove_placement_group(group)
-        in_turn = time.perf_counter() - start
-        start = time.perf_counter()
-        groups = [util.placement_group([{"CPU": 0.001}]) for _ in range(READY_GROUPS)]
-        ray.get([group.ready() for group in groups], timeout=300)
-        for group in groups:
-            util.remove_placement_group(group)
-        yield {"groups_ready": in_turn, "groups_together": time.perf_counter() - start}
-
-
-def group_tasks(ray: Any) -> Case:
-    """Tasks inside a placement group, and the same outside."""
-    util = importlib.import_module(f"{ray.__name__}.util")
-    strategies = importlib.import_module(f"{ray.__name__}.util.scheduling_strategies")
-
-    @ray.remote
-    def nothing() -> None:
-        return None
-
-    def timed(task: Any) -> float:
-        ray.get([task.remote() for _ in range(GROUP_TASKS)])
-        start = time.perf_counter()
-        ray.get([task.remote() for _ in range(GROUP_TASKS)])
-        return time.perf_counter() - start
-
-    while True:
-        outside = timed(nothing)
-        group = util.placement_group([{"CPU": 1}] * 2)
-        assert group.wait(60)
-        inside = timed(nothing.options(scheduling_strategy=strategies.PlacementGroupSchedulingStrategy(group)))
-        util.remove_placement_group(group)
-        yield {"group_tasks": inside, "group_tasks_outside": outside}
-
-
 CASES = {
     case.__name__: case
     for case in (
@@ -231,8 +178,5 @@ CASES = {
         result_4gib,
         queued_some,
         queued_million,
-        groups_removed,
-        groups_ready,
-        group_tasks,
     )
 }

@@ -325,8 +325,12 @@ def available_resources() -> dict[str, float]:
 
 
 def get_gpu_ids() -> list[int] | list[str]:
-    """Numbers of the GPUs assigned to the calling task or actor; empty in a driver."""
-    return list(engines.current().context().gpus)
+    """Numbers of the GPUs assigned to the calling task or actor; empty in a driver.
+
+    Where the program was started with CUDA_VISIBLE_DEVICES: their names there, as strings.
+    """
+    found: Any = list(engines.current().context().gpus)
+    return found  # type: ignore[no-any-return]
 
 
 def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:

@@ -16,7 +16,7 @@ import os
 from typing import Any
 
 from skate import session
-from skate.core import clusters, ids, nodes
+from skate.core import clusters, gpus, ids, nodes
 from skate.core import engine as engines
 
 __all__ = ["Cluster", "ClusterNode"]
@@ -167,6 +167,7 @@ class Cluster:
         spec = nodes.numbered(plain, 1 if head else next(self._following))
         node = ClusterNode(spec, head)
         running = self._session()
+        gpus.check(spec.num_gpus, "add_node")
         if head:
             self.head_node = node
             clusters.known[self._declared.address] = self._declared

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from skate._version import __version__
-from skate.core import clusters, refs
+from skate.core import clusters, gpus, refs
 from skate.core import engine as engines
 from skate.core.config import load as load_config
 from skate.core.environment import pack_environment
@@ -20,7 +20,7 @@ from skate.core.folder import SessionFolder
 from skate.core.keeping import keeping
 from skate.core.memory_rules import memory_rules
 from skate.core.nodes import custom_resources, node_labels, node_spec, whole_number
-from skate.core.settings import Settings, spilling
+from skate.core.settings import Settings, most_workers, spilling
 
 _lock = threading.RLock()
 _folder: SessionFolder | None = None
@@ -115,6 +115,7 @@ def init(
     proxy_server_url: str | None = None,
     engine: str | None = None,
     nodes: Sequence[Mapping[str, Any]] | None = None,
+    max_workers: int | None = None,
     **kwargs: Any,
 ) -> RayContext:
     """Start a session; the first remote call does it by itself when this was not called.
@@ -126,7 +127,8 @@ def init(
             standing hub. With None or ``"auto"``, the environment variable SKATE_ADDRESS or RAY_ADDRESS says where.
             Or the ``address`` of a `skate.cluster_utils.Cluster`; while there is one, None and ``"auto"`` mean it.
         num_cpus: CPUs to share out, a whole number; those that this process may use when None.
-        num_gpus: GPUs to share out, a whole number; none when None: they are not counted.
+        num_gpus: GPUs to share out, a whole number; when None as many as NVIDIA's driver knows, or as
+            CUDA_VISIBLE_DEVICES shows if it is set.
         resources: amounts of further resources, by name.
         labels: labels of the node.
         object_store_memory: bytes that objects may take in shared memory, at least 78,643,200; 30 %
@@ -140,6 +142,9 @@ def init(
         nodes: virtual nodes, each a dict of ``num_cpus`` (1), ``num_gpus``, ``resources``, ``labels``, ``memory``,
             ``object_store_memory`` and ``name``. The first is this program's own, so `num_cpus` and the like are
             not given as well. None: one node, the whole machine.
+        max_workers: the most worker processes that there may be at a time, of all nodes together; the environment
+            variable SKATE_MAX_WORKERS, then as many as the calls under way need, when None. The engine ``"inline"``
+            has none anyway.
 
     Objects past `object_store_memory` go to files in the system's place for temporary files, or in the
     directory that ``_system_config={"object_spilling_config": ...}`` (as Ray has it), `_temp_dir` or the
@@ -197,7 +202,9 @@ def init(
     }
     where = _address(address) if cluster is None else ""
     if where:
-        _refuse_capacity({**own, "nodes": nodes, "_system_config": kwargs.get("_system_config") or None})
+        _refuse_capacity(
+            {**own, "nodes": nodes, "max_workers": max_workers, "_system_config": kwargs.get("_system_config") or None}
+        )
     settings = Settings(
         **_nodes(own, nodes, cluster),
         namespace=_namespace(namespace, job_config),
@@ -205,6 +212,7 @@ def init(
         log_to_driver=log_to_driver is None or bool(log_to_driver),
         memory=memory_rules(kwargs.get("_system_config"), os.environ),
         keeping=keeping(kwargs.get("_system_config"), os.environ),
+        max_workers=most_workers(max_workers, os.environ),
         address=where,
         looks_in=bool(kwargs.get("_looks_in")),
         others={name: value for name, value in others.items() if value is not None},
@@ -266,7 +274,7 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
     else:
         folder = SessionFolder()
         try:
-            settings = replace(settings, folder=folder.path)
+            settings = gpus.complete(replace(settings, folder=folder.path))
             engine = start(name, settings)
         except BaseException:
             folder.remove()

@@ -223,6 +223,9 @@ def test_what_cannot_be_made_again_is_lost(cluster: Cluster) -> None:
 
 def test_a_thread_that_waits_in_get_hears_of_a_loss(cluster: Cluster) -> None:
     node = cluster.add_node(num_cpus=1)
+    skate.get(
+        here.options(scheduling_strategy=on(node)).remote(), timeout=20
+    )  # a worker is up: the next begins at once
     ref = here.options(scheduling_strategy=on(node), max_retries=0).remote(60)
     seen: list[BaseException] = []
 

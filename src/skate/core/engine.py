@@ -32,7 +32,7 @@ class Context(NamedTuple):
     actor: ActorInfo | None = None
     reconstructed: bool = False
     resources: Mapping[str, float] = {}
-    gpus: Sequence[int] = ()
+    gpus: Sequence[int | str] = ()
     environment: str = ""
     driver: bool = True
     job: int = 1

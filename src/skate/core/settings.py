@@ -21,13 +21,15 @@ class Settings(msgspec.Struct, frozen=True):
     num_cpus: float | None = None
     """None: as many as the machine has."""
     num_gpus: float | None = None
-    """None: none."""
+    """None: none; for the engines that share them out, `skate.core.gpus` has counted them by then."""
     resources: dict[str, float] = {}
     labels: dict[str, str] = {}
     node_memory: int | None = None
     """Bytes that the resource ``memory`` of the driver's node has; None: 70 % of the machine's."""
     nodes: tuple[NodeSpec, ...] = ()
     """Virtual nodes besides the driver's own."""
+    max_workers: int | None = None
+    """The most worker processes that there may be at a time; None: as many as calls need."""
     object_store_memory: int | None = None
     """Bytes; None: the engine's choice."""
     spill_folder: str = ""
@@ -86,6 +88,22 @@ def spilling(system_config: Any, temp_dir: Any, environ: Mapping[str, str]) -> d
         "spill_limit": None if limit < 0 else int(limit),
         "disk_full": setting("local_fs_capacity_threshold", 0, 1, 0.95),
     }
+
+
+def most_workers(given: Any, environ: Mapping[str, str]) -> int | None:
+    """``init(max_workers=...)``, or SKATE_MAX_WORKERS; TypeError or ValueError for what is no whole number above 0."""
+    text = environ.get("SKATE_MAX_WORKERS")
+    if given is None and text:
+        if not text.isdigit() or not int(text):
+            raise ValueError(f"SKATE_MAX_WORKERS={text}: must be a whole number, 1 or more")
+        return int(text)
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(f"init(max_workers=...) must be a whole number, not {type(given).__name__}: {given!r}")
+    if given < 1:
+        raise ValueError(f"init(max_workers={given}): must be 1 or more")
+    return given
 
 
 def _mapping(name: str, given: Any) -> Mapping[str, Any]:

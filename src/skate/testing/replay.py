@@ -125,12 +125,12 @@ class _Stage:
         form = head[1]
         if form != FORMAT:
             raise ValueError(f"A trace of format {form}: this version of Skate reads format {FORMAT}.")
-        _, _, salt, namespace, memory, labels, total, capacity = head
+        _, _, salt, namespace, memory, labels, total, most, capacity = head
         ids.use_salt(salt)
         self.arena = _PaperArena(capacity)
         self.now = 0.0
         rules = msgspec.msgpack.decode(memory, type=MemoryRules)
-        settings = Settings(namespace=namespace, memory=rules, labels=labels)
+        settings = Settings(namespace=namespace, memory=rules, labels=labels, max_workers=most)
         self.hub = hub(settings, total, self.arena, cast("Any", self))
         self.hub.timers.clock = lambda: self.now
         for name in FILES:

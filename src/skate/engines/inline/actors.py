@@ -63,7 +63,7 @@ class Actor:
         self.thread = 0
         """The thread that runs a call of an actor without a lane; 0 when none does."""
         self.lane: Threads | Loop | None = None
-        self.gpus: tuple[int, ...] = ()
+        self.gpus: tuple[int | str, ...] = ()
         self._held = packed.dependencies + packed.packed.refs
         self._to_construct = False
         self.place: Amounts | None = None

@@ -33,7 +33,7 @@ class Group:
         self.spec = spec
         self.hopeless = hopeless
         self.state = PENDING
-        self.bundles: list[tuple[Amounts, tuple[int, ...]]] = []
+        self.bundles: list[tuple[Amounts, tuple[int | str, ...]]] = []
         """What is left of each bundle, and its GPUs."""
         self.promises: dict[int, Outcome] = {}
         """Objects that become ready with it, by key."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import queue
 import threading
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from skate.core.gpus import shown
 from skate.core.serialization import pack
 from skate.core.spec import ActorOptions
 from skate.engines.inline.records import Call, current, success
@@ -232,7 +234,7 @@ class _Stepped:
         self._call, self._awaitable = call, awaitable
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        if not self._call.setup and not self._call.gpus:
+        if self._call.setup is None and shown(self._call.gpus, os.environ) is None:
             return (yield from self._awaitable.__await__())
         return (yield from self._steps(self._awaitable.__await__()))
 

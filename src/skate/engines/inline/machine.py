@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from skate.core import ids, nodes
+from skate.core.gpus import named, visible
 from skate.core.placement import Where, allows, describe
 from skate.core.resources import UNIT, as_floats, fits, give, take, to_units
 from skate.core.settings import Settings
@@ -23,33 +24,33 @@ from skate.engines.inline.surroundings import Surroundings, applied
 class Amounts:
     """Resources are counted, not enforced: a task runs at once, so what is free may be less than nothing."""
 
-    def __init__(self, free: dict[str, int], gpus: dict[int, int]) -> None:
+    def __init__(self, free: dict[str, int], gpus: dict[int | str, int]) -> None:
         self.free = free
         self.gpus = gpus
         """What each GPU has left, by its number."""
 
-    def take(self, need: Resources) -> tuple[int, ...]:
+    def take(self, need: Resources) -> tuple[int | str, ...]:
         """Count `need` as held; returns the numbers of the GPUs in it."""
         take(need, self.free)
         wanted = dict(need).get("GPU", 0)
         return self._take_gpus(wanted) if wanted else ()
 
-    def give(self, need: Resources, gpus: tuple[int, ...]) -> None:
+    def give(self, need: Resources, gpus: tuple[int | str, ...]) -> None:
         """Take back what `take` counted."""
         give(need, self.free)
         for number in gpus:
             self.gpus[number] += min(dict(need)["GPU"], UNIT)
 
-    def _take_gpus(self, amount: int) -> tuple[int, ...]:
+    def _take_gpus(self, amount: int) -> tuple[int | str, ...]:
         if amount < UNIT:
             # The fullest one with room left, so that fractions share.
             roomy = [n for n, free in self.gpus.items() if free >= amount]
-            chosen = sorted(roomy or self.gpus, key=lambda n: (self.gpus[n], n))[:1]
+            chosen = sorted(roomy or self.gpus, key=lambda n: self.gpus[n])[:1]
         else:
-            chosen = sorted(self.gpus, key=lambda n: (-self.gpus[n], n))[: amount // UNIT]
+            chosen = sorted(self.gpus, key=lambda n: -self.gpus[n])[: amount // UNIT]
         for number in chosen:
             self.gpus[number] -= min(amount, UNIT)
-        return tuple(sorted(chosen))
+        return tuple(gpu for gpu in self.gpus if gpu in chosen)
 
 
 class Machine(Amounts):
@@ -72,7 +73,7 @@ class Machine(Amounts):
             **settings.resources,
         }
         self.total = {name: to_units(amount, name) for name, amount in amounts.items() if amount}
-        super().__init__(dict(self.total), dict.fromkeys(_gpu_numbers(int(settings.num_gpus or 0)), UNIT))
+        super().__init__(dict(self.total), dict.fromkeys(_gpus(int(settings.num_gpus or 0)), UNIT))
         self.signals = Signals()
         self.surroundings = Surroundings(settings.folder)
         job = self.surroundings.setup_of(settings.environment)
@@ -178,12 +179,9 @@ def _is_of_asyncio(handler: Any) -> bool:
     return isinstance(getattr(method, "__self__", None), asyncio.Runner)
 
 
-def _gpu_numbers(count: int) -> list[int]:
-    """The numbers of the GPUs: those that the program may see, if it was told which."""
-    told = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    if all(part.isdigit() for part in told) and len(told) >= count:
-        return [int(part) for part in told[:count]]
-    return list(range(count))
+def _gpus(count: int) -> Sequence[int | str]:
+    """The GPUs: those that the program may see, if it was told which."""
+    return named(range(count), visible(os.environ))
 
 
 def _amounts(need: Resources) -> str:

@@ -116,7 +116,7 @@ class Call:
         self.attempt = 0
         self.thread = 0
         """The thread that runs it; 0 when none does."""
-        self.gpus: tuple[int, ...] = ()
+        self.gpus: tuple[int | str, ...] = ()
         self.stream: Stream | None = None
         self.task: asyncio.Task[None] | None = None
         self.impossible = ""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from skate.core.environment import local_path, unpack_environment
+from skate.core.gpus import VISIBLE, shown
 from skate.engines import setup as setups
 from skate.exceptions import RuntimeEnvSetupError
 
@@ -83,19 +84,20 @@ class Surroundings:
 
 
 @contextlib.contextmanager
-def applied(setup: Setup | None, gpus: tuple[int, ...]) -> Iterator[None]:
+def applied(setup: Setup | None, gpus: tuple[int | str, ...]) -> Iterator[None]:
     """Have the variables, the search path and the directory of a runtime environment in force.
 
     They belong to the process: other threads see them too, for that long.
     """
-    if setup is None and not gpus:
+    devices = shown(gpus, os.environ)
+    if setup is None and devices is None:
         yield
         return
     variables = setups.variables(setup["env_vars"]) if setup is not None else {}
     folder = setup["folder"] if setup is not None and os.path.isdir(setup["folder"]) else ""
     path = [entry for entry in setup["path"] if entry not in sys.path] if setup is not None else []
-    if gpus:
-        variables = {**variables, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
+    if devices is not None:
+        variables = {**variables, VISIBLE: devices}
     before = {name: os.environ.get(name) for name in variables}
     place = os.getcwd() if folder else ""
     os.environ.update(variables)

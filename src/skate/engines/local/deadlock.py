@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skate.engines.local.rows import GROUP, PENDING, Actor, Row, Worker
+from skate.engines.local.rows import GROUP, PENDING, Actor, Family, Row, Worker
 
 if TYPE_CHECKING:
     from skate.engines.local.hub import Hub
@@ -33,7 +33,14 @@ class Share(NamedTuple):
     name: str
 
 
-Node = Row | Worker | Share | Wait
+class Slot(NamedTuple):
+    """A worker process, of which there may be no more: one of these workers has to end."""
+
+    name: str
+    workers: list[Worker]
+
+
+Node = Row | Worker | Share | Slot | Wait
 """What has to go on: a call (the row that has its spec), a worker; or a wait that the search begins with."""
 AT_ONCE = 500
 """Nodes that a worker's wait may cost when it begins; a search that needs more is put off."""
@@ -70,7 +77,8 @@ def possible(hub: Hub, worker: Worker) -> bool:
     for row in running.values():
         if row.waiters is not None or (row.spec is not None and row.spec.returns != 1):
             return True
-    return any(name != "CPU" for name, _ in worker.taken)
+    limit = hub.scheduler.limit
+    return any(name != "CPU" for name, _ in worker.taken) or (limit is not None and limit.full)
 
 
 def never(hub: Hub, start: Node, most: int = 0) -> Never | None:
@@ -90,6 +98,8 @@ class _Search:
         self.needed: dict[int, list[int]] = {}
         """Who needs a node, once for each time that it does."""
         self.shares: dict[str, Share] = {}
+        self.slots: dict[Any, Slot | None] = {}
+        """Worker processes for the calls of a job."""
         self.before: dict[int, Row] = {}
         """Of a call queued for an actor: the nearest call before it that is not ready to be sent."""
         self.lines: set[int] = set()
@@ -176,6 +186,8 @@ class _Search:
                 return GOES_ON  # a group that has some of it may be removed
             workers = self.hub.workers.values()
             return Needs(1, [worker for worker in workers if any(node.name == held for held, _ in worker.taken)])
+        if isinstance(node, Slot):
+            return Needs(1, list(node.workers))
         return self.of_call(node)
 
     def of_worker(self, worker: Worker) -> Needs:
@@ -233,7 +245,24 @@ class _Search:
             if name != "CPU" and all(units > place.free.get(name, 0) for place in family.places)
         ]
         inputs += [self.shares.setdefault(name, Share(name)) for name in short]
+        slot = self.slot(family)
+        if slot is not None:
+            if not slot.workers:
+                return Needs(1, [])
+            inputs.append(slot)
         return Needs(len(inputs), inputs)
+
+    def slot(self, family: Family) -> Slot | None:
+        """The worker process that a family's calls need, if they cannot have one as things are."""
+        limit = self.hub.scheduler.limit
+        if limit is None:
+            return None
+        job = self.hub.ports.jobs.of(family.environment)
+        if job not in self.slots:
+            workers = limit.in_the_way(self.hub, job)
+            name = f"a worker process (max_workers={limit.most})"
+            self.slots[job] = None if workers is None else Slot(name, workers)
+        return self.slots[job]
 
     def of_method(self, row: Row, key: int, needs: list[Node]) -> Needs:
         """A method call that is not sent needs its arguments, the calls of its caller before it, and its actor."""
@@ -267,6 +296,11 @@ def _head(worker: Worker) -> Row | None:
     return next(iter(worker.running.values()), None)
 
 
+def for_room(path: list[Node]) -> bool:
+    """Whether more worker processes would help."""
+    return any(isinstance(node, Slot) for node in path)
+
+
 def in_words(hub: Hub, path: list[Node]) -> str:
     """Who waits for whom."""
     parts = [_name(hub, path[0])]
@@ -279,9 +313,9 @@ def in_words(hub: Hub, path: list[Node]) -> str:
 
 def _how(node: Node, following: Node) -> str:
     """How one waits for the next; nothing for a call that runs in it, for they have one name."""
-    if isinstance(node, Share):
+    if isinstance(node, Share | Slot):
         return "is held by"
-    if not isinstance(node, Row) or isinstance(following, Share):
+    if not isinstance(node, Row) or isinstance(following, Share | Slot):
         return "waits for"
     if isinstance(following, Row):
         if following.actor is not None:
@@ -295,7 +329,7 @@ def _how(node: Node, following: Node) -> str:
 
 def _name(hub: Hub, node: Node) -> str:
     """What runs in a worker, with its pid; or a call."""
-    if isinstance(node, Wait | Share):
+    if isinstance(node, Wait | Share | Slot):
         return "the caller" if isinstance(node, Wait) else node.name
     worker = node if isinstance(node, Worker) else node.worker
     if isinstance(node, Row) and (worker is None or _head(worker) is not node):

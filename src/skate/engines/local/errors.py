@@ -206,13 +206,24 @@ def unschedulable(label: str, family: Family, nodes: Mapping[int, Node]) -> byte
     return packed(kind(infeasible(label, family, nodes)))
 
 
-def deadlock(circle: str, is_async: bool) -> bytes:
-    """What the wait that closes a circle of waits gets."""
+def no_room(label: str, family: Family, most: int, actors: list[str]) -> bytes:
+    """What a wait for a call gets that finds all worker processes held by actors, which do nothing and stay."""
+    kind = exceptions.TaskUnschedulableError if family.least is None else exceptions.ActorUnschedulableError
+    names = ", ".join(actors[:SHOWN]) + (f" and {len(actors) - SHOWN} more" if len(actors) > SHOWN else "")
+    text = (
+        f"{label} needs a worker process, but there may be no more than {most} (max_workers={most}), and as things are "
+        f"none ends: actors hold them ({names}). End one of them, or allow more."
+    )
+    return packed(kind(text))
+
+
+def deadlock(circle: str, is_async: bool, more: str = "") -> bytes:
+    """What the wait that closes a circle of waits gets; `more`: another remedy."""
     remedy = "In an async method, await the reference instead of calling get. " if is_async else ""
     return packed(
         exceptions.DeadlockError(
             f"This wait would never end: {circle}. {remedy}Return the reference and let the caller wait for it, or "
-            f"make an actor of the circle async, or threaded with max_concurrency."
+            f"make an actor of the circle async, or threaded with max_concurrency{more}."
         )
     )
 

@@ -16,9 +16,9 @@ from skate.core.resources import UNIT, as_floats
 from skate.engines.local import deadlock, errors, state
 from skate.engines.local.boot import POKE
 from skate.engines.local.cluster import Cluster
+from skate.engines.local.limit import Limit, watch
 from skate.engines.local.messages import (
     Cancel,
-    Leave,
     TaskSpec,
     Yield,
 )
@@ -143,9 +143,7 @@ class Hub(Cluster):
                 self.actors[row.spec.actor].queues.setdefault(row.owner, deque()).appendleft(row)
                 self._call_ready(row)
                 continue
-            family = self._family(row.options)
-            family.queue.appendleft(row)
-            self.scheduler.waiting[family] = None
+            self.scheduler.give_back(self._family(row.options), row)
         self._refill(worker)
         self.decide()
 
@@ -153,7 +151,7 @@ class Hub(Cluster):
         """A worker's process is gone; `how` says of what."""
         if self.workers.pop(worker.client, None) is None:
             return
-        self.scheduler.gone(worker)
+        self.scheduler.reaped(worker)
         if not worker.up and not worker.leaving and not worker.node.death:
             self._was_stillborn(worker, how)
         how = _cause(worker, how)
@@ -217,8 +215,7 @@ class Hub(Cluster):
         if all(now - worker.idle_since > after for worker in workers):
             for worker in workers:
                 self.scheduler.gone(worker)
-                worker.leaving = ("idle", False)
-                worker.link.send(Leave())
+                self.retire(worker)
 
     def _unqueue(self, family: Family) -> list[Row]:
         rows = [row for row in family.queue if row.spec is not None]
@@ -266,8 +263,7 @@ class Hub(Cluster):
                 for worker in workers[: max(0, len(workers) - keep)]:
                     if now - worker.idle_since > after and not worker.held:
                         self.scheduler.gone(worker)
-                        worker.leaving = ("idle", False)
-                        worker.link.send(Leave())
+                        self.retire(worker)
 
     # ------------------------------------------------------------------ objects
 
@@ -296,7 +292,18 @@ class Hub(Cluster):
         if row is None or (row.spec is None and row.maker != GROUP):
             return None
         why = self.why_never_in_group(row)
-        return row, why or errors.unschedulable(self.label(row), self._family(row.options), self.scheduler.nodes)
+        if why:
+            return row, why
+        family = self._family(row.options)
+        limit = self.scheduler.limit
+        if family.places and limit is not None:
+            names = [errors.name_of(worker.actor) for worker in self.workers.values() if worker.actor is not None]
+            return row, errors.no_room(self.label(row), family, limit.most, names)
+        return row, errors.unschedulable(self.label(row), family, self.scheduler.nodes)
+
+    def short_of_workers(self, limit: Limit) -> None:
+        """Calls wait for worker processes that there may not be."""
+        watch(self, limit)
 
     # -------------------------------------------------------------------- state
 

@@ -273,7 +273,8 @@ class Requests(Hub):
             self.look_later(question)
             return
         if found is not None and question.close():
-            why = errors.deadlock(deadlock.in_words(self, found.path), worker.is_async)
+            more = ", or allow more with max_workers" if deadlock.for_room(found.path) else ""
+            why = errors.deadlock(deadlock.in_words(self, found.path), worker.is_async, more)
             self._refuse(worker, question.message, why)
 
     def look_later(self, question: Question) -> None:

@@ -16,6 +16,7 @@ from skate.core.placement import Where
 from skate.core.resources import UNIT, give, take
 from skate.core.spec import Resources
 from skate.engines.local.groups import Group, Groups
+from skate.engines.local.limit import Limit
 from skate.engines.local.placing import by_tiers, choose_gpus, crowding, has_room, places_for, room
 from skate.engines.local.rows import PENDING, Family, Node, Place, Row, Worker
 
@@ -48,6 +49,12 @@ class Start(NamedTuple):
     workers: int
 
 
+class Retire(NamedTuple):
+    """Have an idle worker end: it makes room for another."""
+
+    worker: Worker
+
+
 Kind = tuple[Resources, str, Resources | None, Where | None, int]
 
 
@@ -75,6 +82,8 @@ class Scheduler:
         """How many workers of an environment are idle, on all nodes."""
         self.speed: dict[bytes, float] = {}
         """Mean time of a function in microseconds, newer calls weighing more."""
+        self.limit: Limit | None = None
+        """The most worker processes, if there is one."""
 
     @property
     def total(self) -> dict[str, int]:
@@ -174,8 +183,26 @@ class Scheduler:
 
     def add(self, family: Family, row: Row) -> None:
         """Queue a call whose dependencies are ready."""
+        if self.limit is not None and row.parent:
+            self._add_first(family, row)
+            return
         family.queue.append(row)
         self.waiting[family] = None
+
+    def give_back(self, family: Family, row: Row) -> None:
+        """Queue a call again that a worker has not begun: first in line, but for those that a caller may wait for."""
+        if self.limit is None:
+            family.queue.appendleft(row)
+            self.waiting[family] = None
+        else:
+            self.add(family, row)
+
+    def _add_first(self, family: Family, row: Row) -> None:
+        """Queue a call made inside a call ahead of all others: its caller keeps a process until it has ended."""
+        family.queue.appendleft(row)
+        if next(iter(self.waiting), None) is not family:
+            self.waiting.pop(family, None)
+            self.waiting = {family: None, **self.waiting}
 
     def measured(self, function: bytes, took: int) -> None:
         """Learn how long a call took."""
@@ -211,6 +238,12 @@ class Scheduler:
             idle.remove(worker)
             self.resting[environment] -= 1
         self.unlease(worker)
+
+    def reaped(self, worker: Worker) -> None:
+        """A worker's process is no more."""
+        self.gone(worker)
+        if self.limit is not None:
+            self.limit.ended(worker.client)
 
     def lease(self, worker: Worker, family: Family, place: Place) -> None:
         """Give the worker to the family, with the family's resources."""
@@ -284,7 +317,9 @@ class Scheduler:
                 if held >= self.depth(row.spec.function) or held > share or row.options.max_calls:
                     worker.low = held // 2
                     return
-            elif len(self.waiting) > 1 and self._somebody_older(family):
+            elif (len(self.waiting) > 1 and self._somebody_older(family)) or (
+                self.limit is not None and _too_many(worker)
+            ):
                 return
             queue.popleft()
             worker.batch += 1
@@ -297,7 +332,7 @@ class Scheduler:
         worker.idle_since = now
         self._rest(worker)
 
-    def decide(self) -> Iterator[Assign | Start]:
+    def decide(self) -> Iterator[Assign | Start | Retire]:
         """Everything that can be set going now."""
         waiting = list(self.waiting)
         if self.booked:
@@ -313,7 +348,7 @@ class Scheduler:
                 continue
             yield from self._spread(family) if family.spreads else self._serve(family)
 
-    def _serve(self, family: Family) -> Iterator[Assign | Start]:
+    def _serve(self, family: Family) -> Iterator[Assign | Start | Retire]:
         queue = family.queue
         while queue and self.resting.get(family.environment):
             place = self._place_with_worker(family)
@@ -360,15 +395,20 @@ class Scheduler:
         self.lease(worker, family, place)
         yield Assign(worker, row)
 
-    def _start(self, family: Family, place: Place, number: int) -> Iterator[Start]:
+    def _start(self, family: Family, place: Place, number: int) -> Iterator[Start | Retire]:
         """Have so many workers on their way to a place."""
         starting = place.node.starting
         more = number - starting.get(family.environment, 0)
+        if more > 0 and self.limit is not None:
+            more, idle = self.limit.share(self, more)
+            for worker in idle:
+                self.gone(worker)
+                yield Retire(worker)
         if more > 0:
-            starting[family.environment] = number
+            starting[family.environment] = starting.get(family.environment, 0) + more
             yield Start(place.node, family.environment, more)
 
-    def _start_in_group(self, family: Family, shares: Iterable[tuple[Place, int]]) -> Iterator[Start]:
+    def _start_in_group(self, family: Family, shares: Iterable[tuple[Place, int]]) -> Iterator[Start | Retire]:
         """The same for bundles. Nobody else can take their room: workers that others wait for do not count."""
         wanted: dict[Node, int] = {}
         for place, number in shares:
@@ -378,15 +418,20 @@ class Scheduler:
             self.booked[node.key, family.environment] = booked
             yield from self._start(family, node, min(booked, STARTING))
 
-    def _spread(self, family: Family) -> Iterator[Assign | Start]:
+    def _spread(self, family: Family) -> Iterator[Assign | Start | Retire]:
         """Promise queued calls to the places in turn, and keep the promises that can be kept now."""
         need, queue, promised = family.need, family.queue, family.promised
         for place, count in list(promised.items()):
             promised[place] = room(need, place, min(count, len(queue)))
         left, refused = len(queue) - sum(promised.values()), 0
-        while left > 0 and refused < len(family.places):
-            place = family.places[family.turn % len(family.places)]
+        name, units = need[0] if need else ("", 0)  # enough to see that a place is full, as most are while many wait
+        places = family.places
+        while left > 0 and refused < len(places):
+            place = places[family.turn % len(places)]
             family.turn += 1
+            if units > place.free.get(name, 0):
+                refused += 1
+                continue
             count = promised.get(place, 0) + 1
             if room(need, place, count) < count or count > STARTING:
                 refused += 1
@@ -400,6 +445,8 @@ class Scheduler:
                 promised[place] -= 1
             if promised[place]:
                 yield from self._start(family, place, min(promised[place], STARTING))
+            else:
+                del promised[place]
         if not queue:
             self.waiting.pop(family, None)
             promised.clear()
@@ -413,6 +460,15 @@ class Scheduler:
                     self.waiting[family] = None
                 return True
         return False
+
+
+def _too_many(worker: Worker) -> bool:
+    """Whether more run at a worker's place than it has CPUs for: with few processes, the next call waits then.
+
+    Calls that were blocked go on at once, so there may be too many. Were others to begin meanwhile that will block in
+    turn, no process would be left for those that all of them wait for.
+    """
+    return worker.place.free.get("CPU", 0) < 0
 
 
 def _cpus(need: Resources) -> Resources:

@@ -14,6 +14,7 @@ from skate.engines.local.boot import PAGE, POKE
 from skate.engines.local.guard import Nonsense, not_its_call, result
 from skate.engines.local.history import History, Record
 from skate.engines.local.jobs import Jobs
+from skate.engines.local.limit import Limit
 from skate.engines.local.messages import (
     Define,
     Done,
@@ -21,6 +22,7 @@ from skate.engines.local.messages import (
     Export,
     Failed,
     Grant,
+    Leave,
     Stored,
     TaskSpec,
     Using,
@@ -28,7 +30,7 @@ from skate.engines.local.messages import (
 )
 from skate.engines.local.placing import has_room
 from skate.engines.local.rows import FAILED, PENDING, READY, Family, Node, Row, Stream, Worker
-from skate.engines.local.scheduler import SHORT, Assign, Scheduler, Start
+from skate.engines.local.scheduler import SHORT, Assign, Retire, Scheduler, Start
 from skate.engines.local.store import Files
 from skate.engines.local.streams import Streams
 from skate.engines.local.timers import Timers
@@ -68,6 +70,8 @@ class Tasks(Streams):
         self.settings = settings
         self.ports = ports
         self.scheduler = Scheduler(total, settings.labels)
+        if settings.max_workers is not None:
+            self.scheduler.limit = Limit(settings.max_workers)
         self.workers: dict[int, Worker] = {}
         self.definitions: dict[bytes, Export] = {}
         self.urgent: list[Worker] = []
@@ -188,6 +192,16 @@ class Tasks(Streams):
         """Something can never run: look who waits for it."""
         raise NotImplementedError
 
+    def retire(self, worker: Worker) -> None:
+        """Have a worker end that does nothing, and that the scheduler has let go."""
+        worker.leaving = ("idle", False)
+        worker.link.send(Leave())
+        self.urgent.append(worker)
+
+    def short_of_workers(self, limit: Limit) -> None:
+        """Calls wait for worker processes that there may not be."""
+        raise NotImplementedError
+
     def decide(self) -> None:
         """Set going everything that can go now."""
         scheduler = self.scheduler
@@ -195,6 +209,7 @@ class Tasks(Streams):
             self.place_groups()
         if not scheduler.waiting:
             return
+        limit = scheduler.limit
         for decision in scheduler.decide():
             if type(decision) is Assign:
                 self.assign(decision.worker, decision.row)
@@ -204,8 +219,14 @@ class Tasks(Streams):
                     if worker is None:
                         return  # `break_down` follows
                     self.workers[worker.client] = worker
+                    if limit is not None:
+                        limit.alive.add(worker.client)
+            elif type(decision) is Retire:
+                self.retire(decision.worker)
         while self._spared:
             self._refill(self._spared.pop())
+        if limit is not None and limit.cut:
+            self.short_of_workers(limit)
 
     def assign(self, worker: Worker, row: Row) -> None:
         """Send a call to a worker that is leased for it."""

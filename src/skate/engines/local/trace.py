@@ -4,7 +4,7 @@ The hub decides by its events alone, so a fresh one that is fed them decides the
 frame is a u32 length (little endian) and a msgpack array whose first item says what it is:
 
 * ``trace``: format, salt of ids, namespace, rules of the memory monitor, labels and resources of the driver's node,
-  capacity of the arena;
+  the most workers, capacity of the arena;
 * ``options``: number, kind, bytes. Options are compared by identity, so events name them by number;
 * ``event``: time, name, arguments as in `replay.py`;
 * what followed from the event: ``send``, ``signal``, ``start``, ``warn``, ``collect``, ``file``, ``raised``.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from skate.engines.local.requests import Requests
     from skate.engines.local.rows import Node, Worker
 
-FORMAT = 2
+FORMAT = 3
 LENGTH = struct.Struct("<I")
 PLAIN = (
     *("hold", "release", "hold_view", "lose", "allocate", "read_on", "abandon_stream", "cancel", "kill"),
@@ -67,7 +67,7 @@ class Recorder:
         self.late: list[tuple[Any, ...]] = []
         settings = hub.settings
         memory = encoder.encode(settings.memory)
-        place = settings.labels, hub.scheduler.head.total
+        place = settings.labels, hub.scheduler.head.total, settings.max_workers
         self.write("trace", FORMAT, ids.salt(), settings.namespace, memory, *place, hub.arena.capacity)
         for node in hub.scheduler.nodes.values():
             if node is not hub.scheduler.head:

@@ -26,7 +26,7 @@ from types import FrameType, GeneratorType
 from typing import Any, NoReturn
 
 from skate.core import engine as engines
-from skate.core import ids, refs
+from skate.core import gpus, ids, refs
 from skate.core.calls import NO_ARGUMENTS, fill_call
 from skate.core.placement import captured
 from skate.core.spec import CallOptions, Resources, TaskOptions
@@ -88,7 +88,7 @@ class Worker(Results):
         self.flusher: threading.Thread | None = None
         self.late = threading.Event()
         """Results may wait behind a call that takes long."""
-        self.visible = {name: text for name, text in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"}
+        self.visible = os.environ.get(gpus.VISIBLE)
         """What the worker began with."""
         self.narrowed = False
 
@@ -137,14 +137,16 @@ class Worker(Results):
         elif kind is Leave and (self.host is None or self.host.drain()):
             self.leave("retired", final=True)
 
-    def _set_gpus(self, gpus: tuple[int, ...]) -> None:
-        if gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    def _set_gpus(self, numbers: tuple[int, ...]) -> None:
+        text = gpus.shown(gpus.named(numbers, self.client.visible_gpus), os.environ)
+        if text is not None:
+            os.environ[gpus.VISIBLE] = text
             self.narrowed = True
         elif self.narrowed:  # by an earlier call: this one sees what it would in a new worker
             self.narrowed = False
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-            os.environ.update(self.visible)
+            os.environ.pop(gpus.VISIBLE, None)
+            if self.visible is not None:
+                os.environ[gpus.VISIBLE] = self.visible
 
     def _set_threads(self, resources: Resources) -> None:
         """As Ray does: numeric libraries loaded from now on use as many threads as the call has CPUs."""

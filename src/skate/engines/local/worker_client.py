@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 import time
@@ -14,6 +15,7 @@ from skate import exceptions
 from skate.core import refs
 from skate.core.engine import Context, Ready
 from skate.core.environment import merge_environments, without_job
+from skate.core.gpus import named, visible
 from skate.core.ids import FOREIGN, worker_hex
 from skate.core.nodes import NodeSpec
 from skate.core.placement import Where, inherits
@@ -74,6 +76,8 @@ class WorkerClient(Blocks):
         """Those that the actor holds."""
         self.inside: Where | None = None
         """Where what is started here goes, if that is the caller's own placement group."""
+        self.visible_gpus = visible(os.environ)
+        """By name, those that this process saw when it began."""
         self.exiting = False
         """Whether a call asked for the actor's end by exit_actor: it holds though the call caught what that raised."""
         self.target: Any = None
@@ -384,7 +388,7 @@ class WorkerClient(Blocks):
             actor=actor,
             reconstructed=self.reconstructed,
             resources=as_floats(holder.resources),
-            gpus=here.gpus,
+            gpus=named(here.gpus, self.visible_gpus),
             environment=without_job(merge_environments(self.welcome.job_environment, holder.environment)),
             driver=False,
             job=self.welcome.job,

@@ -37,7 +37,7 @@ def context(engine: RayEngine) -> Context:
         actor=None if engine.driver else _actor(engine, here),
         reconstructed=_reconstructed(here),
         resources={} if engine.driver else here.get_assigned_resources(),
-        gpus=tuple(int(gpu) for gpu in here.get_accelerator_ids().get("GPU", ())),
+        gpus=ray.get_gpu_ids(),
         environment=msgspec.json.encode(environment).decode() if environment else "",
         driver=engine.driver,
         group=ids.foreign(bytes.fromhex(group)) if group else 0,

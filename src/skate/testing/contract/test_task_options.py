@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from skate.testing.contract import differs_on_ray, needs_processes
+from skate.testing.contract import differs_on_ray, needs_background, needs_processes
+from skate.testing.contract.tools import eventually
 
 
 def test_zero_results_give_none(ray):
@@ -212,3 +213,47 @@ def test_environment_variable_of_a_call(ray):
     with_it = look.options(runtime_env={"env_vars": {"CONTRACT_SETTING": "on"}})
     assert ray.get(with_it.remote()) == "on"
     assert ray.get(look.remote()) is None
+
+
+@differs_on_ray("it has no priority=")
+@needs_background
+def test_tasks_of_a_higher_priority_begin_first(ray, tally, tmp_path):
+    path = str(tmp_path / "order")
+
+    @ray.remote(num_cpus=2)
+    def block(count):
+        eventually(lambda: tally.count() >= count)
+
+    @ray.remote(num_cpus=2)
+    def begin(name):
+        with open(path, "a") as file:
+            file.write(name)
+
+    blocker = block.remote(1)
+    refs = [begin.options(priority=priority).remote(str(priority)) for priority in (0, 1, 2) * 3]
+    refs += [begin.options(priority=-1).remote("-"), begin.options(priority=7).remote("7")]
+    tally.add()
+    ray.get([blocker, *refs])
+    with open(path) as file:
+        assert file.read() == "7222111000-"
+
+
+@differs_on_ray("it has no priority=")
+@needs_background
+def test_a_task_of_a_higher_priority_does_not_interrupt_one_that_runs(ray, tally):
+    @ray.remote(num_cpus=2)
+    def run():
+        return eventually(lambda: tally.count() >= 1)
+
+    running = run.remote()
+    urgent = run.options(priority=9).remote()
+    assert ray.wait([urgent], timeout=0.5)[0] == []
+    tally.add()
+    assert ray.get([running, urgent]) == [True, True]
+
+
+@pytest.mark.parametrize("wrong", [1.5, "high", None])
+@differs_on_ray("it has no priority=")
+def test_a_priority_is_a_whole_number(ray, wrong):
+    with pytest.raises((TypeError, ValueError), match="priority"):
+        ray.remote(lambda: None).options(priority=wrong)
