@@ -15,7 +15,7 @@ _OBJECT_STATES = ("PENDING", "READY", "FAILED", "END")
 
 
 def rows(hub: Hub, kind: str) -> list[dict[str, Any]]:
-    """Rows of ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``jobs`` or ``refusals``."""
+    """Rows of ``nodes``, ``free``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``jobs``, ``refusals``."""
     try:
         return _TABLES[kind](hub)
     except KeyError:
@@ -26,6 +26,13 @@ def _nodes(hub: Hub) -> list[dict[str, Any]]:
     return [
         nodes.row(node.hex, node.address, node.name, as_floats(node.total.items()), node.labels, node.death or None)
         for node in (*hub.scheduler.nodes.values(), *hub.scheduler.dead)
+    ]
+
+
+def _free(hub: Hub) -> list[dict[str, Any]]:
+    return [
+        {"NodeID": node.hex, "Available": as_floats((name, max(0, units)) for name, units in node.free.items())}
+        for node in hub.scheduler.nodes.values()
     ]
 
 
@@ -113,6 +120,7 @@ def _placement_groups(hub: Hub) -> list[dict[str, Any]]:
 
 _TABLES = {
     "nodes": _nodes,
+    "free": _free,
     "actors": _actors,
     "names": _names,
     "tasks": _tasks,
