@@ -15,7 +15,7 @@ _OBJECT_STATES = ("PENDING", "READY", "FAILED", "END")
 
 
 def rows(hub: Hub, kind: str) -> list[dict[str, Any]]:
-    """Rows of ``nodes``, ``free``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``jobs``, ``refusals``."""
+    """Rows of a table of the hub, which `_TABLES` lists; ``free`` holds what is free on each node."""
     try:
         return _TABLES[kind](hub)
     except KeyError:
