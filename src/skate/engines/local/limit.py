@@ -114,7 +114,7 @@ def _look(hub: Hub, limit: Limit) -> None:
 
 def _events(hub: Hub, limit: Limit) -> tuple[Any, ...]:
     running = [(client, hub.workers[client].progress) for client in sorted(limit.alive) if client in hub.workers]
-    return hub.finished, running
+    return hub.failures, running
 
 
 def _starved(family: Family) -> bool:
