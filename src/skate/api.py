@@ -125,6 +125,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     arrays are read-only, and large ones are views of shared memory.
     """
     engine = engines._current or engines.current()
+    given = timeout
     if timeout is not None and timeout < 0:
         if timeout != -1:
             raise ValueError(f"get(timeout={timeout!r}): must not be negative (None waits without limit)")
@@ -134,11 +135,22 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     if isinstance(object_refs, list):
         for ref in object_refs:
             if not isinstance(ref, ObjectRef):
-                raise TypeError(f"get takes references; the list holds {ref!r} ({_kind(ref)})")
+                return [_own_get(ref)(given) for ref in object_refs]
         return engine.get(object_refs, timeout)
     if isinstance(object_refs, ObjectRefGenerator):
         return object_refs
+    own = getattr(object_refs, "__skate_get__", None)
+    if own is not None:
+        return own(given)
     raise ValueError(f"get takes an ObjectRef or a list of them, not {object_refs!r} ({_kind(object_refs)})")
+
+
+def _own_get(ref: Any) -> Callable[[float | None], Any]:
+    """How a list's element that knows its value by itself is got: results of compiled graphs, all of them or none."""
+    own: Callable[[float | None], Any] | None = getattr(ref, "__skate_get__", None)
+    if own is None:
+        raise TypeError(f"get takes references; the list holds {ref!r} ({_kind(ref)})")
+    return own
 
 
 def put(value: R, *, _owner: Any = None, _tensor_transport: str | None = None) -> ObjectRef[R]:
