@@ -37,6 +37,7 @@ FLOORS = {
     "skate.util": API,
     "skate.testing": API,
     "skate.dag": API,
+    "skate.experimental": API,
     "skate.data": LIBRARIES,
     "skate.train": LIBRARIES,
     "skate.tune": LIBRARIES,

@@ -1,7 +1,7 @@
 """The loop of a compiled graph in one of its actors: read, call, write, over and over, in a thread of its own.
 
-The actor goes on answering ordinary calls. A method that raises gives an error in place of its value; calls that take it
-do not run, and hand it on. The thread ends when the graph is closed, or its driver's process is gone.
+The actor goes on answering ordinary calls. A method that raises gives an error in place of its value; calls that take
+it do not run, and hand it on. The thread ends when the graph is closed, or its driver's process is gone.
 """
 
 from __future__ import annotations
@@ -146,9 +146,7 @@ class ActorLoop:
                 result = method(*args, **kwargs)
                 if operation.returns > 1:
                     result = split_returns(result, operation.returns, name)
-                messages = [
-                    (VALUE, encode(result if index is None else result[index], kept)) for _, index in writes
-                ]
+                messages = [(VALUE, encode(result if index is None else result[index], kept)) for _, index in writes]
             except _Failed as failed:
                 result = failed.failure
                 messages = [(ERROR, result.data)] * len(writes)
@@ -207,7 +205,7 @@ class _Failed(Exception):
 
 
 def _value(values: dict[int, Any], source: Take | Const) -> Any:
-    if type(source) is Const:
+    if isinstance(source, Const):
         return source.value
     value = values[source.value]
     if type(value) is Failure:

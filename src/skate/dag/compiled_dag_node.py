@@ -207,9 +207,8 @@ class CompiledDAG:
             timeout = self._settings.get_timeout
         deadline = time.monotonic() + timeout if timeout >= 0 else None
         reading = self._reading
-        if not reading.acquire(False):
-            if not reading.acquire(timeout=-1 if deadline is None else timeout):
-                raise self._late()
+        if not reading.acquire(False) and not reading.acquire(timeout=-1 if deadline is None else timeout):
+            raise self._late()
         try:
             if self._dropped:
                 self._sort_out()
@@ -314,5 +313,3 @@ def value_of(kind: int, data: Any) -> Any:
         return data
     error = decode(data) if kind == ERROR else data
     raise error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
-
-

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 __all__ = ["DAGContext"]
 
-N = TypeVar("N", int, float)
 
-
-class _Number(Protocol[N]):
-    def __call__(self, text: str, /) -> N: ...
-
-
-def _from_environment(name: str, kind: _Number[N], default: N) -> Any:
-    def read() -> N:
+def _from_environment(name: str, kind: Callable[[str], float], default: float) -> Any:
+    def read() -> float:
         text = os.environ.get(f"RAY_CGRAPH_{name}")
         return default if text is None else kind(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -147,7 +148,7 @@ class DAGNode(DAGNodeBase):
 
         if self.is_cgraph_output_node:
             raise ValueError(
-                "experimental_compile was called on this node before. Use the graph that it returned, or bind new nodes."
+                "This node was compiled before. Use the graph that experimental_compile returned, or bind new nodes."
             )
         settings = Settings.from_arguments(
             _submit_timeout, _buffer_size_bytes, enable_asyncio, _max_inflight_executions, _max_buffered_results
@@ -192,10 +193,8 @@ class DAGNode(DAGNodeBase):
         `fn` gets a copy of each node, in which what `fn` gave stands in the place of other nodes.
         """
         cache: dict[str, Any] = {}
-        try:
+        with contextlib.suppress(AttributeError):  # a bound method, say, takes none
             fn.cache = cache  # type: ignore[attr-defined]  # where Ray keeps it, too
-        except AttributeError:
-            pass  # a bound method, which takes no attributes: the cache is found elsewhere, if at all
         result: T = self._apply(fn, cache)
         return result
 
@@ -242,9 +241,7 @@ class DAGNode(DAGNodeBase):
             fn(node)
             queue.extend(other for other in (*node._downstream_nodes, *node._upstream_nodes) if id(other) not in seen)
 
-    def apply_functional(
-        self, source_input_list: Any, predicate_fn: Callable[[DAGNode], bool], apply_fn: Apply
-    ) -> Any:
+    def apply_functional(self, source_input_list: Any, predicate_fn: Callable[[DAGNode], bool], apply_fn: Apply) -> Any:
         """`source_input_list` with ``apply_fn(node)`` in the place of each node for which `predicate_fn` is true."""
         table: dict[int, Any] = {}
 

@@ -73,6 +73,10 @@ class Plan(NamedTuple):
     """Bytes of shared memory."""
 
 
+Made = dict[DAGNode, dict[tuple[int, int | None], Place]]
+"""The channels that lead from each call, by who reads, and which of the call's values."""
+
+
 class _Planner:
     """Works out the plan of one graph. What is wrong with the graph raises as `experimental_compile` says."""
 
@@ -186,9 +190,8 @@ class _Planner:
                 feeds[member] = Feed(self._place(DRIVER, member), keys or None)
         return feeds
 
-    def _channels(self) -> dict[DAGNode, dict[tuple[int, int | None], Place]]:
-        """By call: the channels that lead from it, by who reads, and which of the call's values."""
-        made: dict[DAGNode, dict[tuple[int, int | None], Place]] = {call: {} for call in self.calls}
+    def _channels(self) -> Made:
+        made: Made = {call: {} for call in self.calls}
         for call in self.calls:
             reader = self.actors[call._get_actor_handle()]
             for child in call._upstream_nodes:
@@ -198,7 +201,7 @@ class _Planner:
             self._lead(made, end, DRIVER)
         return made
 
-    def _lead(self, made: dict[DAGNode, dict[tuple[int, int | None], Place]], node: DAGNode, reader: int) -> None:
+    def _lead(self, made: Made, node: DAGNode, reader: int) -> None:
         channels, key = made[_source(node)], (reader, _index(node))
         if key not in channels:
             channels[key] = self._place(self._member(node), reader)
@@ -208,51 +211,54 @@ class _Planner:
         assert isinstance(call, ClassMethodNode)
         return self.actors[call._get_actor_handle()]
 
-    def _operations(
-        self, member: int, feed: Feed | None, made: dict[DAGNode, dict[tuple[int, int | None], Place]]
-    ) -> Iterable[Operation]:
+    def _operations(self, member: int, feed: Feed | None, made: Made) -> Iterable[Operation]:
         """The calls of one actor, in order."""
-        numbers: dict[Any, int] = {}
-
-        def number(key: Any) -> int:
-            return numbers.setdefault(key, len(numbers))
-
-        was_read: set[Place] = set()
-        for call in self.calls:
-            if self._member(call) != member:
-                continue
-            reads: list[tuple[Place, int]] = []
-
-            def read(place: Place, reads: list[tuple[Place, int]] = reads) -> int:
-                if place not in was_read:
-                    was_read.add(place)
-                    reads.append((place, number(place)))
-                return number(place)
-
-            def argument(value: Any) -> Take | Const:
-                if not isinstance(value, DAGNode):
-                    return Const(value)
-                if _is_call(value):
-                    if self._member(value) == member:
-                        return Take(number(_source(value)), _index(value))
-                    return Take(read(made[_source(value)][member, _index(value)]))  # noqa: B023  used at once
-                assert feed is not None
-                if feed.keys is None:
-                    return Take(read(feed.place))  # noqa: B023
-                part = feed.keys.index(value.key) if len(feed.keys) > 1 else None
-                return Take(read(feed.place), part)  # noqa: B023
-
-            args = tuple(argument(value) for value in call._bound_args)
-            kwargs = tuple((name, argument(value)) for name, value in call._bound_kwargs.items())
-            kept = any(
-                _is_call(child) and _source(child) is call
-                for other in self.calls
-                if self._member(other) == member
-                for child in other._upstream_nodes
-            )
+        calls = [call for call in self.calls if self._member(call) == member]
+        kept = {id(_source(child)) for call in calls for child in call._upstream_nodes if _is_call(child)}
+        inputs = _Inputs(self, member, feed, made)
+        for call in calls:
+            args = tuple(map(inputs.argument, call._bound_args))
+            kwargs = tuple((name, inputs.argument(value)) for name, value in call._bound_kwargs.items())
             writes = tuple((place, index) for (_, index), place in made[call].items())
-            keep = number(call) if kept else None
-            yield Operation(call._method_name, args, kwargs, tuple(reads), keep, writes, call.num_returns)
+            keep = inputs.number(call) if id(call) in kept else None
+            yield Operation(call._method_name, args, kwargs, inputs.taken(), keep, writes, call.num_returns)
+
+
+class _Inputs:
+    """Where the arguments of one actor's calls come from, and what it has read when."""
+
+    def __init__(self, planner: _Planner, member: int, feed: Feed | None, made: Made) -> None:
+        self.planner, self.member, self.feed, self.made = planner, member, feed, made
+        self._numbers: dict[Any, int] = {}
+        self._reads: dict[Place, int] = {}
+        self._taken = 0
+
+    def number(self, key: Any) -> int:
+        """The number of a value among those of one run."""
+        return self._numbers.setdefault(key, len(self._numbers))
+
+    def taken(self) -> tuple[tuple[Place, int], ...]:
+        """The channels that have come in since it was last asked."""
+        new = list(self._reads.items())[self._taken :]
+        self._taken = len(self._reads)
+        return tuple(new)
+
+    def argument(self, value: Any) -> Take | Const:
+        """What the actor puts in the place of a bound argument."""
+        if not isinstance(value, DAGNode):
+            return Const(value)
+        if _is_call(value):
+            if self.planner._member(value) == self.member:
+                return Take(self.number(_source(value)), _index(value))
+            return Take(self._read(self.made[_source(value)][self.member, _index(value)]))
+        assert self.feed is not None
+        keys, part = self.feed.keys, None
+        if keys is not None and len(keys) > 1:
+            part = keys.index(value.key)
+        return Take(self._read(self.feed.place), part)
+
+    def _read(self, place: Place) -> int:
+        return self._reads.setdefault(place, self.number(place))
 
 
 def make_plan(output: DAGNode, slots: int, room: int) -> Plan:

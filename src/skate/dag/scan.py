@@ -1,7 +1,7 @@
 """Nodes inside of values: finding them, and putting other values in their places.
 
-Lists, tuples, sets and dicts are walked as they are. Any other object is looked through by pickling it, which finds what
-its attributes hold; one without nodes stays the very object, and one that cannot be pickled counts as having none.
+Lists, tuples, sets and dicts are walked as they are. Any other object is looked through by pickling it, which finds
+what its attributes hold; one without nodes stays the very object, and one that cannot be pickled counts as having none.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ __all__ = ["CompiledDAGRef"]
 class CompiledDAGRef:
     """What ``execute`` of a compiled graph gives. `get` takes its value, once.
 
-    Unlike an `ObjectRef` it cannot be copied, pickled, passed to a call, or given to `wait`. Dropping it drops the result.
+    Unlike an `ObjectRef` it cannot be copied, pickled, passed to a call, or given to `wait`. Dropping it drops the
+    result.
     """
 
     __slots__ = ("__weakref__", "_dag", "_execution_index", "_output", "_taken")
