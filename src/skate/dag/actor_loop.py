@@ -110,11 +110,10 @@ class ActorLoop:
             fence()
             for number in range(self.share.members):
                 self.memory.knock(bell(number))
-            self.memory.close()
             os.eventfd_write(self.over, 1)
 
     def watch(self) -> None:
-        """Close the graph when the process that made it is gone, for nobody else can."""
+        """Close the graph when the process that made it is gone, for nobody else can; clear up after the loop."""
         looks = select.poll()
         looks.register(self.driver, select.POLLIN)
         looks.register(self.over, select.POLLIN)
@@ -122,8 +121,10 @@ class ActorLoop:
         self.memory.words[CLOSED] = 1
         fence()
         self.memory.knock(bell(self.share.member))
+        os.eventfd_read(self.over)
         os.close(self.driver)
         os.close(self.over)
+        self.memory.unmap()
 
     def _step(self, operation: Operation) -> Callable[[], None]:
         method = getattr(self.instance, operation.method)

@@ -133,6 +133,7 @@ class Member:
                 raise Closed("The compiled graph has ended.")
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
+                self.patience = max(LEAST, self.patience // 2)
                 raise RayChannelTimeoutError("A compiled graph's channel was not ready in time.")
             memory.sleep(word, left)
         if time.monotonic() - began < WORTH:

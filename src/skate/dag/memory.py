@@ -70,7 +70,8 @@ class Memory:
     def __init__(self, fd: int, size: int) -> None:
         self.fd = fd
         self.map = mmap.mmap(fd, size)
-        self.words = memoryview(self.map).cast("Q")
+        self._view = memoryview(self.map)
+        self.words = self._view.cast("Q")
         self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
         self._call, self._number = _system_call()
 
@@ -103,6 +104,13 @@ class Memory:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def unmap(self) -> None:
+        """Give everything back at once; nobody in this process may use it any more."""
+        self.close()
+        self.words.release()
+        self._view.release()
+        self.map.close()
 
     def knock(self, word: int) -> None:
         """Wake the member that sleeps on `word`, if it does; its writer's changes must be fenced by now."""

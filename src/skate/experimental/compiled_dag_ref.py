@@ -41,7 +41,7 @@ class CompiledDAGRef:
         self._taken = True
         try:
             return self._dag._result(self._execution_index, self._output, timeout)
-        except TimeoutError:
+        except BaseException:  # an error of the result's own, or one that came before it: late, interrupted
             self._taken = self._dag._has_taken(self._execution_index, self._output)
             raise
 

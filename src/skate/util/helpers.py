@@ -49,11 +49,11 @@ def map_unordered(
         backpressure_size: how many calls may be under way; None: all at once.
         chunk_size, yield_obj_refs, kwargs: as in `as_completed`.
 
-    Raises ValueError when `backpressure_size` is below `chunk_size`, and as `as_completed`.
+    Raises ValueError for a `backpressure_size` below 1, and as `as_completed`.
     """
     _check(chunk_size, kwargs)
-    if backpressure_size is not None and backpressure_size < chunk_size:
-        raise ValueError(f"backpressure_size ({backpressure_size}) must be at least chunk_size ({chunk_size})")
+    if backpressure_size is not None and backpressure_size < 1:
+        raise ValueError(f"backpressure_size is {backpressure_size}, and must be 1 at least")
     calls = (fn.remote(item) for item in items)
     left = list(itertools.islice(calls, backpressure_size))
     while left:

@@ -89,6 +89,7 @@ def test_imap_next_times_out(make):
         results.next(timeout=0.1)
 
 
+@differs_on_ray("what a call raised comes as a value among the others")
 def test_imap_goes_on_after_an_error(make):
     def bad(x):
         if x == 1:
@@ -139,6 +140,7 @@ def test_results_before_they_are_ready(make):
     assert time.monotonic() - began < 2
 
 
+@differs_on_ray("error_callback gets a PoolTaskError around it")
 def test_callbacks(make):
     def bad():
         raise ValueError("bad")

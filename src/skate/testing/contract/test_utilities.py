@@ -79,7 +79,8 @@ def test_map_unordered_reads_only_a_little_ahead(ray, nap):
 
 def test_map_unordered_checks_its_arguments(ray, nap):
     with pytest.raises(ValueError):
-        list(ray.util.map_unordered(nap, [0], backpressure_size=1, chunk_size=5))
+        list(ray.util.map_unordered(nap, [0], backpressure_size=0))
+    assert list(ray.util.map_unordered(nap, [0, 0, 0], backpressure_size=1, chunk_size=5)) == [0, 0, 0]
 
 
 def test_map_unordered_raises_what_a_task_raised(ray):

@@ -36,11 +36,11 @@ def disable_dask_on_ray() -> Any:
     return dask.config.set(scheduler=None)
 
 
-def ray_dask_get(dsk: Mapping[Any, Any], keys: Any, **kwargs: Any) -> Any:
+def ray_dask_get(dsk: Any, keys: Any, **kwargs: Any) -> Any:
     """Run a graph of Dask, and return the results for `keys`, in lists nested as those of `keys` are.
 
     Args:
-        dsk: the graph.
+        dsk: the graph, or an expression that has one.
         keys: a key, or lists of keys.
         ray_remote_args: options of the tasks.
         ray_persist: return references in place of results.
@@ -49,6 +49,8 @@ def ray_dask_get(dsk: Mapping[Any, Any], keys: Any, **kwargs: Any) -> Any:
     ``dask.annotate(ray_remote_args={...})``. Raises what a task raised.
     """
     shared = {**kwargs.get("ray_remote_args", {}), **dask.config.get("annotations", {}).get("ray_remote_args", {})}
+    if not isinstance(dsk, Mapping):
+        dsk = dsk.__dask_graph__()  # an expression
     own = _options_by_key(dsk)
     graph = convert_legacy_graph(dict(dsk))
     made: dict[Any, Any] = {}
@@ -67,7 +69,7 @@ def ray_dask_get(dsk: Mapping[Any, Any], keys: Any, **kwargs: Any) -> Any:
     return _results(keys, made, kwargs.get("ray_persist", False))
 
 
-def ray_dask_get_sync(dsk: Mapping[Any, Any], keys: Any, **kwargs: Any) -> Any:
+def ray_dask_get_sync(dsk: Any, keys: Any, **kwargs: Any) -> Any:
     """The same in this process, one task after another; for debugging."""
     return dask.get(dsk, keys)
 

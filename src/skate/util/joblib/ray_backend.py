@@ -20,6 +20,7 @@ class RayBackend(AutoBatchingMixin, PoolManagerMixin, ParallelBackendBase):  # t
             not say.
     """
 
+    supports_retrieve_callback = True
     supports_sharedmem = False
 
     def __init__(
