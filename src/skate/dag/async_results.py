@@ -74,7 +74,8 @@ class AsyncResults:
             with lock:
                 self._coming.append(flight)
                 try:
-                    self.end.submit(args, kwargs, deadline)
+                    if kwargs or not args or not self.end.submit_now(args[0]):
+                        self.end.submit(args, kwargs, deadline)
                 except BaseException:
                     self._coming.remove(flight)
                     raise

@@ -104,6 +104,8 @@ class Member:
         for receiver in self.receivers:
             if words[receiver.wanting]:
                 receiver.store()
+                fence()
+                self.memory.knock(receiver.writer)
 
     def look(self, word: int, filled: bool) -> bool:
         """Look at a word a few times before sleeping; whether it came to be other than 0, or 0 if not `filled`."""
@@ -154,7 +156,7 @@ class Receiver:
         self._slots, self._after = _ring(place)
         self._next = 0
         self._parts: list[bytes] = []
-        self._writer = bell(place.writer)
+        self.writer = bell(place.writer)
         self._stored: deque[Message] = deque()
         """Whole messages taken out of their slots before somebody asked for them."""
         member.receivers.append(self)
@@ -166,33 +168,36 @@ class Receiver:
     def receive(self, deadline: float | None = None) -> Message:
         """The next message; waits for it, and raises, as `Member.sleep` does."""
         while True:
-            if self._stored:
-                return self._stored.popleft()
-            words = self._words
-            word, place = self._slots[self._next]
+            message = self.receive_soon()
+            if message is not None:
+                return message
+            if not self.ready():
+                self.member.sleep(self.ready, deadline)
+
+    def receive_soon(self) -> Message | None:
+        """The next message, if it is there, or comes while it still pays to look; None also for a part of one."""
+        if self._stored:
+            return self._stored.popleft()
+        words = self._words
+        word, place = self._slots[self._next]
+        filled = words[word]
+        if not filled:
+            if not self.member.look(word, True):
+                return None
             filled = words[word]
-            if not filled:
-                if not self.member.look(word, True):
-                    self.member.sleep(self.ready, deadline)
-                continue
-            if filled & PART or self._parts:
-                message = self._take()
-                if message is not None:
-                    return message
-                continue
-            # What `_take` does, here without another call:
-            if WEAK:
-                fence()
-            data = self._map[place : place + (filled >> 3)]
-            if WEAK:
-                fence()
-            words[word] = 0
-            self._next = self._after[self._next]
-            release()
-            acquire()
-            if words[self.wanting]:
-                self.memory.knock(self._writer)
-            return filled & 3, data
+        if filled & PART or self._parts or not filled:
+            return self._take() if filled else None
+        # What `_take` does, here without another call:
+        if WEAK:
+            fence()
+        data = self._map[place : place + (filled >> 3)]
+        if WEAK:
+            fence()
+        words[word] = 0
+        self._next = self._after[self._next]
+        if words[self.wanting]:  # without a fence: if it is missed now, it is seen before this member sleeps
+            self.memory.knock(self.writer)
+        return filled & 3, data
 
     def store(self) -> None:
         """Take what is in the slots, for later."""
@@ -215,7 +220,7 @@ class Receiver:
         self._next = self._after[self._next]
         fence()
         if words[self.wanting]:
-            self.memory.knock(self._writer)
+            self.memory.knock(self.writer)
         kind = filled & _KINDS
         if kind >= PART:
             self._parts.append(data)
@@ -249,12 +254,16 @@ class Sender:
 
     def send(self, kind: int, data: bytes, deadline: float | None = None) -> None:
         """Write a message; waits for room, and raises, as `Member.sleep` does."""
+        if not self.send_now(kind, data):
+            self._send_long(kind, memoryview(data), deadline)
+
+    def send_now(self, kind: int, data: bytes) -> bool:
+        """Write a message if it is short and there is room; whether it was."""
         size = len(data)
         word, place = self._slots[self._next]
         words = self._words
-        if words[word] or size > SHORT:
-            self._send_long(kind, memoryview(data), deadline)
-            return
+        if words[word] or size > SHORT or size > self._room:
+            return False
         self._map[place : place + size] = data
         if WEAK:
             fence()
@@ -264,6 +273,7 @@ class Sender:
         acquire()
         if words[self._reader]:
             self.memory.knock(self._reader)
+        return True
 
     def _send_long(self, kind: int, data: memoryview, deadline: float | None) -> None:
         while True:

@@ -89,7 +89,7 @@ class CompiledDAG:
         self._plan = plan
         self._settings = settings
         self._end = end
-        self._submit = end.submit
+        self._submit, self._submit_now, self._fetch_soon = end.submit, end.submit_now, end.fetch_soon
         # What every call looks at, close at hand.
         self._positional, self._named, self._several = plan.positional, plan.named, plan.several
         self._outputs = len(plan.results[1])
@@ -142,8 +142,9 @@ class CompiledDAG:
             if self._submitted - self._finished >= self._most_in_flight:
                 self._make_room()
             try:
-                timeout = self._submit_timeout
-                self._submit(args, kwargs, time.monotonic() + timeout if timeout >= 0 else None)
+                if kwargs or self._named or not self._submit_now(args[0]):
+                    timeout = self._submit_timeout
+                    self._submit(args, kwargs, time.monotonic() + timeout if timeout >= 0 else None)
             except Closed:
                 raise self._why_closed() from None
             self._submitted = run = self._submitted + 1
@@ -203,22 +204,23 @@ class CompiledDAG:
 
     def _result(self, run: int, output: int, timeout: float | None) -> Any:
         """The value of an output; raises the error that stands for it."""
+        reading = self._reading
         if timeout is None:
             timeout = self._settings.get_timeout
-        deadline = time.monotonic() + timeout if timeout >= 0 else None
-        reading = self._reading
-        if not reading.acquire(False) and not reading.acquire(timeout=-1 if deadline is None else timeout):
+        if not reading.acquire(False) and not reading.acquire(timeout=timeout if timeout >= 0 else -1):
             raise self._late()
         try:
             if self._dropped:
                 self._sort_out()
-            while self._finished < run - 1:
-                self._take_next(deadline)
-            if self._finished < run and self._outputs == 1 and not self._torn_down:
-                ((kind, data),) = self._end.fetch(deadline)
+            message = None
+            if self._finished == run - 1 and self._outputs == 1 and not self._torn_down:
+                message = self._fetch_soon()
+            if message is not None:
                 self._finished = run
+                kind, data = message
             else:
-                if self._finished < run:
+                deadline = time.monotonic() + timeout if timeout >= 0 else None
+                while self._finished < run:
                     self._take_next(deadline)
                 messages = self._results[run]
                 kind, data = messages.pop(output)

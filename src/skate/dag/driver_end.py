@@ -12,7 +12,7 @@ from typing import Any
 from skate.api import get
 from skate.core import engine as engines
 from skate.dag.actor_loop import Share, join_graph
-from skate.dag.channel import SHORT, VALUE, Kept, Member, Message, Receiver, Sender, encode
+from skate.dag.channel import VALUE, Kept, Member, Message, Receiver, Sender, encode
 from skate.dag.memory import CLOSED, PAGE, TOKEN, Memory, bell, ended, fence
 from skate.dag.plan import DRIVER, Plan
 from skate.exceptions import RayChannelError, RayError
@@ -39,7 +39,10 @@ class DriverEnd:
         self.senders = [Sender(self.member, feed.place) for feed in plan.feeds]
         self.simple = self.keys == [None]
         """Whether the whole input goes to one actor."""
+        self.encoded = b""
+        """What `submit_now` could not send."""
         self.receivers = [Receiver(self.member, place) for place in plan.results[0]]
+        self._receive_soon = self.receivers[0].receive_soon if len(self.receivers) == 1 else None
         self.partly: list[Message] = []
         """What was read of the results of the next run; the rest was interrupted."""
         self.reading = threading.Lock()
@@ -73,14 +76,15 @@ class DriverEnd:
     # ------------------------------------------------------------------- running it
 
     def submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float | None) -> None:
-        """Send the input of one run; raises as `Member.sleep` does, and TypeError for what cannot be pickled."""
+        """Send the input of one run, which `submit_now` could not.
+
+        Raises as `Member.sleep` does, and TypeError for what cannot be pickled.
+        """
         messages = []
-        if self.simple:
-            message = encode(args[0], self.kept)
-            if len(message) <= SHORT:
-                self.senders[0].send(VALUE, message, deadline)
-                return
         for keys in self.keys:
+            if self.simple:
+                messages.append(self.encoded)
+                break
             if keys is None:
                 value = args[0]
             elif len(keys) == 1:
@@ -104,6 +108,17 @@ class DriverEnd:
     def has_room(self) -> bool:
         """Whether an input can be sent, in part at least, without waiting."""
         return all(sender.has_room() for sender in self.senders)
+
+    def submit_now(self, value: Any) -> bool:
+        """`submit` for the usual case, one short value for one actor that has room; False if it is another case."""
+        if not self.simple:
+            return False
+        self.encoded = data = encode(value, self.kept)
+        return self.senders[0].send_now(VALUE, data)
+
+    def fetch_soon(self) -> Message | None:
+        """`fetch` for the usual case, one result that comes soon; None if it is another case."""
+        return self._receive_soon() if self._receive_soon is not None else None
 
     def fetch(self, deadline: float | None) -> list[Message]:
         """The results of the next run, one for each channel; raises as `Member.sleep` does."""

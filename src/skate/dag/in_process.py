@@ -39,6 +39,13 @@ class InProcess:
             self._coming.append(made if self.plan.several else [made])
             self._changed.notify()
 
+    def submit_now(self, value: Any) -> bool:
+        """False: `submit` does it."""
+        return False
+
+    def fetch_soon(self) -> None:
+        """None: `fetch` does it."""
+
     def fetch(self, deadline: float | None) -> list[tuple[int, Any]]:
         """The results of the next run, one for each channel that there would be."""
         with self._changed:
