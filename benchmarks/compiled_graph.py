@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/compiled_graph.py --rival .venv-ray/bin/python
 
-Each package has a process of its own that lives through the run; the rounds go Skate, Ray, Skate, Ray, and the figure is
-the median of the rounds. README.md, beside this file, tells more.
+Each package has a process of its own that lives through the run; the rounds go Skate, Ray, Skate, Ray, and the figure
+is the median of the rounds. README.md, beside this file, tells more.
 """
 
 from __future__ import annotations

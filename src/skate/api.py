@@ -135,7 +135,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     if isinstance(object_refs, list):
         for ref in object_refs:
             if not isinstance(ref, ObjectRef):
-                return [_own_get(ref)(given) for ref in object_refs]
+                return _get_each(object_refs, ref, given)
         return engine.get(object_refs, timeout)
     if isinstance(object_refs, ObjectRefGenerator):
         return object_refs
@@ -145,12 +145,13 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     raise ValueError(f"get takes an ObjectRef or a list of them, not {object_refs!r} ({_kind(object_refs)})")
 
 
-def _own_get(ref: Any) -> Callable[[float | None], Any]:
-    """How a list's element that knows its value by itself is got: results of compiled graphs, all of them or none."""
-    own: Callable[[float | None], Any] | None = getattr(ref, "__skate_get__", None)
-    if own is None:
-        raise TypeError(f"get takes references; the list holds {ref!r} ({_kind(ref)})")
-    return own
+def _get_each(refs: list[Any], other: Any, timeout: float | None) -> list[Any]:
+    """The values of a list with `other` in it, which is no ObjectRef: results of compiled graphs, and nothing else."""
+    owns = [getattr(ref, "__skate_get__", None) for ref in refs]
+    if None in owns:
+        other = other if not hasattr(other, "__skate_get__") else refs[owns.index(None)]
+        raise TypeError(f"get takes references; the list holds {other!r} ({_kind(other)})")
+    return [own(timeout) for own in owns if own is not None]
 
 
 def put(value: R, *, _owner: Any = None, _tensor_transport: str | None = None) -> ObjectRef[R]:
