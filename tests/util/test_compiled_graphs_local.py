@@ -414,3 +414,29 @@ def test_a_program_that_forgets_teardown_leaves_nothing(end: str) -> None:
         time.sleep(0.02)
     assert not psutil.pid_exists(pid)
     assert "Exception ignored" not in done.stderr
+
+
+def test_a_task_may_compile_a_graph(two: list[Any]) -> None:
+    @skate.remote(num_cpus=1)
+    def use(actors: list[Any]) -> list[Any]:
+        graph = chain(actors[0].echo, actors[1].echo)
+        try:
+            return [skate.get(graph.execute(i)) for i in range(3)]
+        finally:
+            graph.teardown()
+
+    assert skate.get(use.remote(two)) == [0, 1, 2]
+
+
+def test_a_graph_ends_with_the_worker_that_compiled_it(two: list[Any]) -> None:
+    @skate.remote(num_cpus=1, max_retries=0)
+    def use_and_die(actors: list[Any]) -> None:
+        graph = chain(actors[0].echo, actors[1].echo)
+        skate.get(graph.execute(1))
+        os._exit(1)
+
+    with pytest.raises(skate.exceptions.WorkerCrashedError):
+        skate.get(use_and_die.remote(two))
+    graph = chain(two[0].echo, two[1].echo)
+    assert skate.get(graph.execute(5)) == 5
+    graph.teardown()

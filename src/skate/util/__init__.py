@@ -58,9 +58,11 @@ _MODULES = {
     **{
         name: f"skate.util.{name}"
         for name in (
+            "actor_group",
             "actor_pool",
             "collective",
             "debug",
+            "iter",
             "joblib",
             "metrics",
             "multiprocessing",
