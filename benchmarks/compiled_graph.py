@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+PATIENCE = 20.0  # seconds for a contestant to end
 TURN = 0.4  # seconds that one turn of a case takes at least
 CASES = {
     "calls": "get(b.echo.remote(a.echo.remote(1)))",
@@ -126,10 +127,25 @@ def measure(pythons: dict[str, str], rounds: int) -> dict[str, dict[str, list[fl
                         samples[case][package].append(figure)
     finally:
         for process in processes.values():
-            if process.stdin is not None:
-                process.stdin.close()
-            process.wait(60)
+            stop(process)
     return samples
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Have a contestant end, with all that it started, whether its own teardown returns or not."""
+    import psutil  # which Ray's environment need not have
+
+    below = psutil.Process(process.pid).children(recursive=True)
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    _, left = psutil.wait_procs(below, timeout=3)
+    for child in left:
+        child.kill()
 
 
 def report(samples: dict[str, dict[str, list[float]]], load: str) -> str:

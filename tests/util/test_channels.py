@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,14 +132,23 @@ def test_looking_pays_or_stops(pair: Pair) -> None:
     assert pair.reader.patience == LEAST
 
 
+def travelled(value: object, room: int = 1 << 20) -> Any:
+    """`value` as it comes out of a channel."""
+    pair = Pair(room=room)
+    pair.sender.send(VALUE, encode(value, Kept()))
+    again = decode(pair.receiver.receive()[1])
+    pair.memory.close()
+    return again
+
+
 @pytest.mark.parametrize("value", [None, 0, "text", b"", [1, {"a": (2,)}], b"x" * 100_000, lambda: 5], ids=repr)
 def test_values_survive(value: object) -> None:
-    again = decode(encode(value, Kept()))
+    again = travelled(value)
     assert again() == value() if callable(again) and callable(value) else again == value
 
 
 def test_arrays_survive_and_are_read_only() -> None:
-    again = decode(encode(np.arange(10_000), Kept()))
+    again = travelled(np.arange(10_000))
     assert (again == np.arange(10_000)).all()
     assert not again.flags.writeable
 

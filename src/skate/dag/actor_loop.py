@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from skate.dag.channel import ERROR, VALUE, Closed, Kept, Member, Receiver, Sender, decode, encode
+from skate.dag.channel import ERROR, VALUE, Closed, Data, Kept, Member, Receiver, Sender, decode, encode
 from skate.dag.memory import CLOSED, Memory, bell, ended, fence
 from skate.dag.plan import Const, Operation, Take
 from skate.engines.execution import pack_error, split_returns, task_error
@@ -40,7 +40,7 @@ class Failure:
 
     __slots__ = ("data",)
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Data) -> None:
         self.data = data
 
 
@@ -138,6 +138,8 @@ class ActorLoop:
         if plain and operation.keep is None and len(writes) == 1 and writes[0][1] is None:
             return self._simple_step(method, name, reads[0][0], writes[0][0])
 
+        indexes = {index for _, index in writes}
+
         def step() -> None:
             for receiver, number in reads:
                 values[number] = self._read(receiver, name)
@@ -147,7 +149,8 @@ class ActorLoop:
                 result = method(*args, **kwargs)
                 if operation.returns > 1:
                     result = split_returns(result, operation.returns, name)
-                messages = [(VALUE, encode(result if index is None else result[index], kept)) for _, index in writes]
+                packed = {index: encode(result if index is None else result[index], kept) for index in indexes}
+                messages = [(VALUE, packed[index]) for _, index in writes]
             except _Failed as failed:
                 result = failed.failure
                 messages = [(ERROR, result.data)] * len(writes)
@@ -169,12 +172,13 @@ class ActorLoop:
 
         def step() -> None:
             kind, data = receive()
+            answer: Data = data
             if kind == VALUE:
                 try:
-                    data = encode(method(decode(data)), kept)
+                    answer = encode(method(decode(data)), kept)
                 except BaseException as error:  # noqa: BLE001  whatever user code raises is the caller's
-                    kind, data = ERROR, self._error(error, name)
-            send(kind, data)
+                    kind, answer = ERROR, self._error(error, name)
+            send(kind, answer)
 
         return step
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from skate.core import engine as engines
 from skate.core import refs
-from skate.core.serialization import _ATOMS, pack, unpack_value
+from skate.core.serialization import _ATOMS, Packed, pack, unpack_value
 from skate.dag.memory import CLOSED, LINE, PAGE, WEAK, Memory, acquire, bell, fence, release
 from skate.exceptions import RayChannelError, RayChannelTimeoutError
 
@@ -30,6 +30,11 @@ SHORT = PAGE - LINE
 """Longest message, in bytes, that is written in one go: a slot has that much memory from the start."""
 LEAST, MOST = 4, 400
 """How often at least, and at most, who waits looks before it sleeps; a look takes about a quarter of a microsecond."""
+BUSY = 50e-6
+"""Seconds: if others run for so long when this process offers its CPU, it does better to sleep, for who is woken gets a
+CPU before who has one all the time."""
+SHORTEST_REST, LONGEST_REST = 8, 2048
+"""How many waits a member then goes to sleep at once, less often and more often as it finds the machine again."""
 WORTH = 200e-6
 """Seconds: a sleep shorter than this would better have been spent looking."""
 
@@ -37,8 +42,9 @@ _PICKLE = 0x80
 """How a pickle without buffers apart begins."""
 
 Message = tuple[int, bytes]
+Data = bytes | Packed
 _dumps, _loads = pickle.dumps, pickle.loads
-_yield = os.sched_yield
+_yield, _now = os.sched_yield, time.perf_counter
 
 
 class Closed(RayChannelError):
@@ -94,6 +100,10 @@ class Member:
         self.number = number
         self.bell = bell(number)
         self.patience = 100
+        """How often to look before sleeping."""
+        self.rest = 0
+        """How many waits go without looking: the machine is busy."""
+        self.resting = SHORTEST_REST
         self.receivers: list[Receiver] = []
         self.look_in: Callable[[], None] = self.take_in
         """Called before each sleep."""
@@ -109,13 +119,23 @@ class Member:
 
     def look(self, word: int, filled: bool) -> bool:
         """Look at a word a few times before sleeping; whether it came to be other than 0, or 0 if not `filled`."""
+        if self.rest:
+            self.rest -= 1
+            return False
         words, patience = self.memory.words, self.patience
+        last = _now()
         for count in range(patience):
             if bool(words[word]) is filled:
                 if count > patience >> 1 and patience < MOST:
                     self.patience = patience * 2
                 return True
             _yield()
+            now = _now()
+            if now - last > BUSY:
+                self.rest = self.resting = min(self.resting * 2, LONGEST_REST)
+                return bool(words[word]) is filled
+            last = now
+        self.resting = max(SHORTEST_REST, self.resting // 2)
         return False
 
     def sleep(self, ready: Callable[[], Any], deadline: float | None) -> None:
@@ -168,10 +188,11 @@ class Receiver:
     def receive(self, deadline: float | None = None) -> Message:
         """The next message; waits for it, and raises, as `Member.sleep` does."""
         while True:
+            parts = len(self._parts)
             message = self.receive_soon()
             if message is not None:
                 return message
-            if not self.ready():
+            if len(self._parts) == parts and not self.ready():
                 self.member.sleep(self.ready, deadline)
 
     def receive_soon(self) -> Message | None:
@@ -240,6 +261,7 @@ class Sender:
         self.memory = memory
         self._map, self._words = memory.map, memory.words
         self._slots, self._after = _ring(place)
+        self._view = memory.view
         self._reserved = [PAGE] * place.slots
         self._next = 0
         self._room = place.room
@@ -252,17 +274,25 @@ class Sender:
         """Whether a message, or a part of one, can be written without waiting."""
         return not self._words[self._slots[self._next][0]]
 
-    def send(self, kind: int, data: bytes, deadline: float | None = None) -> None:
+    def send(self, kind: int, data: Data, deadline: float | None = None) -> None:
         """Write a message; waits for room, and raises, as `Member.sleep` does."""
-        if not self.send_now(kind, data):
+        if self.send_now(kind, data):
+            return
+        if isinstance(data, bytes):
             self._send_long(kind, memoryview(data), deadline)
+        elif data.size > self._room:
+            self._send_long(kind, memoryview(data.to_bytes()), deadline)
+        else:
+            self.wait_for_room(deadline)
+            place = self._reserve(data.size)
+            data.write_into(self._view[place : place + data.size])
+            self._fill(kind, data.size)
 
-    def send_now(self, kind: int, data: bytes) -> bool:
+    def send_now(self, kind: int, data: Data) -> bool:
         """Write a message if it is short and there is room; whether it was."""
-        size = len(data)
         word, place = self._slots[self._next]
-        words = self._words
-        if words[word] or size > SHORT or size > self._room:
+        words, size = self._words, len(data)
+        if words[word] or size > SHORT or size > self._room or type(data) is not bytes:
             return False
         self._map[place : place + size] = data
         if WEAK:
@@ -279,21 +309,31 @@ class Sender:
         while True:
             part, data = data[: self._room], data[self._room :]
             self.wait_for_room(deadline)
-            word, place = self._slots[self._next]
             size = len(part)
-            if size + LINE > self._reserved[self._next]:
-                self.memory.reserve(place - 8, size + LINE)
-                self._reserved[self._next] = size + LINE
+            place = self._reserve(size)
             self._map[place : place + size] = part
-            if WEAK:
-                fence()
-            self._words[word] = size << 3 | (kind | PART if data else kind)
-            self._next = self._after[self._next]
-            fence()
-            self.memory.knock(self._reader)
+            self._fill(kind | PART if data else kind, size)
             self.in_parts = bool(data)
             if not data:
                 return
+
+    def _reserve(self, size: int) -> int:
+        """Where a message of that size starts; OSError when there is no memory for it."""
+        _, place = self._slots[self._next]
+        if size + LINE > self._reserved[self._next]:
+            self.memory.reserve(place - 8, size + LINE)
+            self._reserved[self._next] = size + LINE
+        return place
+
+    def _fill(self, kind: int, size: int) -> None:
+        """Say that the next slot is filled."""
+        if WEAK:
+            fence()
+        word, _ = self._slots[self._next]
+        self._words[word] = size << 3 | kind
+        self._next = self._after[self._next]
+        fence()
+        self.memory.knock(self._reader)
 
     def wait_for_room(self, deadline: float | None) -> None:
         """Return when a message, or a part of one, can be written."""
@@ -328,14 +368,14 @@ class Kept:
         refs.released.extend(keys)
 
 
-def encode(value: Any, kept: Kept) -> bytes:
-    """A value as the bytes of a message; TypeError names the path to a part that cannot be pickled."""
+def encode(value: Any, kept: Kept) -> Data:
+    """A value as a message, with buffers not copied yet; TypeError names the path to a part that cannot be pickled."""
     if type(value) in _ATOMS:
         return _dumps(value, 5)
     packed = pack(value)
     if packed.refs:
         kept.keep(packed.refs)
-    return packed.to_bytes()
+    return packed if packed.buffers else packed.pickled
 
 
 def decode(data: bytes) -> Any:

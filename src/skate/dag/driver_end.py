@@ -12,7 +12,7 @@ from typing import Any
 from skate.api import get
 from skate.core import engine as engines
 from skate.dag.actor_loop import Share, join_graph
-from skate.dag.channel import VALUE, Kept, Member, Message, Receiver, Sender, encode
+from skate.dag.channel import VALUE, Data, Kept, Member, Message, Receiver, Sender, encode
 from skate.dag.memory import CLOSED, PAGE, TOKEN, Memory, bell, ended, fence
 from skate.dag.plan import DRIVER, Plan
 from skate.exceptions import RayChannelError, RayError
@@ -39,7 +39,7 @@ class DriverEnd:
         self.senders = [Sender(self.member, feed.place) for feed in plan.feeds]
         self.simple = self.keys == [None]
         """Whether the whole input goes to one actor."""
-        self.encoded = b""
+        self.encoded: Data = b""
         """What `submit_now` could not send."""
         self.receivers = [Receiver(self.member, place) for place in plan.results[0]]
         self._receive_soon = self.receivers[0].receive_soon if len(self.receivers) == 1 else None

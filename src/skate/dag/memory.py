@@ -70,8 +70,8 @@ class Memory:
     def __init__(self, fd: int, size: int) -> None:
         self.fd = fd
         self.map = mmap.mmap(fd, size)
-        self._view = memoryview(self.map)
-        self.words = self._view.cast("Q")
+        self.view = memoryview(self.map)
+        self.words = self.view.cast("Q")
         self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
         self._call, self._number = _system_call()
 
@@ -109,7 +109,7 @@ class Memory:
         """Give everything back at once; nobody in this process may use it any more."""
         self.close()
         self.words.release()
-        self._view.release()
+        self.view.release()
         self.map.close()
 
     def knock(self, word: int) -> None:

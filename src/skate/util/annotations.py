@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["Deprecated", "DeveloperAPI", "PublicAPI"]
+__all__ = ["Deprecated", "DeveloperAPI", "PublicAPI", "RayDeprecationWarning"]
 
 T = TypeVar("T")
 
@@ -23,3 +23,7 @@ def _mark(*args: Any, **facts: Any) -> Any:
 PublicAPI: Callable[..., Any] = _mark
 DeveloperAPI: Callable[..., Any] = _mark
 Deprecated: Callable[..., Any] = _mark
+
+
+class RayDeprecationWarning(DeprecationWarning):
+    """What Ray warns of old names with; Skate itself does not."""
