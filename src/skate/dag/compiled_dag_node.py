@@ -137,8 +137,6 @@ class CompiledDAG:
         if self._torn_down or kwargs or len(args) != self._positional or self._named:
             self._check(args, kwargs)
         with self._submitting:
-            if self._dropped:
-                self._sort_out()
             if self._submitted - self._finished >= self._most_in_flight:
                 self._make_room()
             try:
@@ -193,12 +191,17 @@ class CompiledDAG:
 
     def _make_room(self) -> None:
         """Take results that have come and that nobody wants; RayCgraphCapacityExceeded if there are none."""
-        with self._end.reading:
+        if not self._reading.acquire(False):
+            raise self._too_many()  # another thread waits for results
+        try:
+            self._sort_out()
             while self._submitted - self._finished >= self._most_in_flight:
                 outputs = self._unwanted.get(self._finished + 1, ())
                 if len(outputs) < self._outputs or not self._end.arrived():
                     raise self._too_many()
                 self._take_next(None)
+        finally:
+            self._reading.release()
 
     # ---------------------------------------------------------------------- results
 
@@ -261,6 +264,7 @@ class CompiledDAG:
             self._results[self._finished] = wanted
 
     def _sort_out(self) -> None:
+        """Forget what was dropped; for who has the lock of reading."""
         while self._dropped:
             run, output = self._dropped.popleft()
             if run > self._finished:
