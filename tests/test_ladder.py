@@ -38,6 +38,7 @@ FLOORS = {
     "skate.compat": API,
     "skate.testing": API,
     "skate.dag": API,
+    "skate.experimental": API,
     "skate.data": LIBRARIES,
     "skate.train": LIBRARIES,
     "skate.tune": LIBRARIES,

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from skate import actor as actor
     from skate import cloudpickle as cloudpickle
     from skate import cluster_utils as cluster_utils
+    from skate import dag as dag
+    from skate import experimental as experimental
     from skate import remote_function as remote_function
     from skate import runtime_env as runtime_env
     from skate import util as util
@@ -57,7 +59,12 @@ if TYPE_CHECKING:
 ObjectID = ObjectRef
 
 # Imported when first asked for. The names above are not: a session starts faster when they are there already.
-_MODULES = frozenset({"actor", "as_ray", "cloudpickle", "cluster_utils", "remote_function", "runtime_env", "util"})
+_MODULES = frozenset(
+    {
+        *("actor", "as_ray", "cloudpickle", "cluster_utils", "dag", "experimental", "remote_function", "runtime_env"),
+        "util",
+    }
+)
 
 __all__ = [
     "ActorClassID",

@@ -27,6 +27,7 @@ from skate.core.spec import ActorOptions, CallOptions, Definition, MethodInfo
 if TYPE_CHECKING:
     from skate.core.generator import ObjectRefGenerator
     from skate.core.refs import ObjectRef
+    from skate.dag.class_node import ClassNode
     from skate.typed import LooseMethodDecorator, MarkedMethod, MethodDecorator
 
 __all__ = [
@@ -93,6 +94,12 @@ class ActorClass(Generic[T]):
         check_actor_options(options, again=True)
         made: _Made = self.__dict__["_skate"]
         return _wrap(made.with_options(merge(self._default_options, options)))
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> ClassNode:
+        """An actor in a graph, which is started when the graph runs; see `skate.dag`."""
+        from skate.dag.class_node import ClassNode
+
+        return ClassNode.of(self, args, kwargs)
 
     def _remote(self, args: Any = None, kwargs: dict[str, Any] | None = None, **options: Any) -> ActorHandle[T]:
         return self.options(**options).remote(*(args or ()), **(kwargs or {}))

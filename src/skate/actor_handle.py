@@ -110,6 +110,16 @@ class ActorMethod:
             raise ValueError(f"{shape.class_name} has no concurrency group {merged.group!r}; it has: {known}.")
         return ActorMethod(self._held, self._name, merged)
 
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
+        """A call of the method in a graph, which runs when the graph does; see `skate.dag`.
+
+        A node, or a tuple of nodes for a method with several values. Raises TypeError as `remote` does.
+        """
+        self._arguments.check(args, kwargs)
+        from skate.dag.class_node import bind_method
+
+        return bind_method(self, args, kwargs)
+
     def _remote(self, args: Any = None, kwargs: dict[str, Any] | None = None, **options: Any) -> Any:
         return self.options(**options).remote(*(args or ()), **(kwargs or {}))
 

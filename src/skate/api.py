@@ -126,6 +126,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     arrays are read-only, and large ones are views of shared memory.
     """
     engine = engines._current or engines.current()
+    given = timeout
     if timeout is not None and timeout < 0:
         if timeout != -1:
             raise ValueError(f"get(timeout={timeout!r}): must not be negative (None waits without limit)")
@@ -135,11 +136,23 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     if isinstance(object_refs, list):
         for ref in object_refs:
             if not isinstance(ref, ObjectRef):
-                raise TypeError(f"get takes references; the list holds {ref!r} ({_kind(ref)})")
+                return _get_each(object_refs, ref, given)
         return engine.get(object_refs, timeout)
     if isinstance(object_refs, ObjectRefGenerator):
         return object_refs
+    own = getattr(object_refs, "__skate_get__", None)
+    if own is not None:
+        return own(given)
     raise ValueError(f"get takes an ObjectRef or a list of them, not {object_refs!r} ({_kind(object_refs)})")
+
+
+def _get_each(refs: list[Any], other: Any, timeout: float | None) -> list[Any]:
+    """The values of a list with `other` in it, which is no ObjectRef: results of compiled graphs, and nothing else."""
+    owns = [getattr(ref, "__skate_get__", None) for ref in refs]
+    if None in owns:
+        other = other if not hasattr(other, "__skate_get__") else refs[owns.index(None)]
+        raise TypeError(f"get takes references; the list holds {other!r} ({_kind(other)})")
+    return [own(timeout) for own in owns if own is not None]
 
 
 def put(value: R, *, _owner: Any = None, _tensor_transport: str | None = None) -> ObjectRef[R]:

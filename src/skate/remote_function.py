@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from skate.core import engine as engines
 from skate.core.call_options import (
@@ -20,6 +20,9 @@ from skate.core.options import STREAMING, check_task_options, merge
 from skate.core.resources import task_resources
 from skate.core.signature import Arguments, parameters_of
 from skate.core.spec import Definition, TaskOptions
+
+if TYPE_CHECKING:
+    from skate.dag.function_node import FunctionNode
 
 P = ParamSpec("P")
 Q_co = TypeVar("Q_co", covariant=True)
@@ -79,6 +82,12 @@ class RemoteFunction(Generic[P, Q_co]):
         check_task_options(options, again=True, generator=generates(self._function))
         merged = merge(self._default_options, options)
         return RemoteFunction(self._function, merged, self._definition, self._arguments)
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> FunctionNode:
+        """A call of the function in a graph, which runs when the graph does; see `skate.dag`."""
+        from skate.dag.function_node import FunctionNode
+
+        return FunctionNode.of(self, args, kwargs)
 
     def _remote(self, args: Any = None, kwargs: dict[str, Any] | None = None, **options: Any) -> Any:
         return self.options(**options).remote(*(args or ()), **(kwargs or {}))

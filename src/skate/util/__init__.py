@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from skate.core import engine as engines
@@ -20,27 +21,57 @@ from skate.util.placement_group import (
 if TYPE_CHECKING:
     from skate.util.actor_pool import ActorPool
     from skate.util.check_serialize import inspect_serializability
+    from skate.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
+    from skate.util.helpers import as_completed, map_unordered
 
 __all__ = [
     "ActorPool",
+    "as_completed",
     "deregister_serializer",
+    "disable_log_once_globally",
+    "enable_periodic_logging",
     "get_current_placement_group",
     "get_node_ip_address",
     "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
+    "log_once",
+    "map_unordered",
     "placement_group",
     "placement_group_table",
     "register_serializer",
     "remove_placement_group",
 ]
 
+# What is loaded when it is first asked for. `pdb` is Ray's name of `rpdb`.
+_HOMES = {
+    "ActorPool": "skate.util.actor_pool",
+    "as_completed": "skate.util.helpers",
+    "disable_log_once_globally": "skate.util.debug",
+    "enable_periodic_logging": "skate.util.debug",
+    "inspect_serializability": "skate.util.check_serialize",
+    "log_once": "skate.util.debug",
+    "map_unordered": "skate.util.helpers",
+}
 _MODULES = {
     "pdb": "skate.util.rpdb",
-    "rpdb": "skate.util.rpdb",
-    "scheduling_strategies": "skate.util.scheduling_strategies",
+    **{
+        name: f"skate.util.{name}"
+        for name in (
+            "actor_group",
+            "actor_pool",
+            "collective",
+            "debug",
+            "iter",
+            "joblib",
+            "metrics",
+            "multiprocessing",
+            "queue",
+            "rpdb",
+            "scheduling_strategies",
+        )
+    },
 }
-"""Modules that are here once they are asked for; `pdb` is Ray's name of the first."""
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, str]]:
@@ -101,16 +132,8 @@ def deregister_serializer(cls: type[Any]) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ActorPool":
-        from skate.util.actor_pool import ActorPool
-
-        return ActorPool
-    if name == "inspect_serializability":
-        from skate.util.check_serialize import inspect_serializability
-
-        return inspect_serializability
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     if name in _MODULES:
-        from importlib import import_module
-
         return import_module(_MODULES[name])
     raise AttributeError(f"module 'skate.util' has no attribute {name!r}")

@@ -37,3 +37,7 @@ def _mark(*args: Any, **facts: Any) -> Any:
 PublicAPI: Callable[..., Any] = _mark
 DeveloperAPI: Callable[..., Any] = _mark
 Deprecated: Callable[..., Any] = _mark
+
+
+class RayDeprecationWarning(DeprecationWarning):
+    """What Ray warns of old names with; Skate itself does not."""

@@ -20,11 +20,19 @@ from typing import Any
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
 _OURS = (
     _PACKAGE + "core" + os.sep,
+    _PACKAGE + "dag" + os.sep,
     _PACKAGE + "engines" + os.sep,
     *(_PACKAGE + name for name in ("api.py", "actor.py", "actor_handle.py", "remote_function.py", "session.py")),
 )
 _HERE = os.path.dirname(__file__) + os.sep
-_SLEEPERS = frozenset({(_HERE + "turns.py", "sleep"), (_HERE + "turns.py", "_lead"), (_HERE + "pump.py", "work")})
+_SLEEPERS = frozenset(
+    {
+        (_HERE + "turns.py", "sleep"),
+        (_HERE + "turns.py", "_lead"),
+        (_HERE + "pump.py", "work"),
+        (os.path.join(_PACKAGE, "dag", "memory.py"), "sleep"),
+    }
+)
 """Where a thread waits: nothing is half done there."""
 _WAIT = (_HERE + "debug_door.py", "_wait")
 """Where a worker waits at a breakpoint."""

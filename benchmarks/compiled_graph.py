@@ -1,0 +1,189 @@
+"""Measure a ping through two actors: by calls, and by a compiled graph; beside real Ray, in the same run.
+
+    .venv/bin/python benchmarks/compiled_graph.py --rival .venv-ray/bin/python
+
+Each package has a process of its own that lives through the run; the rounds go Skate, Ray, Skate, Ray, and the figure
+is the median of the rounds. README.md, beside this file, tells more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PATIENCE = 20.0  # seconds for a contestant to end
+TURN = 0.4  # seconds that one turn of a case takes at least
+CASES = {
+    "calls": "get(b.echo.remote(a.echo.remote(1)))",
+    "calls_stepwise": "get(b.echo.remote(get(a.echo.remote(1))))",
+    "compiled": "get(graph.execute(1)), a and b compiled",
+    "compiled_in_flight": "the same with 8 under way, per run",
+    "calls_1mb": "calls with an array of 1 MB there and back",
+    "compiled_1mb": "compiled graph with the array",
+}
+GOALS = (
+    ("a compiled graph beside the same calls", "skate", "calls", "skate", "compiled", 5.0),
+    ("Skate's compiled graph beside Ray's", "ray", "compiled", "skate", "compiled", 1.0),
+)
+
+
+def prepared(package: str) -> tuple[dict[str, tuple[Callable[[], object], int]], Callable[[], None]]:
+    """The cases as functions with how many runs each call makes, and what ends them."""
+    ray: Any = importlib.import_module(package)
+    dag: Any = importlib.import_module(f"{package}.dag")
+    import numpy as np
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+    @ray.remote(num_cpus=1)
+    class Echo:
+        def echo(self, x: Any) -> Any:
+            return x
+
+    one, two, a, b = (Echo.remote() for _ in range(4))
+    with dag.InputNode() as inp:
+        graph = b.echo.bind(a.echo.bind(inp)).experimental_compile(_buffer_size_bytes=2_000_000)
+    array = np.zeros(131_072)
+
+    def in_flight() -> None:
+        for ref in [graph.execute(1) for _ in range(8)]:
+            ray.get(ref)
+
+    def end() -> None:
+        graph.teardown()
+        ray.shutdown()
+
+    cases: dict[str, tuple[Callable[[], object], int]] = {
+        "calls": (lambda: ray.get(two.echo.remote(one.echo.remote(1))), 1),
+        "calls_stepwise": (lambda: ray.get(two.echo.remote(ray.get(one.echo.remote(1)))), 1),
+        "compiled": (lambda: ray.get(graph.execute(1)), 1),
+        "compiled_in_flight": (in_flight, 8),
+        "calls_1mb": (lambda: ray.get(two.echo.remote(one.echo.remote(array))), 1),
+        "compiled_1mb": (lambda: ray.get(graph.execute(array)), 1),
+    }
+    return cases, end
+
+
+def contestant(package: str) -> None:
+    """Answer each line of the standard input, the name of a case, with its microseconds."""
+    cases, end = prepared(package)
+    for line in sys.stdin:
+        run, runs = cases[line.strip()]
+        for _ in range(20):
+            run()
+        count, started = 0, time.perf_counter()
+        while (took := time.perf_counter() - started) < TURN:
+            for _ in range(20):
+                run()
+            count += 20 * runs
+        print(took / count * 1e6, flush=True)
+    end()
+
+
+def launch(python: str, package: str) -> subprocess.Popen[str]:
+    """A process that is a contestant."""
+    command = [python, __file__, "--as", package]
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": "local"}
+    if package == "skate":
+        environment.pop("RAY_ADDRESS")
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment)
+
+
+def ask(process: subprocess.Popen[str], case: str) -> float:
+    """One turn of a case."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(case + "\n")
+    process.stdin.flush()
+    while line := process.stdout.readline():
+        try:
+            return float(line)
+        except ValueError:
+            continue  # something that the package says
+    raise SystemExit(f"{process.args} ended in the case {case}")
+
+
+def measure(pythons: dict[str, str], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Samples by case and package, in microseconds."""
+    processes = {package: launch(python, package) for package, python in pythons.items()}
+    samples: dict[str, dict[str, list[float]]] = {case: {package: [] for package in pythons} for case in CASES}
+    try:
+        for turn in range(rounds + 1):
+            for case in CASES:
+                for package, process in processes.items():
+                    figure = ask(process, case)
+                    if turn:  # the first is a warm-up
+                        samples[case][package].append(figure)
+    finally:
+        for process in processes.values():
+            stop(process)
+    return samples
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Have a contestant end, with all that it started, whether its own teardown returns or not."""
+    import psutil  # which Ray's environment need not have
+
+    below = psutil.Process(process.pid).children(recursive=True)
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    _, left = psutil.wait_procs(below, timeout=3)
+    for child in left:
+        child.kill()
+
+
+def report(samples: dict[str, dict[str, list[float]]], load: str) -> str:
+    """The table, and the goals."""
+    packages = list(next(iter(samples.values())))
+    lines = [f"{'microseconds a run, median (least)':<52}" + "".join(f"{package:>20}" for package in packages)]
+    middle = {(package, case): statistics.median(by[package]) for case, by in samples.items() for package in packages}
+    for case, by in samples.items():
+        cells = "".join(f"{middle[package, case]:>12.1f} ({min(by[package]):.1f})".rjust(20) for package in packages)
+        lines.append(f"{CASES[case]:<52}{cells}")
+    lines.append("")
+    for text, slow_package, slow, fast_package, fast, goal in GOALS:
+        if slow_package in packages:
+            ratio = middle[slow_package, slow] / middle[fast_package, fast]
+            lines.append(f"{text}: {ratio:.1f}x, goal {goal:g}x: {'met' if ratio >= goal else 'not met'}")
+    return "\n".join([*lines, "", f"{os.cpu_count()} CPUs; load before and after: {load}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rival", metavar="PYTHON", help="the Python that has real Ray and NumPy")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="where the result goes; default: results/<date>-compiled-graph.txt")
+    parser.add_argument("--as", dest="package", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.package:
+        contestant(given.package)
+        return
+    pythons = {"skate": sys.executable, **({"ray": given.rival} if given.rival else {})}
+    before = os.getloadavg()[0]
+    samples = measure(pythons, given.rounds)
+    text = report(samples, f"{before:.1f}, {os.getloadavg()[0]:.1f}")
+    print(text)
+    if given.rival or given.out:
+        path = given.out or HERE / "results" / f"{date.today()}-compiled-graph.txt"
+        path.write_text(text + "\n", encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
