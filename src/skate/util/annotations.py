@@ -37,7 +37,3 @@ def _mark(*args: Any, **facts: Any) -> Any:
 PublicAPI: Callable[..., Any] = _mark
 DeveloperAPI: Callable[..., Any] = _mark
 Deprecated: Callable[..., Any] = _mark
-
-
-class RayDeprecationWarning(DeprecationWarning):
-    """What Ray warns of old names with; Skate itself does not."""
