@@ -38,57 +38,73 @@ GOALS = (
 )
 
 
-def prepared(package: str) -> tuple[dict[str, tuple[Callable[[], object], int]], Callable[[], None]]:
-    """The cases as functions with how many runs each call makes, and what ends them."""
-    ray: Any = importlib.import_module(package)
-    dag: Any = importlib.import_module(f"{package}.dag")
-    import numpy as np
+class Prepared:
+    """The cases of one package. A graph is compiled for its turn alone: Ray's actors use a CPU while they wait."""
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    def __init__(self, package: str) -> None:
+        self.ray: Any = importlib.import_module(package)
+        self.dag: Any = importlib.import_module(f"{package}.dag")
+        import numpy as np
 
-    @ray.remote(num_cpus=1)
-    class Echo:
-        def echo(self, x: Any) -> Any:
-            return x
+        ray = self.ray
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
-    one, two, a, b = (Echo.remote() for _ in range(4))
-    with dag.InputNode() as inp:
-        graph = b.echo.bind(a.echo.bind(inp)).experimental_compile(_buffer_size_bytes=2_000_000)
-    array = np.zeros(131_072)
+        @ray.remote(num_cpus=1)
+        class Echo:
+            def echo(self, x: Any) -> Any:
+                return x
 
-    def in_flight() -> None:
-        for ref in [graph.execute(1) for _ in range(8)]:
-            ray.get(ref)
+        self.a, self.b = Echo.remote(), Echo.remote()
+        self.graph: Any = None
+        self.array = np.zeros(131_072)
 
-    def end() -> None:
-        graph.teardown()
-        ray.shutdown()
+    def compile(self) -> None:
+        with self.dag.InputNode() as inp:
+            node = self.b.echo.bind(self.a.echo.bind(inp))
+        self.graph = node.experimental_compile(_buffer_size_bytes=2_000_000)
 
-    cases: dict[str, tuple[Callable[[], object], int]] = {
-        "calls": (lambda: ray.get(two.echo.remote(one.echo.remote(1))), 1),
-        "calls_stepwise": (lambda: ray.get(two.echo.remote(ray.get(one.echo.remote(1)))), 1),
-        "compiled": (lambda: ray.get(graph.execute(1)), 1),
-        "compiled_in_flight": (in_flight, 8),
-        "calls_1mb": (lambda: ray.get(two.echo.remote(one.echo.remote(array))), 1),
-        "compiled_1mb": (lambda: ray.get(graph.execute(array)), 1),
-    }
-    return cases, end
+    def in_flight(self) -> None:
+        for ref in [self.graph.execute(1) for _ in range(8)]:
+            self.ray.get(ref)
+
+    def case(self, name: str) -> tuple[Callable[[], object], int]:
+        """What to time, and how many runs that is."""
+        get, a, b, array = self.ray.get, self.a, self.b, self.array
+        if name.startswith("compiled"):
+            self.compile()
+            graph = self.graph
+        cases: dict[str, tuple[Callable[[], object], int]] = {
+            "calls": (lambda: get(b.echo.remote(a.echo.remote(1))), 1),
+            "calls_stepwise": (lambda: get(b.echo.remote(get(a.echo.remote(1)))), 1),
+            "compiled": (lambda: get(graph.execute(1)), 1),
+            "compiled_in_flight": (self.in_flight, 8),
+            "calls_1mb": (lambda: get(b.echo.remote(a.echo.remote(array))), 1),
+            "compiled_1mb": (lambda: get(graph.execute(array)), 1),
+        }
+        return cases[name]
+
+    def done(self) -> None:
+        """After a turn."""
+        if self.graph is not None:
+            self.graph.teardown()
+            self.graph = None
 
 
 def contestant(package: str) -> None:
     """Answer each line of the standard input, the name of a case, with its microseconds."""
-    cases, end = prepared(package)
+    prepared = Prepared(package)
     for line in sys.stdin:
-        run, runs = cases[line.strip()]
-        for _ in range(20):
+        run, runs = prepared.case(line.strip())
+        for _ in range(50):
             run()
         count, started = 0, time.perf_counter()
         while (took := time.perf_counter() - started) < TURN:
             for _ in range(20):
                 run()
             count += 20 * runs
+        prepared.done()
         print(took / count * 1e6, flush=True)
-    end()
+    prepared.ray.shutdown()
 
 
 def launch(python: str, package: str) -> subprocess.Popen[str]:
