@@ -407,6 +407,12 @@ class Requests(Hub):
     def _ask_group(self, worker: Worker, data: bytes) -> bytes:
         return encode_any(self.group_row(*decode_any(data)))
 
+    def _ask_job(self, worker: Worker, data: bytes) -> bytes:
+        submitted = self.ports.jobs.submitted
+        if submitted is None:
+            raise RuntimeError("This session lives in a driver and takes no jobs: start a hub with `skate start`.")
+        return encode_any(submitted.ask(*decode_any(data)))
+
     def _ask_resources(self, worker: Worker, data: bytes) -> bytes:
         return encode_any(self.resources())
 
@@ -447,4 +453,6 @@ _VERBS: dict[str, Callable[[Requests, Worker, bytes], bytes]] = {
     "await_group": Requests._ask_await_group,
     "find_group": Requests._ask_find_group,
     "group": Requests._ask_group,
+
+    "job": Requests._ask_job,
 }
