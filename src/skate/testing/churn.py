@@ -148,7 +148,7 @@ class Churn:
         """This program's own actor and object, while all that happens."""
         skate.init(address=self.hub.address, namespace="bystander")
         try:
-            tally: Any = Tally.remote("bystander")
+            tally = Tally.remote("bystander")
             kept = skate.put(b"kept" * 100_000)
             count = 0
             while time.monotonic() < self.end and not self.wrong:

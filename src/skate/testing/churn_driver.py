@@ -53,8 +53,7 @@ def stream(mark: str, count: int) -> Iterator[tuple[str, int]]:
         yield mark + "x" * (LARGE if number % 5 == 4 else 0), number
 
 
-@skate.remote
-class Tally:
+class Counter:
     """An actor with a state."""
 
     def __init__(self, mark: str) -> None:
@@ -67,6 +66,9 @@ class Tally:
         return self.mark, len(self.numbers)
 
 
+Tally: Any = skate.remote(Counter)
+
+
 class Driver:
     """What one driver does over and over."""
 
@@ -74,7 +76,7 @@ class Driver:
         self.mark = mark
         self.own = f"{mark}/{mark}/{mark}"
         self.chance = chance
-        self.tally: Any = Tally.remote(mark)
+        self.tally = Tally.remote(mark)
         self.added = 0
         self.kinds: list[Callable[[], None]] = [
             self.tasks,
@@ -123,7 +125,7 @@ class Driver:
     def names(self) -> None:
         """A name that every driver uses, in its own namespace; sometimes on an actor that stays."""
         stays = self.chance.random() < 0.3
-        named: Any = Tally.options(
+        named = Tally.options(
             name="stays" if stays else "same", lifetime="detached" if stays else None, get_if_exists=True
         ).remote(self.mark)
         assert skate.get(named.add.remote(0), timeout=WAIT)[0] == self.mark

@@ -47,7 +47,7 @@ def start(settings: Settings, *, bound: bool = False) -> Session:
         if running is not None:
             called = f"standing hub called {settings.name!r}" if settings.name else "standing hub"
             raise AlreadyRunning(f"A {called} runs already: process {running.pid}, in {running.folder}.")
-        process, folder, _ = _launch(settings, daemon=True, bound=bound)
+        process, folder = _launch(settings, daemon=True, bound=bound)
         process.wait()  # it has forked the hub and gone
         session = look_at(folder)
         if session is None:
@@ -150,8 +150,8 @@ def _one_at_a_time() -> Iterator[None]:
         os.close(place)
 
 
-def _launch(settings: Settings, *, daemon: bool, bound: bool) -> tuple[subprocess.Popen[bytes], str, int]:
-    """Start a hub's process and wait until it is up: the process that we started, and the hub's folder and pid."""
+def _launch(settings: Settings, *, daemon: bool, bound: bool) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a hub's process and wait until it is up: the process that we started, and the hub's folder."""
     ours, theirs = socket.socketpair()
     owner = os.pidfd_open(os.getpid()) if bound else -1
     passed = [theirs.fileno()] + ([owner] if bound else [])
@@ -177,7 +177,7 @@ def _launch(settings: Settings, *, daemon: bool, bound: bool) -> tuple[subproces
                 process.kill()
             process.wait()
             raise
-    return process, answer["folder"], answer["pid"]
+    return process, answer["folder"]
 
 
 def _introduce(ours: socket.socket, order: Order) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _dismiss(process: subprocess.Popen[bytes]) -> None:
 
 def start_apart(settings: Settings) -> EngineApart:
     """A session whose hub is a child of this process. RuntimeError when it does not come up."""
-    process, folder, _ = _launch(settings, daemon=False, bound=True)
+    process, folder = _launch(msgspec.structs.replace(settings, others={}), daemon=False, bound=True)
     try:
         engine = attach(msgspec.structs.replace(settings, address=folder), EngineApart)
     except BaseException:
