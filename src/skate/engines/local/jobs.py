@@ -31,7 +31,7 @@ CONGESTED = 8 << 20
 class Job:
     """An attached driver, and what it leaves behind."""
 
-    __slots__ = ("_options", "asked", "drops", "ended", "number", "peer", "pid", "started", "why")
+    __slots__ = ("_options", "asked", "drops", "ended", "exports", "number", "peer", "pid", "started", "why")
 
     def __init__(self, number: int, asked: Attach, pid: int, drops: bool) -> None:
         self.number = number
@@ -44,6 +44,8 @@ class Job:
         self.started = time.time()
         self.ended = 0.0
         self.why = ""
+        self.exports: set[bytes] = set()
+        """The functions and classes that it and its workers have sent."""
         self._options: dict[TaskOptions, TaskOptions] = {}
 
     @property

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from skate.core.folder import root, sweep
+from skate.core.nodes import NodeSpec
 from skate.core.settings import Settings
 from skate.engines.local.attached import AttachedEngine, attach
 from skate.engines.local.boot import search_path
@@ -29,6 +30,8 @@ UP_WITHIN = 60.0
 """Seconds that a hub may take to be up."""
 GONE_WITHIN = 30.0
 """Seconds that a hub may take to end, with all of its processes."""
+AGAIN = 0.01
+"""Seconds between two looks whether the processes of a removed node have ended."""
 _BOOT = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from skate.engines.local.hub_process import main; "
 _RUN = "main(int(sys.argv[1]), int(sys.argv[2]))"
 
@@ -205,6 +208,16 @@ class EngineApart(AttachedEngine):
     """The engine of a driver whose hub is a process of its own, and ends with it."""
 
     process: subprocess.Popen[bytes]
+
+    def add_node(self, spec: NodeSpec) -> str:
+        """A virtual node joins; its id in hex."""
+        return str(self.ask("add_node", msgspec.to_builtins(spec)))
+
+    def remove_node(self, node: str) -> None:
+        """The node of this id goes; ValueError when there is none."""
+        self.ask("remove_node", node)
+        while self.ask("node_has_workers", node):
+            time.sleep(AGAIN)  # they are being ended
 
     def close(self) -> None:
         """Leave the hub and end it."""
