@@ -192,6 +192,7 @@ class Churn:
         jobs = [row for row in self._rows("jobs") if row["status"] in ("PENDING", "RUNNING")]
         found: dict[str, Any] = {"actors": alive, "tasks": running, "jobs": jobs}
         found |= {kind: self._rows(kind) for kind in ("objects", "names")}
+        found["groups"] = [row for row in self._rows("placement_groups") if row["state"] != "REMOVED"]
         zygote_and_workers = _marked(self.hub.folder)
         found["processes"] = zygote_and_workers if len(zygote_and_workers) > 1 else []
         return {kind: rows for kind, rows in found.items() if rows}

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import skate
+from skate.util.placement_group import placement_group, remove_placement_group
+from skate.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 WAIT = 60.0
 """Seconds after which a result counts as lost."""
@@ -86,6 +88,7 @@ class Driver:
             self.names,
             self.awaits,
             self.children,
+            self.groups,
         ]
 
     def step(self) -> None:
@@ -149,6 +152,17 @@ class Driver:
         assert skate.get(nested.remote(self.mark, count), timeout=WAIT) == sum(range(count))
         for _ in range(self.chance.randrange(20)):
             nested.remote(self.mark, 3)
+
+    def groups(self) -> None:
+        """A placement group, which is left to the hub now and then."""
+        group = placement_group([{"CPU": 0.01}] * 2)
+        assert skate.get(group.ready(), timeout=WAIT) == group
+        inside = marked.options(
+            num_cpus=0.01, scheduling_strategy=PlacementGroupSchedulingStrategy(group, self.chance.randrange(2))
+        )
+        assert skate.get(inside.remote(self.mark, 1), timeout=WAIT) == (self.own, 1)
+        if self.chance.random() < 0.7:
+            remove_placement_group(group)
 
 
 def main(address: str, mark: str, seed: str, seconds: str) -> None:
