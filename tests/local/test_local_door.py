@@ -483,8 +483,7 @@ def test_fork_of_a_guest_has_no_session_and_keeps_none_open(address: str) -> Non
             print("was forked" in str(error), flush=True)
         time.sleep(100)
     ray.shutdown()
-    print("left", flush=True)
-    time.sleep(100)
+    time.sleep(100)  # and no word: it could come in the middle of the child's
     """
     with program(HERE + _dedent(text), address) as guest:
         guest.until("True")
