@@ -15,7 +15,7 @@ from skate._version import __version__
 from skate.core import clusters, gpus, refs
 from skate.core import engine as engines
 from skate.core.config import load as load_config
-from skate.core.environment import pack_environment
+from skate.core.environment import merge_environments, pack_environment
 from skate.core.folder import SessionFolder
 from skate.core.keeping import keeping
 from skate.core.memory_rules import memory_rules
@@ -26,12 +26,13 @@ _lock = threading.RLock()
 _folder: SessionFolder | None = None
 
 # Ray's private arguments that programs pass to init. They tune Ray's daemons, of which there are
-# none here, so they are accepted and have no effect. Ours is _looks_in: it attaches as somebody who
-# only looks, and who counts as no job.
+# none here, so they are accepted and have no effect. Ours are _looks_in: it attaches as somebody who
+# only looks, and who counts as no job; and _hub, where the hub is to live.
 _PRIVATE = frozenset(
     {
         "_driver_object_store_memory",
         "_enable_object_reconstruction",
+        "_hub",
         "_memory",
         "_metrics_export_port",
         "_node_ip_address",
@@ -154,6 +155,9 @@ def init(
     ``_system_config`` and the environment also say when memory counts as short and whether ``memory=`` is
     enforced: `skate.core.memory_rules` has the names.
 
+    ``_hub="process"``, or SKATE_HUB=process in the environment, gives the session's hub a process of its own, which
+    ends with this one: for a program that computes without letting other threads of Python run (docs/standing.md).
+
     The remaining arguments are Ray's; they configure what an embedded engine does not have
     (dashboard, daemons' logs, cgroups) and have no effect.
 
@@ -206,9 +210,12 @@ def init(
             {**own, "nodes": nodes, "max_workers": max_workers, "_system_config": kwargs.get("_system_config") or None}
         )
     settings = Settings(
-        **_nodes(own, nodes, cluster),
+        **capacity(own, nodes, cluster),
         namespace=_namespace(namespace, job_config),
-        environment=pack_environment(_job_environment(runtime_env, job_config), job=True),
+        environment=merge_environments(
+            os.environ.get("SKATE_JOB_ENV", "") if where else "",  # a submitted job hands its own to its drivers
+            pack_environment(_job_environment(runtime_env, job_config), job=True),
+        ),
         log_to_driver=log_to_driver is None or bool(log_to_driver),
         memory=memory_rules(kwargs.get("_system_config"), os.environ),
         keeping=keeping(kwargs.get("_system_config"), os.environ),
@@ -216,6 +223,7 @@ def init(
         address=where,
         looks_in=bool(kwargs.get("_looks_in")),
         others={name: value for name, value in others.items() if value is not None},
+        apart=_apart(kwargs.get("_hub")),
         **spilling(kwargs.get("_system_config"), kwargs.get("_temp_dir"), os.environ),
     )
     with _lock:
@@ -265,11 +273,11 @@ def is_initialized() -> bool:
 
 
 def _start(name: str | None, settings: Settings) -> engines.Engine:
-    from skate.engines import chosen, start
+    from skate.engines import DEFAULT, chosen, start
 
     global _folder
     name = chosen(name)
-    if settings.address or name == "ray":
+    if settings.address or name == "ray" or (settings.apart and name == DEFAULT):
         engine = start(name, settings)  # the session has its folder
     else:
         folder = SessionFolder()
@@ -349,7 +357,7 @@ def _describe(running: engines.Engine) -> RayContext:
     )
 
 
-def _nodes(own: dict[str, Any], given: Any, cluster: clusters.Declared | None) -> dict[str, Any]:
+def capacity(own: dict[str, Any], given: Any, cluster: clusters.Declared | None) -> dict[str, Any]:
     """The `Settings` of the driver's node and the others, from the arguments of `init` for one node, or for several."""
     if given is None and cluster is None:
         return {
@@ -412,6 +420,14 @@ def _anonymous() -> str:
 
 def _job_environment(given: Any, job_config: Any) -> Any:
     return given if given is not None else getattr(job_config, "runtime_env", None)
+
+
+def _apart(given: Any) -> bool:
+    """Whether the hub is to have a process of its own."""
+    where = given or os.environ.get("SKATE_HUB") or "driver"
+    if where not in ("driver", "process"):
+        raise ValueError(f"The hub can live in the 'driver' or in a 'process' of its own, not in {where!r}.")
+    return bool(where == "process")
 
 
 def _address(given: Any) -> str:

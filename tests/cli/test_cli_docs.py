@@ -16,6 +16,8 @@ from skate.cli import commands
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 SHOWN = re.findall(r"^\$ (.+)$", PAGE, flags=re.MULTILINE)
 SLOW = ("bench",)
+STANDING = ("start", "status", "job", "stop")
+"""What these do depends on those before; they are shown in an order that works."""
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def execute(line: str, directory: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("line", [line for line in SHOWN if line.split()[1] not in SLOW])
+@pytest.mark.parametrize("line", [line for line in SHOWN if line.split()[1] not in (*SLOW, *STANDING)])
 def test_shown_command_works(line: str, directory: Path) -> None:
     assert execute(line, directory)
 
@@ -55,6 +57,20 @@ def test_shown_command_works(line: str, directory: Path) -> None:
 @pytest.mark.parametrize("line", [line for line in SHOWN if line.split()[1] in SLOW])
 def test_shown_slow_command_works(line: str, directory: Path) -> None:
     assert execute(line, directory)
+
+
+@pytest.mark.slow
+def test_shown_commands_about_hubs_work_one_after_the_other(
+    directory: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("hubs")))
+    try:
+        for line in SHOWN:
+            if line.split()[1] in STANDING:
+                assert execute(line, directory), line
+        assert "skate stop --all" in line
+    finally:
+        execute("skate stop --all --force", directory)
 
 
 @pytest.mark.parametrize("name", commands.skate.commands)

@@ -153,6 +153,25 @@ def test_names_of_another_namespace_need_its_name(address: str) -> None:
     assert skate.get(held.value.remote(), timeout=20) == 7
 
 
+def test_actor_found_right_after_its_handle_was_dropped_lives(address: str) -> None:
+    text = """
+    @ray.remote
+    class Named:
+        def ping(self): return 1
+
+    def again_and_again():
+        found = 0
+        for _ in range(60):
+            named = Named.options(name="named", get_if_exists=True).remote()
+            found += ray.get(named.ping.remote(), timeout=20)
+            del named
+        return found
+
+    print(again_and_again(), ray.get(ray.remote(again_and_again).remote()))
+    """
+    assert output_of(HERE + _dedent(text), address) == "60 60\n"
+
+
 def test_environment_path_and_folder_are_the_guests(address: str, tmp_path: Path) -> None:
     (tmp_path / "only_here.py").write_text("answer = 42\n")
     text = """
@@ -468,8 +487,7 @@ def test_fork_of_a_guest_has_no_session_and_keeps_none_open(address: str) -> Non
             print("was forked" in str(error), flush=True)
         time.sleep(100)
     ray.shutdown()
-    print("left", flush=True)
-    time.sleep(100)
+    time.sleep(100)  # and no word: it could come in the middle of the child's
     """
     with program(HERE + _dedent(text), address) as guest:
         guest.until("True")

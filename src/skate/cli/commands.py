@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skate._version import __version__
-from skate.cli import observe
+from skate.cli import jobs, observe, standing
 from skate.cli.environments import env
 
 if TYPE_CHECKING:
@@ -46,13 +46,14 @@ def skate(context: click.Context) -> None:
       skate doctor               check that this machine is fit
       skate run script.py        run a program
       skate bench --quick        measure the engine on this machine
+      skate start                a hub that programs attach to with init(address="auto")
       skate COMMAND --help       options and examples of a command
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
-for command in (env, *observe.COMMANDS):
+for command in (env, *observe.COMMANDS, *standing.COMMANDS, *jobs.COMMANDS):
     skate.add_command(command)
 
 

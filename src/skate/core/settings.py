@@ -53,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True):
     """The session's folder; it exists as long as the session."""
     looks_in: bool = False
     """To join it as somebody who only looks, not as a job."""
+    apart: bool = False
+    """The hub is to have a process of its own, which ends with this one."""
     alone: bool = False
     """The session is to have a process of its own; no driver lives in it."""
     name: str = ""

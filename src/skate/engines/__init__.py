@@ -38,13 +38,17 @@ def start(name: str, settings: Settings) -> Engine:
                 f"address={settings.address!r}: the engine 'inline' lives in this program alone and attaches to none. "
                 "Leave the address out, or use engine='local'."
             )
-        from skate.engines.local.attached import attach
+        from skate.engines.local.attached import AttachedEngine, attach
 
-        return attach(settings)
+        return attach(settings, AttachedEngine)
     if name == "inline":
         from skate.engines.inline import InlineEngine
 
         return InlineEngine(settings)
+    if settings.apart:
+        from skate.engines.local.standing import start_apart
+
+        return start_apart(settings)
     from skate.engines.local.boot import launch
 
     boot = launch(settings.object_store_memory)

@@ -30,7 +30,7 @@ from skate.engines.local.dial import ANSWER_WITHIN, call
 from skate.engines.local.door import python_version
 from skate.engines.local.errors import packed
 from skate.engines.local.host import working_folder
-from skate.engines.local.jobs import entrypoint
+from skate.engines.local.jobs import SUBMISSION, entrypoint
 from skate.engines.local.link import BrokenFrame, Frames, Link, framed
 from skate.engines.local.messages import (
     Accepted,
@@ -59,35 +59,12 @@ TOGETHER = 64
 """Messages that go at once."""
 BACKLOG = 64 << 20
 """Bytes not yet taken by the hub above which who adds to them waits."""
-SUBMISSION = "SKATE_JOB_SUBMISSION_ID"
-"""Names the submitted job that a program is part of."""
 Options = TypeVar("Options", TaskOptions, ActorOptions)
+Attached = TypeVar("Attached", bound="AttachedEngine")
 
 
-def attach(settings: Settings) -> AttachedEngine:
-    """Become a driver of the session at `settings.address`. ConnectionError when that cannot be."""
-    connection = call(settings.address)
-    try:
-        asked = Attach(
-            __version__,
-            python_version(),
-            settings.namespace,
-            settings.environment,
-            search_path(),
-            working_folder(),
-            settings.log_to_driver,
-            entrypoint(),
-            not settings.looks_in,
-            os.environ.get(SUBMISSION, ""),
-        )
-        accepted, arena_fd = _introduce(connection, asked)
-    except BaseException:
-        connection.close()
-        raise
-    return AttachedEngine(settings, connection, accepted, arena_fd)
-
-
-def _introduce(connection: socket.socket, asked: Attach) -> tuple[Accepted, int]:
+def introduce(connection: socket.socket, asked: Attach) -> tuple[Accepted, int]:
+    """Say what is wanted; the answer, with the descriptor of the shared memory. ConnectionError: not let in."""
     connection.settimeout(ANSWER_WITHIN)
     frames = Frames(to_worker.decode)
     fds: list[int] = []
@@ -370,6 +347,29 @@ class AttachedEngine(WorkerClient):
                 loop.call_soon_threadsafe(loop.remove_reader, descriptor)
             else:
                 loop.remove_reader(descriptor)
+
+
+def attach(settings: Settings, kind: type[Attached]) -> Attached:
+    """Become a driver of the session at `settings.address`. ConnectionError when that cannot be."""
+    connection = call(settings.address)
+    try:
+        asked = Attach(
+            __version__,
+            python_version(),
+            settings.namespace,
+            settings.environment,
+            search_path(),
+            working_folder(),
+            settings.log_to_driver,
+            entrypoint(),
+            not settings.looks_in,
+            os.environ.get(SUBMISSION, ""),
+        )
+        accepted, arena_fd = introduce(connection, asked)
+    except BaseException:
+        connection.close()
+        raise
+    return kind(settings, connection, accepted, arena_fd)
 
 
 def _nothing() -> None:

@@ -89,7 +89,24 @@ def tidy(hub: Hub, jobs: Jobs) -> None:
     for table in (scheduler.resting, hub.stillborn, *(t for node in scheduler.nodes.values() for t in _tables(node))):
         for environment in [environment for environment in table if over(environment)]:
             del table[environment]
+    if jobs.alone:  # elsewhere they may be the hub's own driver's
+        over_jobs = {job for job in jobs.jobs.values() if job.peer is None and job not in needed}
+        _forget_definitions(hub, over_jobs, jobs)
     jobs.forget_old({job.number for job in needed if job is not None})
+
+
+def _forget_definitions(hub: Hub, over: set[Job], jobs: Jobs) -> None:
+    """Drop the functions and classes of drivers that are over, unless another has sent them too, or a call is left."""
+    gone: set[bytes] = set().union(*(job.exports for job in over))
+    if not gone:
+        return
+    gone.difference_update(*(job.exports for job in jobs.jobs.values() if job not in over))
+    gone.difference_update(row.spec.function for row in hub.rows.values() if row.spec is not None)
+    gone.difference_update(recipe.spec.function for recipe in hub.recipes.values())
+    for function in gone:
+        hub.definitions.pop(function, None)
+    for job in over:
+        job.exports -= gone
 
 
 def _tables(node: Node) -> tuple[dict[str, Any], dict[str, Any]]:

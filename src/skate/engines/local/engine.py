@@ -75,7 +75,8 @@ class LocalEngine(Client):
             self.host.add_node(spec)
         if settings.folder and self.recorder is None:  # a replay knows no other drivers
             self.host.open_door(settings.folder)
-        self.host.open()
+        if not settings.alone:  # a process that is nothing but a hub pumps itself
+            self.host.open()
 
     def _record(self, path: str) -> Recorder | None:
         """Have all that the hub hears and says written to a file, for a replay."""
@@ -237,6 +238,10 @@ class LocalEngine(Client):
                 return None
             self.hub.give_up(*hopeless)
             return hopeless[1]
+
+    def refuse_hopeless(self, ref: ObjectRef[Any]) -> None:
+        """As one who waits for it: it fails if nothing can ever run it."""
+        self._hopeless([self._row(ref)], 1)
 
     def wait(
         self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None

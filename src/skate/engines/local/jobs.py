@@ -16,9 +16,14 @@ from skate.engines.local.messages import Attach, Printed
 
 if TYPE_CHECKING:
     from skate.engines.local.rows import Worker
+    from skate.engines.local.submissions import Submissions
 
 MOST_ENDED = 1000
 """Jobs that are remembered after their end, besides those whose detached actors may start workers yet."""
+SUBMISSION = "SKATE_JOB_SUBMISSION_ID"
+"""Names, in the environment of its processes, the submitted job that a program is part of."""
+LOOKERS = 1 << 30
+"""Numbers from here on are of those who only look in."""
 CONGESTED = 8 << 20
 """Bytes on their way to a driver above which its workers' output waits in their pipes."""
 
@@ -26,7 +31,7 @@ CONGESTED = 8 << 20
 class Job:
     """An attached driver, and what it leaves behind."""
 
-    __slots__ = ("_options", "asked", "drops", "ended", "number", "peer", "pid", "started", "why")
+    __slots__ = ("_options", "asked", "drops", "ended", "exports", "number", "peer", "pid", "started", "why")
 
     def __init__(self, number: int, asked: Attach, pid: int, drops: bool) -> None:
         self.number = number
@@ -39,6 +44,8 @@ class Job:
         self.started = time.time()
         self.ended = 0.0
         self.why = ""
+        self.exports: set[bytes] = set()
+        """The functions and classes that it and its workers have sent."""
         self._options: dict[TaskOptions, TaskOptions] = {}
 
     @property
@@ -79,13 +86,19 @@ class Jobs:
         """The hub has a process of its own: there is no job 1 in it."""
         self.started = time.time()
         self.last = 0 if alone else 1
+        self.lookers = LOOKERS
         self.jobs: dict[int, Job] = {}
+        self.submitted: Submissions | None = None
+        """The submitted jobs, where there can be some."""
         self._known: dict[str, Job | None] = {"": None}
 
     def join(self, asked: Attach, pid: int) -> Job:
         """One more."""
-        self.last += 1
-        job = self.jobs[self.last] = Job(self.last, asked, pid, not self.alone)
+        if asked.driver:
+            self.last = number = self.last + 1
+        else:
+            self.lookers = number = self.lookers + 1
+        job = self.jobs[number] = Job(number, asked, pid, not self.alone)
         return job
 
     def leave(self, job: Job, why: str) -> None:
@@ -111,14 +124,26 @@ class Jobs:
     def forget_old(self, needed: set[int]) -> None:
         """Drop the oldest of those that have ended, but for those whose actors live on."""
         ended = [number for number, job in self.jobs.items() if job.peer is None and number not in needed]
-        for number in ended[: max(0, len(ended) - MOST_ENDED)]:
+        drivers = [number for number in ended if number < LOOKERS]
+        for number in (*drivers[: max(0, len(drivers) - MOST_ENDED)], *(n for n in ended if n > LOOKERS)):
             del self.jobs[number]
         self._known = {"": None}
 
     def rows(self) -> list[dict[str, Any]]:
         """The table ``jobs``."""
         own = [] if self.alone else [row_of(1, os.getpid(), entrypoint(), self.started, 0.0, "")]
-        return own + [job.row() for job in self.jobs.values() if job.asked.driver]
+        drivers = {job: job.row() for job in self.jobs.values() if job.asked.driver}
+        submitted = []
+        if self.submitted is not None:
+            by_name = {job.asked.submission: job for job in reversed(drivers) if job.asked.submission}
+            for row in self.submitted.rows():
+                driver = by_name.get(row["submission_id"])
+                if driver is not None:  # one row for the job and its driver
+                    row |= {name: drivers[driver][name] for name in ("job_id", "driver_info")}
+                submitted.append(row)
+            names = {row["submission_id"] for row in submitted}
+            drivers = {job: row for job, row in drivers.items() if job.asked.submission not in names}
+        return own + list(drivers.values()) + submitted
 
 
 def environment_of(job: Job) -> str:

@@ -86,6 +86,8 @@ class Mailbox(Client):
         self.counts: dict[int, int] = {}
         self.fresh: set[int] = set()
         """Keys with references here that the hub does not know of."""
+        self.finding = 0
+        """Questions under way whose answer may be an actor that is known here: no reference is given up meanwhile."""
         self.seen: deque[int] = deque()
         """Keys of stored values that came for a `get`, once for each time, and have been read."""
         self.cancelled: set[int] = set()
@@ -133,7 +135,7 @@ class Mailbox(Client):
         """Keys to hold and keys to release, with `lock` held."""
         counts, fresh, releases = self.counts, self.fresh, []
         released = refs.released
-        while released:
+        while released and not self.finding:
             key = released.popleft()
             left = counts.get(key, 1) - 1
             if left > 0:

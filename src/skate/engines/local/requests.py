@@ -7,7 +7,10 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+import msgspec
+
 from skate.core import ids
+from skate.core.nodes import NodeSpec
 from skate.engines.local import deadlock, errors, guard, sites
 from skate.engines.local.hub import Hub
 from skate.engines.local.link import PORTION
@@ -148,6 +151,8 @@ class Requests(Hub):
         if message.function not in self.definitions:
             guard.definition(message)
             self.definitions[message.function] = message
+        if worker.job is not None:
+            worker.job.exports.add(message.function)
 
     def _put(self, worker: Worker, message: Put) -> None:
         guard.new_keys(self, worker, message.key)
@@ -418,6 +423,34 @@ class Requests(Hub):
     def _ask_group(self, worker: Worker, data: bytes) -> bytes:
         return encode_any(self.group_row(*decode_any(data)))
 
+    def _ask_job(self, worker: Worker, data: bytes) -> bytes:
+        submitted = self.ports.jobs.submitted
+        if submitted is None:
+            raise RuntimeError("This session lives in a driver and takes no jobs: start a hub with `skate start`.")
+        return encode_any(submitted.ask(*decode_any(data)))
+
+    def _ask_add_node(self, worker: Worker, data: bytes) -> bytes:
+        self._check_owner(worker)
+        (spec,) = decode_any(data)
+        return encode_any(self.ports.add_node(msgspec.convert(spec, NodeSpec)).hex)
+
+    def _ask_remove_node(self, worker: Worker, data: bytes) -> bytes:
+        self._check_owner(worker)
+        (wanted,) = decode_any(data)
+        key = next((known.key for known in self.scheduler.nodes.values() if known.hex == wanted), 0)
+        if not key:
+            raise ValueError(f"There is no node of the id {wanted!r} to remove.")
+        self.remove_node(key)
+        return encode_any(None)
+
+    def _ask_node_has_workers(self, worker: Worker, data: bytes) -> bytes:
+        (wanted,) = decode_any(data)
+        return encode_any(any(other.node.hex == wanted for other in self.workers.values()))
+
+    def _check_owner(self, worker: Worker) -> None:
+        if not self.settings.apart or worker.job is None or worker.job.peer is not worker:
+            raise RuntimeError("Nodes are added and removed by the program whose session it is.")
+
     def _ask_resources(self, worker: Worker, data: bytes) -> bytes:
         return encode_any(self.resources())
 
@@ -459,4 +492,8 @@ _VERBS: dict[str, Callable[[Requests, Worker, bytes], bytes]] = {
     "await_group": Requests._ask_await_group,
     "find_group": Requests._ask_find_group,
     "group": Requests._ask_group,
+    "job": Requests._ask_job,
+    "add_node": Requests._ask_add_node,
+    "remove_node": Requests._ask_remove_node,
+    "node_has_workers": Requests._ask_node_has_workers,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from skate.core.nodes import NodeSpec
 from skate.core.placement import ALONE
 from skate.core.settings import Settings
 from skate.core.spec import TaskOptions
@@ -54,6 +55,9 @@ class Ports(Files, Protocol):
 
     def warn(self, text: str, source: str = "SESSION") -> None:
         """Tell the user something on the driver's standard error."""
+
+    def add_node(self, spec: NodeSpec) -> Node:
+        """A virtual node joins."""
 
     jobs: Jobs
     """The drivers that attached."""

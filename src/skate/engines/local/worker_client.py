@@ -147,6 +147,19 @@ class WorkerClient(Blocks):
 
     def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
         info = replace(info, options=self._inherit(info.options))
+        if not info.options.get_if_exists:
+            return self._spawn_now(spec, info)
+        # What was dropped is told before, or after: not in between, for the actor may be found whose handle it was.
+        self.settle()
+        with self.lock:
+            self.finding += 1
+        try:
+            return self._spawn_now(spec, info)
+        finally:
+            with self.lock:
+                self.finding -= 1
+
+    def _spawn_now(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
         data = self._ask("spawn", encoder.encode(SpawnRequest(spec, info)))
         self.sent(spec.args)
         made = decode_info(data)
