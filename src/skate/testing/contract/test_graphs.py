@@ -124,7 +124,9 @@ def test_two_inputs_are_refused(ray, add):
         node.execute(1)
 
 
-@pytest.mark.parametrize("wrap", [lambda n: [n], lambda n: (n,), lambda n: {"k": n}, Holder], ids=str)
+@pytest.mark.parametrize(
+    "wrap", [lambda n: [n], lambda n: (n,), lambda n: {"k": n}, Holder], ids=["list", "tuple", "dict", "object"]
+)
 def test_nodes_inside_of_values(ray, inc, wrap):
     @ray.remote
     def open_it(value):
