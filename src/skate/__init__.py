@@ -31,12 +31,15 @@ from skate.api import timeline as timeline
 from skate.api import wait as wait
 from skate.core.generator import DynamicObjectRefGenerator as DynamicObjectRefGenerator
 from skate.core.generator import ObjectRefGenerator as ObjectRefGenerator
+from skate.core.refs import ActorClassID as ActorClassID
 from skate.core.refs import ActorID as ActorID
+from skate.core.refs import FunctionID as FunctionID
 from skate.core.refs import JobID as JobID
 from skate.core.refs import NodeID as NodeID
 from skate.core.refs import ObjectRef as ObjectRef
 from skate.core.refs import PlacementGroupID as PlacementGroupID
 from skate.core.refs import TaskID as TaskID
+from skate.core.refs import UniqueID as UniqueID
 from skate.core.refs import WorkerID as WorkerID
 from skate.runtime_context import get_runtime_context as get_runtime_context
 
@@ -49,15 +52,18 @@ if TYPE_CHECKING:
     from skate import remote_function as remote_function
     from skate import runtime_env as runtime_env
     from skate import util as util
+    from skate.compat.hook import as_ray as as_ray
 
 ObjectID = ObjectRef
 
 # Imported when first asked for. The names above are not: a session starts faster when they are there already.
-_MODULES = frozenset({"actor", "cloudpickle", "cluster_utils", "remote_function", "runtime_env", "util"})
+_MODULES = frozenset({"actor", "as_ray", "cloudpickle", "cluster_utils", "remote_function", "runtime_env", "util"})
 
 __all__ = [
+    "ActorClassID",
     "ActorID",
     "DynamicObjectRefGenerator",
+    "FunctionID",
     "JobID",
     "NodeID",
     "ObjectID",
@@ -65,8 +71,10 @@ __all__ = [
     "ObjectRefGenerator",
     "PlacementGroupID",
     "TaskID",
+    "UniqueID",
     "WorkerID",
     "__version__",
+    "as_ray",
     "available_resources",
     "cancel",
     "cluster_resources",

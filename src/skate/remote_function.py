@@ -94,7 +94,12 @@ class RemoteFunction(Generic[P, Q_co]):
         return f"<remote function {self._function_name}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteFunction, (self._function, self._default_options)
+        return _arrive, (self._function, self._default_options, self._definition.own)
+
+
+def _arrive(function: Callable[..., Any], options: dict[str, Any], own: bytes) -> RemoteFunction[..., Any]:
+    """A remote function that came inside a value."""
+    return RemoteFunction(function, options, Definition(function, function.__name__, own))
 
 
 def make_remote_function(function: Callable[P, Any], options: dict[str, Any]) -> RemoteFunction[P, Any]:

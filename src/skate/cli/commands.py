@@ -74,13 +74,15 @@ class ProgramCommand(click.Command):
     short_help="Run a Python program.",
 )
 @click.option("-m", "module", metavar="MODULE", help="Run a module by name instead of a file.")
+@click.option("--real-ray", is_flag=True, help="Leave `import ray` to the Ray that is installed.")
 @click.argument("script_and_arguments", metavar="SCRIPT [ARGUMENTS]...", nargs=-1, type=click.UNPROCESSED)
-def run(module: str | None, script_and_arguments: tuple[str, ...]) -> Program:
-    """Run SCRIPT as `python SCRIPT` would, in this interpreter.
+def run(module: str | None, real_ray: bool, script_and_arguments: tuple[str, ...]) -> Program:
+    """Run SCRIPT as `python SCRIPT` would, in this interpreter, on Skate where it imports ray.
 
     The program sees its own arguments, its own directory first on the import path, and itself as
     the module __main__. Its exit code and its traceback are those that Python gives. Everything
-    after SCRIPT, or after -m MODULE, belongs to the program.
+    after SCRIPT, or after -m MODULE, belongs to the program. `import ray` gives Skate, also in
+    worker processes and in Python programs that SCRIPT starts, whether Ray is installed or not.
 
     \b
     Examples:
@@ -88,8 +90,11 @@ def run(module: str | None, script_and_arguments: tuple[str, ...]) -> Program:
       skate run train.py --epochs 3
       skate run -m mypackage.train --epochs 3
     """
+    from skate.as_ray import as_ray
     from skate.cli.run import module_program, script_program
 
+    if not real_ray:
+        as_ray()
     if module is not None:
         return module_program(module, script_and_arguments)
     if not script_and_arguments:

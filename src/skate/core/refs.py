@@ -284,16 +284,26 @@ class JobID(BaseID):
         return int.from_bytes(self._binary, "little")
 
 
-class NodeID(BaseID):
+class UniqueID(BaseID):
+    """Names one thing of whatever kind; 28 bytes."""
+
+    SIZE = 28
+
+
+class NodeID(UniqueID):
     """Names a node; 28 bytes."""
 
-    SIZE = 28
 
-
-class WorkerID(BaseID):
+class WorkerID(UniqueID):
     """Names a worker process; 28 bytes."""
 
-    SIZE = 28
+
+class FunctionID(UniqueID):
+    """Names a remote function; 28 bytes."""
+
+
+class ActorClassID(UniqueID):
+    """Names an actor class; 28 bytes."""
 
 
 class PlacementGroupID(BaseID):

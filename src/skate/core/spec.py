@@ -6,6 +6,7 @@ Resources are integers in 1/10000 units (`skate.core.resources`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -113,13 +114,18 @@ class ActorInfo(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Definition:
-    """A function or class as it travels: pickled once on first use, known by the hash of its pickle."""
+    """A function or class as it travels: pickled once on first use, known by the hash of its pickle.
 
-    __slots__ = ("_blob", "_id", "name", "target")
+    A function with a closure has an identity of its own (`own`), which it keeps where it goes: a worker holds one copy
+    of it, in which the closure's objects may change, and two that were equal once must not share it.
+    """
 
-    def __init__(self, target: Callable[..., Any], name: str) -> None:
+    __slots__ = ("_blob", "_id", "name", "own", "target")
+
+    def __init__(self, target: Callable[..., Any], name: str, own: bytes = b"") -> None:
         self.target = target
         self.name = name
+        self.own = own or (os.urandom(16) if getattr(target, "__closure__", None) else b"")
         self._blob: bytes | None = None
         self._id = b""
 
@@ -129,6 +135,6 @@ class Definition:
             import hashlib
 
             blob = dump(self.target)
-            self._id = hashlib.blake2b(blob, digest_size=16).digest()
+            self._id = self.own or hashlib.blake2b(blob, digest_size=16).digest()
             self._blob = blob
         return self._id, self._blob

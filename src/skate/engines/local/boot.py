@@ -65,11 +65,12 @@ def memory() -> int:
 
 
 def search_path() -> list[str]:
-    """`sys.path`, so that it means the same in a process elsewhere."""
+    """`sys.path`, so that it means the same in a process elsewhere, after what import hooks want in workers."""
+    entries = [path for finder in sys.meta_path if (path := getattr(finder, "worker_path", None))] + sys.path
     try:
-        return [os.path.abspath(entry) for entry in sys.path]
+        return [os.path.abspath(entry) for entry in entries]
     except FileNotFoundError:  # the working directory is gone, and with it what it stood for
-        return [entry for entry in sys.path if os.path.isabs(entry)]
+        return [entry for entry in entries if os.path.isabs(entry)]
 
 
 def variables() -> dict[str, str]:

@@ -1,0 +1,59 @@
+"""The module `ray` of programs that run on Skate: Skate's public names, and what only Ray has.
+
+`ray.x` is Skate's module `skate.x`, one object under two names, unless there is a file for it beside this one.
+"""
+
+import importlib as _importlib
+import logging as _logging
+import os as _os
+import sys as _sys
+
+_SITE = _os.path.dirname(_os.path.dirname(_os.path.abspath(__file__)))
+if _SITE not in _sys.path:
+    # after the program's own directory: processes that copy this path find `ray` where this one does
+    _sys.path.insert(0 if _sys.flags.safe_path else 1, _SITE)
+try:
+    import skate as _skate
+except ModuleNotFoundError as _error:
+    if _error.name != "skate":
+        raise
+    # a Python program that one on Skate has started, without the same import path
+    _sys.path.append(_os.path.dirname(_os.path.dirname(_os.path.dirname(_SITE))))
+    import skate as _skate
+
+from skate.compat import hook as _hook
+from skate.compat import missing as _missing
+
+_hook.install()
+
+from ray._raylet import ClusterID as ClusterID  # noqa: E402  needs the hook
+from ray._raylet import Language as Language  # noqa: E402
+from ray._version import commit as __commit__  # noqa: E402
+from ray._version import version as __version__  # noqa: E402  Skate's own is `skate.__version__`
+
+SCRIPT_MODE, WORKER_MODE, SPILL_WORKER_MODE, RESTORE_WORKER_MODE = 0, 1, 2, 3
+logger = _logging.getLogger("ray")
+
+_PUBLIC = [name for name in _skate.__all__ if name not in ("__version__", "as_ray")]
+globals().update({name: getattr(_skate, name) for name in _PUBLIC})
+__all__ = ["SCRIPT_MODE", "WORKER_MODE", "Language", "__version__", *_PUBLIC]
+
+# Names that Ray keeps for old programs, and the modules that they mean.
+_OLD = {"worker": "_private.worker", "state": "_private.state", "ray_constants": "_private.ray_constants"}
+
+
+def __getattr__(name: str) -> object:
+    if not name.startswith("__"):
+        module = f"ray.{_OLD.get(name, name)}"
+        try:
+            return _importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+        if name not in _hook.SKATES_OWN and hasattr(_skate, name):
+            return getattr(_skate, name)
+    raise _missing.no_attribute("ray", name, _sys.modules[__name__])
+
+
+def __dir__() -> list[str]:
+    return sorted(({*globals(), *dir(_skate)} - _hook.SKATES_OWN) | {"__name__"})

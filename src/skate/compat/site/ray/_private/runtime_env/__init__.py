@@ -1,0 +1,1 @@
+"""Names around runtime environments."""

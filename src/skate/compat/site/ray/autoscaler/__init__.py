@@ -1,0 +1,1 @@
+"""Machines on demand: an embedded engine has the one that it runs on."""
