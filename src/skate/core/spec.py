@@ -117,7 +117,7 @@ class Definition:
     """A function or class as it travels: pickled once on first use, known by the hash of its pickle.
 
     A function with a closure has an identity of its own (`own`), which it keeps where it goes: a worker holds one copy
-    of it, in which the closure's objects may change, and two that were equal once must not share it.
+    of it, in which the closure's objects may change, and two that were equal at first must not share it.
     """
 
     __slots__ = ("_blob", "_id", "name", "own", "target")
@@ -134,7 +134,7 @@ class Definition:
         if self._blob is None:
             import hashlib
 
-            blob = dump(self.target)
-            self._id = self.own or hashlib.blake2b(blob, digest_size=16).digest()
+            blob = dump(self.target) + self.own  # a pickle ends itself: what follows changes the hash alone
+            self._id = hashlib.blake2b(blob, digest_size=16).digest()
             self._blob = blob
         return self._id, self._blob

@@ -42,6 +42,14 @@ __all__ = ["SCRIPT_MODE", "WORKER_MODE", "Language", "__version__", *_PUBLIC]
 _OLD = {"worker": "_private.worker", "state": "_private.state", "ray_constants": "_private.ray_constants"}
 
 
+def _global_worker(context: object) -> object:
+    """Ray's context of a call has the worker that it runs in."""
+    return _importlib.import_module("ray._private.worker").global_worker
+
+
+_skate.runtime_context.RuntimeContext.worker = property(_global_worker)
+
+
 def __getattr__(name: str) -> object:
     if not name.startswith("__"):
         module = f"ray.{_OLD.get(name, name)}"
