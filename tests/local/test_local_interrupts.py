@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+
 from programs import BEGIN, eventually, marked, output_of, program
 
 LOOPS = {

@@ -1,5 +1,6 @@
 """SNES and PGPE of EvoTorch, the population evaluated by Ray actors."""
 
+import ray
 import torch
 from evotorch import Problem
 from evotorch.algorithms import PGPE, SNES
@@ -9,6 +10,7 @@ def bowl(x: torch.Tensor) -> torch.Tensor:
     return torch.sum((x - 0.5) ** 2)
 
 
+ray.init(num_cpus=2)
 torch.manual_seed(3)
 results = []
 for algorithm, settings in (

@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -21,7 +22,10 @@ def job(config: DictConfig) -> float:
 FOLDER = os.environ.setdefault("SWEEP_FOLDER", tempfile.mkdtemp())
 if __name__ == "__main__":
     sys.argv += ["--multirun", "hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2", "x=1,2,3", "y=4,5"]
-    sys.argv += [f"hydra.sweep.dir={FOLDER}/out", "+hydra.launcher.ray.init.runtime_env.env_vars.SWEEP_FOLDER=" + FOLDER]
+    sys.argv += [
+        f"hydra.sweep.dir={FOLDER}/out",
+        "+hydra.launcher.ray.init.runtime_env.env_vars.SWEEP_FOLDER=" + FOLDER,
+    ]
     job()
-    results = sorted(int(open(os.path.join(FOLDER, name)).read()) for name in os.listdir(FOLDER) if "_" in name)
+    results = sorted(int(Path(FOLDER, name).read_text()) for name in os.listdir(FOLDER) if "_" in name)
     print("result:", results)

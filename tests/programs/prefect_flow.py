@@ -7,8 +7,8 @@ os.environ["PREFECT_HOME"] = tempfile.mkdtemp()
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
 
-from prefect import flow, task  # noqa: E402
-from prefect_ray import RayTaskRunner  # noqa: E402
+from prefect import flow, task
+from prefect_ray import RayTaskRunner
 
 
 @task

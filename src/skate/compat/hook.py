@@ -1,4 +1,4 @@
-"""`import ray` and `import ray.x` answered by Skate, in this process, in workers and in Python programs started from it.
+"""`import ray` and `import ray.x` answered by Skate: in this process, in workers, in Python programs started from it.
 
 `RayFinder` stands first in ``sys.meta_path``, so it also answers where a real Ray is installed, which it leaves alone.
 Other processes find `ray` in the directory `SITE` on their import path, and its ``__init__`` installs the finder there.
@@ -79,13 +79,15 @@ class RayFinder(importlib.abc.MetaPathFinder):
             raise no_module(fullname)
         return spec
 
-    def find_distributions(  # what importlib.metadata asks a finder
+    def find_distributions(
         self, context: importlib.metadata.DistributionFinder.Context | None = None
     ) -> Iterator[importlib.metadata.Distribution]:
-        if context is None or context.name is None or context.name.lower() == "ray":
-            yield from importlib.metadata.MetadataPathFinder.find_distributions(
-                importlib.metadata.DistributionFinder.Context(name="ray", path=[SITE])
-            )
+        """What `importlib.metadata` asks finders: the distribution ``ray``."""
+        context = context or importlib.metadata.DistributionFinder.Context()
+        # where SITE is on the path, Python's own finder answers
+        if context.name in (None, "ray") and context.path == sys.path and SITE not in sys.path:
+            ours = importlib.metadata.DistributionFinder.Context(name="ray", path=[SITE])
+            yield from importlib.metadata.MetadataPathFinder.find_distributions(ours)
 
 
 class _Alias(importlib.abc.Loader):

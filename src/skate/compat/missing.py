@@ -16,16 +16,15 @@ def no_module(name: str) -> ModuleNotFoundError:
     return ModuleNotFoundError(f"No module named {name!r}: {_PAGE}.", name=name)
 
 
-def no_attribute(module: str, name: str, owner: object, depth: int = 1) -> Exception:
-    """The error of a module-level ``__getattr__`` that does not know `name`; `depth` frames above it asked.
+def no_attribute(module: str, name: str, owner: object) -> Exception:
+    """The error that a module-level ``__getattr__`` raises for `name`.
 
-    An ImportError when a ``from module import name`` asks, for Python drops the text of an AttributeError there; else an
-    AttributeError, so that `hasattr` works.
+    An ImportError when a ``from module import name`` asks, for Python drops the text of an AttributeError there; else
+    an AttributeError, so that `hasattr` works.
     """
-    text = f"module {module!r} has no attribute {name!r}: {_PAGE}."
-    if _is_from_import(sys._getframe(depth + 1)):
+    if _is_from_import(sys._getframe(2)):  # whoever called __getattr__, our caller
         return ImportError(f"cannot import name {name!r} from {module!r}: {_PAGE}.", name=module)
-    return AttributeError(text, name=name, obj=owner)
+    return AttributeError(f"module {module!r} has no attribute {name!r}: {_PAGE}.", name=name, obj=owner)
 
 
 def point_out(module: ModuleType, name: str) -> None:

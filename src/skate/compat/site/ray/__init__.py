@@ -21,14 +21,14 @@ except ModuleNotFoundError as _error:
     _sys.path.append(_os.path.dirname(_os.path.dirname(_os.path.dirname(_SITE))))
     import skate as _skate
 
-from skate.compat import hook as _hook
-from skate.compat import missing as _missing
+from skate.compat import hook as _hook  # noqa: E402  needs the path
+from skate.compat import missing as _missing  # noqa: E402
 
 _hook.install()
 
 from ray._raylet import ClusterID as ClusterID  # noqa: E402  needs the hook
 from ray._raylet import Language as Language  # noqa: E402
-from ray._version import commit as __commit__  # noqa: E402
+from ray._version import commit as __commit__  # noqa: E402, F401
 from ray._version import version as __version__  # noqa: E402  Skate's own is `skate.__version__`
 
 SCRIPT_MODE, WORKER_MODE, SPILL_WORKER_MODE, RESTORE_WORKER_MODE = 0, 1, 2, 3
@@ -47,7 +47,7 @@ def _global_worker(context: object) -> object:
     return _importlib.import_module("ray._private.worker").global_worker
 
 
-_skate.runtime_context.RuntimeContext.worker = property(_global_worker)
+_skate.runtime_context.RuntimeContext.worker = property(_global_worker)  # type: ignore[attr-defined]
 
 
 def __getattr__(name: str) -> object:

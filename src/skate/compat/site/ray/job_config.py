@@ -50,5 +50,7 @@ class JobConfig:
     def set_default_actor_lifetime(self, default_actor_lifetime: str) -> None:
         """``"detached"`` or ``"non_detached"``; AssertionError for anything else."""
         if default_actor_lifetime not in ("detached", "non_detached"):
-            raise AssertionError(f"default_actor_lifetime: 'detached' or 'non_detached', not {default_actor_lifetime!r}")
+            raise AssertionError(
+                f"default_actor_lifetime: 'detached' or 'non_detached', not {default_actor_lifetime!r}"
+            )
         self.default_actor_lifetime = default_actor_lifetime

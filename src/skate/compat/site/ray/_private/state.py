@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import skate
@@ -100,11 +101,9 @@ class GlobalState:
 
     def placement_group_table(self, placement_group_id: Any = None) -> dict[str, Any]:
         """As `skate.util.placement_group_table`; of the group with that id, or of all."""
-        from skate.util.placement_group import PlacementGroup, placement_group_table
-
-        table: dict[str, Any] = placement_group_table(
-            None if placement_group_id is None else PlacementGroup(placement_group_id)
-        )
+        groups = importlib.import_module("skate.util.placement_group")
+        group = None if placement_group_id is None else groups.PlacementGroup(placement_group_id)
+        table: dict[str, Any] = groups.placement_group_table(group)
         return table
 
     def cluster_resources(self) -> dict[str, float]:
