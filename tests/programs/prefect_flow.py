@@ -6,6 +6,7 @@ import tempfile
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp()
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"
+os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
 
 from prefect import flow, task
 from prefect_ray import RayTaskRunner

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 from skate.compat.missing import no_module, point_out
+from skate.core.config import load as load_config
 
 SITE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
 SKATES_OWN = frozenset(
@@ -43,7 +44,12 @@ def as_ray() -> None:
 
     A Ray that is installed stays untouched, and unused. Harmless when called twice. Raises RuntimeError when the
     program has imported another `ray` already.
+
+    Does nothing when the engine `ray` is chosen from outside (SKATE_ENGINE or configuration): that engine is the real
+    Ray, and a program for Ray runs there as it is.
     """
+    if (os.environ.get("SKATE_ENGINE") or load_config().chosen_engine) == "ray":
+        return
     install()
     known = os.environ.get("PYTHONPATH", "")
     if SITE not in known.split(os.pathsep):

@@ -32,6 +32,7 @@ from ray._version import commit as __commit__  # noqa: E402, F401
 from ray._version import version as __version__  # noqa: E402  Skate's own is `skate.__version__`
 
 SCRIPT_MODE, WORKER_MODE, SPILL_WORKER_MODE, RESTORE_WORKER_MODE = 0, 1, 2, 3
+ANSWERED_BY_SKATE = True
 logger = _logging.getLogger("ray")
 
 _PUBLIC = [name for name in _skate.__all__ if name not in ("__version__", "as_ray")]
