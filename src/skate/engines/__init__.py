@@ -14,7 +14,9 @@ DEFAULT = "local"
 def hosted() -> bool:
     """Whether this process is one of Ray's workers."""
     worker = sys.modules.get("ray._private.worker")
-    return worker is not None and bool(worker.global_worker.mode == worker.WORKER_MODE)
+    if worker is None or getattr(sys.modules.get("ray"), "ANSWERED_BY_SKATE", False):
+        return False
+    return bool(worker.global_worker.mode == worker.WORKER_MODE)
 
 
 def chosen(named: str | None) -> str:
