@@ -94,6 +94,20 @@ def test_example_checks_its_own_result(name: str, engine: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", [name for name in LAST_LINES if name not in ("engines.py", "typed.py")])
+def test_example_is_a_program_for_ray(name: str, tmp_path: Path) -> None:
+    if name == "parameter_server.py":
+        pytest.importorskip("numpy")
+    text = (EXAMPLES / name).read_text()
+    program = tmp_path / name
+    program.write_text(text.replace("import skate as ray\n", "import ray\n"))
+    assert "skate as ray" in text
+    assert "import skate" not in program.read_text()
+    done = run("local", "-m", "skate", "run", str(program))
+    assert done.returncode == 0, done.stderr
+    assert LAST_LINES[name] in done.stdout.splitlines()[-1]
+
+
 @pytest.mark.slow
 @needs_numpy
 @both_engines

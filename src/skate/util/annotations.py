@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["Deprecated", "DeveloperAPI", "PublicAPI"]
+__all__ = ["AnnotationType", "Deprecated", "DeveloperAPI", "PublicAPI", "RayDeprecationWarning"]
 
 T = TypeVar("T")
+
+
+class AnnotationType(enum.Enum):
+    """The kinds of marks."""
+
+    PUBLIC_API = "PublicAPI"
+    DEVELOPER_API = "DeveloperAPI"
+    DEPRECATED = "Deprecated"
+    UNKNOWN = "Unknown"
+
+
+class RayDeprecationWarning(DeprecationWarning):
+    """What libraries warn with about names of theirs that will go."""
 
 
 def _mark(*args: Any, **facts: Any) -> Any:
