@@ -7,9 +7,9 @@ import resource
 import time
 
 import pytest
+from programs import output_of
 
 import skate
-from programs import output_of
 from skate import exceptions
 
 

@@ -6,9 +6,9 @@ import gc
 import time
 
 import pytest
+from programs import eventually
 
 import skate
-from programs import eventually
 from skate import exceptions
 from skate.core import engine as engines
 

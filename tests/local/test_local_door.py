@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from programs import eventually, marked, output_of, program
 
 import skate
-from programs import eventually, marked, output_of, program
 from skate.core.engine import current
 from skate.engines.local import door
 from skate.engines.local.door import Place, python_version

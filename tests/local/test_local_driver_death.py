@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from kill_moments import DRIVER, killed_after, start_another_session
-
 from programs import eventually, marked, program
 
 PATIENCE = 1.0

@@ -11,7 +11,6 @@ import sys
 import time
 
 import pytest
-
 from programs import BEGIN, eventually, marked, output_of, program
 
 LOOPS = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from programs import output_of, program
 
 ORIGIN = re.compile(r"^\((\w+) pid=\d+\) ?(.*)$")

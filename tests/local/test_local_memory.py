@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import eventually, output_of
 
 import skate
-from programs import eventually, output_of
 from skate import exceptions
 from skate.core.engine import running
 

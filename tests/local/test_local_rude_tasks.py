@@ -10,9 +10,9 @@ import threading
 import time
 
 import pytest
+from programs import eventually, output_of
 
 import skate
-from programs import eventually, output_of
 from skate import exceptions
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import output_of, program
 
 import skate
-from programs import output_of, program
 from skate import exceptions
 from skate.core import engine as engines
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from programs import BEGIN, eventually
 
 import skate
-from programs import BEGIN, eventually
 from skate import exceptions
 from skate.core import engine as engines
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from programs import output_of
 
 import skate
-from programs import output_of
 from skate import exceptions
 
 

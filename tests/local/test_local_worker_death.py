@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import psutil
 import pytest
+from programs import eventually, output_of, zygote_of
 
 import skate
-from programs import eventually, output_of, zygote_of
 from skate import exceptions
 
 ENDS = ["SIGKILL", "SIGSEGV", "SIGABRT", "os._exit"]
