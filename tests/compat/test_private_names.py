@@ -81,3 +81,36 @@ def test_names_that_libraries_use(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "skate", "run", str(script)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stdout) == (0, "all there\n"), done.stderr
+
+
+NODES = """
+import ray
+from ray._private import state
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}, connect=True)
+second = cluster.add_node(num_cpus=3, resources={"pen": 2})
+
+
+@ray.remote(num_cpus=1, resources={"pen": 1})
+class Clerk:
+    pass
+
+
+clerk = Clerk.remote()
+ray.get(clerk.__ray_ready__.remote())
+free, total = state.available_resources_per_node(), state.total_resources_per_node()
+assert free.keys() == total.keys() == {row["NodeID"] for row in ray.nodes()}
+with_pens = next(node for node, row in total.items() if "pen" in row)
+print(total[with_pens]["pen"], free[with_pens]["pen"], free[with_pens]["CPU"], len(set(state.node_ids())))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+def test_resources_of_each_node(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(NODES)
+    command = [sys.executable, "-m", "skate", "run", str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (0, "2.0 1.0 2.0 2\n"), done.stderr

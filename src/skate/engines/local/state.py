@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def rows(hub: Hub, kind: str) -> list[dict[str, Any]]:
-    """Rows of a table: ``nodes``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``events`` and others."""
+    """Rows of a table: ``nodes``, ``free``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``events`` and others."""
     try:
         table = _TABLES[kind]
     except KeyError:
@@ -34,6 +34,13 @@ def _nodes(hub: Hub) -> list[dict[str, Any]]:
     return [
         nodes.row(node.hex, node.address, node.name, as_floats(node.total.items()), node.labels, node.death or None)
         for node in (*hub.scheduler.nodes.values(), *hub.scheduler.dead)
+    ]
+
+
+def _free(hub: Hub) -> list[dict[str, Any]]:
+    return [
+        {"NodeID": node.hex, "Available": as_floats((name, max(0, units)) for name, units in node.free.items())}
+        for node in hub.scheduler.nodes.values()
     ]
 
 
@@ -197,6 +204,7 @@ def _placement_groups(hub: Hub) -> list[dict[str, Any]]:
 
 _TABLES = {
     "nodes": _nodes,
+    "free": _free,
     "actors": _actors,
     "names": _names,
     "tasks": calls,

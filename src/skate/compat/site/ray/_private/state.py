@@ -68,7 +68,7 @@ def available_resources_per_node() -> dict[str, dict[str, float]]:
     rows = [row for row in engines.current().state("nodes") if row["Alive"]]
     if len(rows) == 1:
         return {rows[0]["NodeID"]: available_resources()}
-    return {row["NodeID"]: dict(row["Available"]) for row in rows}
+    return {row["NodeID"]: dict(row["Available"]) for row in engines.current().state("free")}
 
 
 def node_ids() -> list[str]:
