@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def rows(hub: Hub, kind: str) -> list[dict[str, Any]]:
-    """Rows of a table: ``nodes``, ``free``, ``actors``, ``names``, ``tasks``, ``workers``, ``objects``, ``events`` and others."""
+    """Rows of a table of the hub, which `_TABLES` lists; ``free`` holds what is free on each node."""
     try:
         table = _TABLES[kind]
     except KeyError:
