@@ -6,6 +6,7 @@
 # make bench-scale    what is large, beside real Ray: does it complete, how fast, with how much memory
 # make bench-cluster  many nodes, actors and placement groups, beside real Ray
 # make docs     run the examples that README.md and docs/ show
+# make page     write docs/compatibility.md anew: Ray's public names against Skate's
 # make chaos    50,000 tasks and 200 actors while workers die; SEED=n for another run
 # make clean    remove what the targets above made
 
@@ -25,7 +26,7 @@ RAY_PYTHON := $(RAY_VENV)/bin/python
 RAY_STAMP := $(RAY_VENV)/.ray
 endif
 
-.PHONY: help demo test test-ray check bench bench-scale bench-cluster chaos docs dev clean
+.PHONY: help demo test test-ray check bench bench-scale bench-cluster page chaos docs dev clean
 .DEFAULT_GOAL := help
 
 help:
@@ -64,6 +65,9 @@ bench-scale: $(VENV)/.dev $(RAY_STAMP)
 
 bench-cluster: $(VENV)/.dev $(RAY_STAMP)
 	@$(BIN)/python benchmarks/cluster.py --rival $(RAY_PYTHON)
+
+page: $(VENV)/.dev $(RAY_STAMP)
+	@$(BIN)/python tools/compatibility.py --wheel-python $(RAY_PYTHON)
 
 SEED ?= 1
 
