@@ -180,7 +180,8 @@ def page(found: dict[str, object]) -> str:
         "## Private names\n\nThose that popular libraries use, answered in `compat/site/ray/`:\n\n"
         + "\n".join(["| module | names |", "|---|---|", *private]),
         "## Programs by others\n\nEach ran unmodified on Ray and on Skate with the same result. Seconds are for the "
-        "whole program, imports too, on 2 busy cores.\n\n" + "\n".join(programs_table()),
+        "whole program, imports too, on 2 cores that other work kept busy, one side right after the other.\n\n"
+        + "\n".join(programs_table()),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
