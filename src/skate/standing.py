@@ -107,7 +107,8 @@ def status(address: str = "auto") -> dict[str, Any]:
     Raises ConnectionError when there is none at `address`.
     """
     with Visit(address) as visit:
-        found: dict[str, Any] = {kind: visit.ask("state", kind) for kind in ("nodes", "actors", "workers", "jobs")}
+        kinds = ("nodes", "actors", "workers", "jobs")
+        found: dict[str, Any] = {kind: [_plain(row) for row in visit.ask("state", kind)] for kind in kinds}
         total, free = visit.ask("resources")
     session = look_at(visit.folder)
     pid, since = (session.pid, session.begun) if session is not None else (0, time.time())
@@ -120,6 +121,11 @@ def status(address: str = "auto") -> dict[str, Any]:
         "free": free,
         **found,
     }
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without packed values, which only their maker can read."""
+    return {name: value for name, value in row.items() if not isinstance(value, bytes)}
 
 
 def _hub(session: Session) -> Hub:

@@ -222,8 +222,8 @@ def test_output_for_a_guest_that_does_not_read_waits_in_the_workers(address: str
     def quiet():
         return 1
 
+    print("begun", flush=True)  # while nothing else is written that could come into this line
     ref = flood.remote()
-    print("begun", flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
     ray.get(ref)
     time.sleep(0.5)

@@ -120,7 +120,7 @@ def test_killed_driver_takes_only_what_was_its_own(hub: standing.Hub) -> None:
         os.kill(guest.pid, signal.SIGKILL)
         assert eventually(lambda: not alive(other))
     assert skate.get(mine.pid.remote(), timeout=20) == pid
-    assert eventually(lambda: not [row for row in rows(hub, "objects") if row["size"] > 100_000])
+    assert eventually(lambda: not [row for row in rows(hub, "objects") if row["object_size"] > 100_000])
 
 
 def test_second_start_is_told_of_the_first_also_at_the_same_moment(
