@@ -857,5 +857,5 @@ def test_state_lists_every_task_once_where_it_is(session):
     assert states == ["PENDING_ARGS_AVAIL", "PENDING_NODE_ASSIGNMENT", "PENDING_NODE_ASSIGNMENT", "RUNNING", "RUNNING"]
     assert {row["func_or_class_name"] for row in session.hub.state("tasks")} == {"f"}
     assert session.known(waiting)
-    with pytest.raises(ValueError, match="Tables: nodes, actors"):
+    with pytest.raises(ValueError, match="Tables: nodes, free, actors"):
         session.hub.state("nonsense")
