@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -15,6 +16,10 @@ import psutil
 import pytest
 
 PATIENCE = 2.0  # seconds: how long what is on its way out may take
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what it puts in the background, and it is inherited. Tests press Ctrl-C, as at a terminal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def open_files() -> dict[str, str]:
