@@ -85,7 +85,7 @@ def test_tasks_take_no_local_paths(tmp_path: Path) -> None:
         ({"config": {"setup_timeout_seconds": "5"}}, TypeError),
         ({"config": {"eager_install": 1}}, TypeError),
         ({"config": {"log_files": "x"}}, TypeError),
-        ({"conda": {"dependencies": [object()]}}, TypeError),
+        ({"conda": {"dependencies": [print]}}, TypeError),
     ],
     ids=str,
 )

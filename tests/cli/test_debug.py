@@ -16,6 +16,8 @@ from typing import Any
 import pexpect
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import skate as ray
 

@@ -15,6 +15,8 @@ import pytest
 
 from skate import standing
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -141,7 +141,11 @@ def travelled(value: object, room: int = 1 << 20) -> Any:
     return again
 
 
-@pytest.mark.parametrize("value", [None, 0, "text", b"", [1, {"a": (2,)}], b"x" * 100_000, lambda: 5], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [None, 0, "text", b"", [1, {"a": (2,)}], b"x" * 100_000, lambda: 5],
+    ids=["none", "zero", "text", "empty", "nested", "large", "function"],
+)
 def test_values_survive(value: object) -> None:
     again = travelled(value)
     assert again() == value() if callable(again) and callable(value) else again == value

@@ -21,6 +21,8 @@ import skate
 from skate.dag import CompiledDAG, DAGContext, InputNode, MultiOutputNode
 from skate.exceptions import ActorDiedError, RayActorError, RayChannelError, RayChannelTimeoutError
 
+pytestmark = pytest.mark.slow
+
 
 class Worker:
     def __init__(self) -> None:
