@@ -461,7 +461,7 @@ class Counting(RuleBasedStateMachine):
             for worker in self.busy():
                 session.tell(worker, Failed(next(iter(worker.running)), ERROR))
             for worker in list(session.hub.workers.values()):
-                if worker.actor is None and not worker.running:
+                if (worker.actor is None or worker.actor.dead) and not worker.running:  # killed, if its actor is dead
                     session.die(worker)
         session.check_empty()
         assert session.hub.scheduler.free == session.hub.scheduler.total
