@@ -17,9 +17,15 @@ import pytest
 
 PATIENCE = 2.0  # seconds: how long what is on its way out may take
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # So a shell starts what it puts in the background, and it is inherited. Tests press Ctrl-C, as at a terminal.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _signal, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    # A shell has what it puts in the background ignore them, and `nohup` the last; programs that tests start inherit
+    # that. Tests press Ctrl-C and close terminals, and what they start must hear it.
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _usual)
 
 
 def open_files() -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from programs import eventually, output_of
 
@@ -81,7 +82,8 @@ def test_idle_workers_go_before_those_that_work(start: Any) -> None:
         kept = bytearray(size * MB)
         return os.getpid()
 
-    start(cpus=1, memory_limit=500 * MB)
+    own = psutil.Process().memory_info().rss  # counts too, and is large after many other tests
+    start(cpus=1, memory_limit=own + 420 * MB)
     first = skate.get(keep.remote(250))
     assert os.path.exists(f"/proc/{first}")
 

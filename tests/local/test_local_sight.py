@@ -306,6 +306,8 @@ def test_objects_name_the_lines_that_made_them(sited: None) -> None:
 def test_lines_of_objects_that_are_gone_are_dropped(sited: None) -> None:
     for number in range(5_000):
         skate.put(number)
+        if not number % 500:
+            engines.current().state("names")  # counts what was dropped
     hub = engines.current().hub  # type: ignore[attr-defined]
     assert len(hub.history.sites) < 3_500
 
