@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -149,7 +148,6 @@ class AttachedEngine(WorkerClient):
         self.closed = False
         self.pushed = 0.0
         self.inherited: dict[int, tuple[Any, Any]] = {}
-        self.loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self.on_inbox = _nothing
         self.ready: queue.SimpleQueue[Ready | None] = queue.SimpleQueue()
         self.caller: threading.Thread | None = None
@@ -292,9 +290,7 @@ class AttachedEngine(WorkerClient):
         import asyncio
 
         loop = asyncio.get_running_loop()
-        if loop not in self.loops:
-            self.loops.add(loop)
-            loop.add_reader(self.pump.epoll.fileno(), self.pump.poll)
+        self.pump.join_loop(loop)
         return super().asyncio_future(ref)
 
     # -------------------------------------------------------------------- others
@@ -319,7 +315,7 @@ class AttachedEngine(WorkerClient):
         self.lost = self.lost or "The session was shut down while this thread waited."
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)  # also where a forked process has inherited the connection
-        self._leave_loops()
+        self.pump.leave_loops()
         self.pump.close()
         if self.caller is not None:
             self.ready.put(None)
@@ -329,24 +325,6 @@ class AttachedEngine(WorkerClient):
         self.connection.close()
         os.close(self.arena_fd)
         ids.use_salt(self.own_salt)
-
-    def _leave_loops(self) -> None:
-        if not self.loops:
-            return
-        import asyncio
-
-        descriptor = self.pump.epoll.fileno()
-        try:
-            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            here = None
-        for loop in self.loops:
-            if loop.is_closed():
-                continue
-            if loop.is_running() and loop is not here:
-                loop.call_soon_threadsafe(loop.remove_reader, descriptor)
-            else:
-                loop.remove_reader(descriptor)
 
 
 def attach(settings: Settings, kind: type[Attached]) -> Attached:

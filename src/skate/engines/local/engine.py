@@ -6,7 +6,6 @@ import hashlib  # noqa: F401  see below
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -66,8 +65,6 @@ class LocalEngine(Client):
         if settings.keeping.sites:
             sites.record(self, self._note_site)
         self.submitted = 0
-        self.loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
-        """Event loops that pump."""
         self.flush_due = False
         self.closed = False
         self.recorder = self._record(os.environ.get("SKATE_TRACE", ""))
@@ -332,9 +329,7 @@ class LocalEngine(Client):
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have a running event loop pump while it waits."""
-        if loop not in self.loops:
-            self.loops.add(loop)
-            loop.add_reader(self.pump.epoll.fileno(), self.pump.poll)
+        self.pump.join_loop(loop)
         if self.pump.dirty and not self.flush_due:
             self.flush_due = True
             loop.call_soon(self._flush_all)
@@ -467,30 +462,12 @@ class LocalEngine(Client):
         if self.closed:
             raise exceptions.RaySystemError("The session was shut down while this thread waited.")
 
-    def _detach(self) -> None:
-        if not self.loops:
-            return
-        import asyncio
-
-        descriptor = self.pump.epoll.fileno()
-        try:
-            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            here = None
-        for loop in self.loops:
-            if loop.is_closed():
-                continue
-            if loop.is_running() and loop is not here:
-                loop.call_soon_threadsafe(loop.remove_reader, descriptor)
-            else:
-                loop.remove_reader(descriptor)
-
     def close(self) -> None:
         """End every process and free every byte of the session."""
         if self.closed:
             return
         self.closed = True
-        self._detach()
+        self.pump.leave_loops()
         self.host.close()
         if self.recorder is not None:
             self.recorder.close()

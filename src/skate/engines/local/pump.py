@@ -11,13 +11,18 @@ import os
 import select
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from skate.engines.local.interrupts import Interrupts
 from skate.engines.local.link import Link
 from skate.engines.local.turns import Turns
+
+if TYPE_CHECKING:
+    import asyncio
 
 GRACE = 0.003
 """Seconds without a waiting user thread after which the background thread steps in."""
@@ -42,6 +47,8 @@ class Pump:
         """Links with messages to flush."""
         self.calls: deque[Callable[[], None]] = deque()
         """What to call without the lock, once events were handled."""
+        self.loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        """Event loops that pump while they wait."""
         self.turns = Turns(self.work, self.nudge)
         self.interrupts = Interrupts()
         self.closed = False
@@ -65,6 +72,31 @@ class Pump:
         """Forget a descriptor; harmless when it was not watched."""
         if self.handlers.pop(fd, None) is not None:
             self.epoll.unregister(fd)
+
+    def join_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have a running event loop pump while it waits."""
+        if loop not in self.loops:
+            self.loops.add(loop)
+            loop.add_reader(self.epoll.fileno(), self.poll)
+
+    def leave_loops(self) -> None:
+        """No event loop pumps any more."""
+        if not self.loops:
+            return
+        import asyncio
+
+        descriptor = self.epoll.fileno()
+        try:
+            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        for loop in self.loops:
+            if loop.is_closed():
+                continue
+            if loop.is_running() and loop is not here:
+                loop.call_soon_threadsafe(loop.remove_reader, descriptor)
+            else:
+                loop.remove_reader(descriptor)
 
     def flush(self) -> None:
         """Write out all links; `lock` is held."""
