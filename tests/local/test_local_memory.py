@@ -72,7 +72,8 @@ def test_task_that_needs_more_than_there_is_fails_in_the_end(start: Any, tmp_pat
     assert len(pids) == 3
     assert f"running hog was ended after 3 attempts: pid {pids[-1]}" in text
     assert "209.7 MB of the session's memory_limit" in text and "memory_usage_threshold=0.95" in text
-    assert f"Most had: hog (pid {pids[-1]})" in text
+    largest = text.partition("Most had: ")[2]  # this process may have more, from the tests before
+    assert f"hog (pid {pids[-1]})" in largest and f"the driver (pid {os.getpid()})" in largest
 
 
 def test_idle_workers_go_before_those_that_work(start: Any) -> None:
