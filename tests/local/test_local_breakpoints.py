@@ -20,7 +20,8 @@ import pytest
 from programs import eventually, output_of, program
 
 import skate
-from skate.core.debug_wire import NAME, knock
+from skate.core.debug_wire import NAME
+from skate.core.sockets import knock
 from skate.exceptions import GetTimeoutError, RayActorError, TaskCancelledError
 from skate.util import rpdb
 from skate.util.rpdb import Attached, Stop, attach, waiting

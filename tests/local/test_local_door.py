@@ -19,8 +19,9 @@ from programs import eventually, marked, output_of, program
 
 import skate
 from skate.core.engine import current
+from skate.core.sockets import Address
 from skate.engines.local import door
-from skate.engines.local.door import Place, python_version
+from skate.engines.local.door import SOCKET, python_version
 from skate.engines.local.link import framed
 from skate.engines.local.messages import Attach, Done
 
@@ -500,8 +501,8 @@ def test_fork_of_a_guest_has_no_session_and_keeps_none_open(address: str) -> Non
 
 def knock(address: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    with Place(address) as place:
-        connection.connect(place)
+    with Address(address, SOCKET) as place:
+        connection.connect(place)  # which waits while others are in front
     connection.settimeout(10)
     return connection
 

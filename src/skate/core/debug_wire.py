@@ -17,9 +17,7 @@ Ctrl-C while the program runs is the signal SIGINT: of the two processes only th
 from __future__ import annotations
 
 import json
-import os
 import socket
-import struct
 from typing import Any, NamedTuple
 
 NAME = "breakpoint-"
@@ -91,46 +89,3 @@ class Lines:
     def close(self) -> None:
         """Hang up."""
         self.socket.close()
-
-
-def open_door(folder: str, name: str) -> socket.socket:
-    """A listening socket in a folder, for its owner alone. However long the folder's path is: a socket's is short."""
-    where = os.open(folder, os.O_DIRECTORY | os.O_CLOEXEC)
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        os.fchmod(door.fileno(), 0o600)  # before it has a name
-        door.bind(f"/proc/self/fd/{where}/.{name}")
-        door.listen(128)
-        # A door that has its name and refuses is one of the dead, and is swept by whoever finds it.
-        os.rename(f".{name}", name, src_dir_fd=where, dst_dir_fd=where)
-    except OSError:
-        door.close()
-        raise
-    finally:
-        os.close(where)
-    return door
-
-
-def knock(folder: str, name: str, timeout: float) -> socket.socket:
-    """A connection to the socket of that name; `timeout` is of all that is done with it, too.
-
-    Raises ConnectionRefusedError when nobody listens there any more, BlockingIOError when too many others are waiting.
-    """
-    where = os.open(folder, os.O_DIRECTORY | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(timeout)
-        connection.connect(f"/proc/self/fd/{where}/{name}")
-    except OSError:
-        connection.close()
-        raise
-    finally:
-        os.close(where)
-    return connection
-
-
-def peer(connection: socket.socket) -> tuple[int, int]:
-    """The pid and the user id of the process at the other end."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", credentials)
-    return pid, uid

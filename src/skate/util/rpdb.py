@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from skate.core.debug_wire import NAME, Lines, Stop, knock, peer
+from skate.core.debug_wire import NAME, Lines, Stop
 from skate.core.folder import living, root
+from skate.core.sockets import knock, peer
 
 __all__ = ["Attached", "Stop", "attach", "set_trace", "waiting"]
 

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from skate.core.debug_wire import LONGEST, NAME, Lines, Stop, open_door, peer
+from skate.core.debug_wire import LONGEST, NAME, Lines, Stop
+from skate.core.sockets import listening, peer
 from skate.engines.local.breakpoints import name_of_call, say
 from skate.engines.local.worker_client import WorkerClient
 
@@ -24,6 +25,8 @@ LOOK_EVERY = 500
 SEND_PATIENCE = 5.0
 """Seconds after which somebody who does not read what is sent to him is given up."""
 VISITORS = 16
+BACKLOG = 128
+"""Visitors that may wait to be heard."""
 
 
 class Cancelled(BaseException):
@@ -56,7 +59,7 @@ class Door(io.TextIOBase):
         self.task, _ = name_of_call(client)
         self.folder = client.welcome.session_folder
         self.name = f"{NAME}{os.getpid()}-{number}"
-        self.socket = open_door(self.folder, self.name)
+        self.socket = listening(self.folder, self.name, BACKLOG)
         self.visitors: dict[int, Lines] = {}
         self.attached: Lines | None = None
         self.attached_pid = 0

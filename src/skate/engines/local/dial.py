@@ -10,7 +10,8 @@ import time
 from typing import Any, NamedTuple
 
 from skate.core.folder import prefix, root
-from skate.engines.local.door import SOCKET, Place
+from skate.core.sockets import knock, peer
+from skate.engines.local.door import SOCKET
 
 CARD = "standing"
 """The file that tells of a hub with a process of its own."""
@@ -99,35 +100,34 @@ def _first(folders: list[str], otherwise: str) -> socket.socket:
 
 def _connect(path: str) -> socket.socket:
     folder, name = (path, SOCKET) if os.path.isdir(path) else os.path.split(path)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with Place(folder or ".", name) as place:
-            _knock(connection, place)
-        check_owner(connection)
+        connection = _knock(folder or ".", name)
+        try:
+            _check_owner(connection)
+        except PermissionError:
+            connection.close()
+            raise
+    except PermissionError as error:
+        raise ConnectionError(f"The session at {path} cannot be joined: {error.strerror or error}") from error
     except OSError as error:
-        connection.close()
-        if isinstance(error, PermissionError):
-            raise ConnectionError(f"The session at {path} cannot be joined: {error.strerror or error}") from error
         raise ConnectionError(f"There is no session at {path}: {error.strerror or error}. {_USES}") from error
     return connection
 
 
-def _knock(connection: socket.socket, place: str) -> None:
+def _knock(folder: str, name: str) -> socket.socket:
     """Connect; where too many others are waiting to be heard, the kernel says so at once, and we try again."""
-    connection.setblocking(False)
     deadline = time.monotonic() + ANSWER_WITHIN
     while True:
         try:
-            connection.connect(place)
-            return
+            return knock(folder, name, ANSWER_WITHIN)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"it has not taken the connection within {ANSWER_WITHIN:g} seconds") from None
             time.sleep(0.005)
 
 
-def check_owner(connection: socket.socket) -> None:
+def _check_owner(connection: socket.socket) -> None:
     """PermissionError unless this user's process listens there: code and values are handed over to it."""
-    owner = int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[4:8], "little")
+    _, owner = peer(connection)
     if owner != os.getuid():
         raise PermissionError(f"it belongs to user {owner}, and this program runs as user {os.getuid()}")

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 import sys
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from skate._version import __version__
 from skate.core import ids
+from skate.core.sockets import listening, peer
 from skate.engines.local import departures
 from skate.engines.local.jobs import Job, environment_of
 from skate.engines.local.link import READ_SIZE, BrokenFrame, Frames, Link, framed
@@ -42,7 +42,6 @@ KEPT = 100
 """Refusals that are remembered."""
 PAUSE = 1.0
 """Seconds without new connections when there are no descriptors left."""
-_CREDENTIALS = struct.Struct("3i")
 
 
 class Peer(Worker):
@@ -83,7 +82,8 @@ class Door:
         self.peers = 0
         self.refusals: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self.told: set[str] = set()
-        self.socket = listen(folder)
+        self.socket = listening(folder, SOCKET, MOST_GUESTS)
+        self.socket.setblocking(False)
         host.pump.watch(self.socket.fileno(), self._knock)
 
     # -------------------------------------------------------------------- guests
@@ -114,9 +114,7 @@ class Door:
 
     def _receive(self, connection: socket.socket) -> None:
         connection.setblocking(False)
-        pid, uid, _ = _CREDENTIALS.unpack(
-            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
+        pid, uid = peer(connection)
         guest = Guest(connection, pid)
         if uid != os.getuid():
             self._refuse(guest, "uid", f"it runs as user {uid}, and this session is of user {os.getuid()}", uid)
@@ -276,40 +274,10 @@ class Door:
             if type(worker) is Peer and worker.gone >= 0:
                 os.close(worker.gone)
         self.socket.close()
-        with contextlib.suppress(OSError), Place(self.folder) as place:
-            os.unlink(place)
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self.folder, SOCKET))
 
 
 def python_version() -> str:
     """The part of Python's version on which pickled functions depend."""
     return "{}.{}".format(*sys.version_info)
-
-
-def listen(folder: str) -> socket.socket:
-    """A socket in the session's folder, for its owner alone."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    os.fchmod(listener.fileno(), 0o600)  # ahead of `bind`, which makes the file with this mode
-    with Place(folder) as place:
-        listener.bind(place)
-    listener.listen(MOST_GUESTS)
-    return listener
-
-
-class Place:
-    """A path to a folder's socket that fits into an address of 108 bytes, however long the folder's own is."""
-
-    def __init__(self, folder: str, name: str = SOCKET) -> None:
-        self.path = os.path.join(folder, name)
-        self.folder = folder
-        self.name = name
-        self.fd = -1
-
-    def __enter__(self) -> str:
-        if len(os.fsencode(self.path)) < 108:
-            return self.path
-        self.fd = os.open(self.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self.fd}/{self.name}"
-
-    def __exit__(self, *error: object) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
