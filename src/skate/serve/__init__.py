@@ -1,0 +1,90 @@
+"""Serve: deployments, composed into applications, as in Ray Serve.
+
+What is where:
+
+* `api`: the verbs (`run`, `start`, `delete`, `status`, ...); `deployments`: ``@serve.deployment``, ``bind``, ``options``;
+  `config`: the options and their checks; `build`: from a bound application to an `specs.AppSpec`;
+* `state`, `autoscaling`: what is to be done, decided purely; `controller`: the actor that has it done, and the vault;
+  `topics`: what it tells routers, by a call that stays open;
+* `handle`: handles and responses; `router`: a caller's choice of replicas, its queue, what is tried again;
+  `board`: the page of shared memory with the replicas' ongoing requests;
+* `replica`: the actor that runs requests; `context`: what this process and this request are; `schema`: statuses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skate.serve.api import RunTarget as RunTarget
+    from skate.serve.api import delete as delete
+    from skate.serve.api import get_app_handle as get_app_handle
+    from skate.serve.api import get_deployment_handle as get_deployment_handle
+    from skate.serve.api import get_multiplexed_model_id as get_multiplexed_model_id
+    from skate.serve.api import get_replica_context as get_replica_context
+    from skate.serve.api import run as run
+    from skate.serve.api import run_many as run_many
+    from skate.serve.api import shutdown as shutdown
+    from skate.serve.api import shutdown_async as shutdown_async
+    from skate.serve.api import start as start
+    from skate.serve.api import status as status
+    from skate.serve.config import HTTPOptions as HTTPOptions
+    from skate.serve.deployments import Application as Application
+    from skate.serve.deployments import Deployment as Deployment
+    from skate.serve.deployments import deployment as deployment
+
+_NAMES = {
+    "Application": "deployments",
+    "Deployment": "deployments",
+    "HTTPOptions": "config",
+    "RunTarget": "api",
+    "delete": "api",
+    "deployment": "deployments",
+    "get_app_handle": "api",
+    "get_deployment_handle": "api",
+    "get_multiplexed_model_id": "api",
+    "get_replica_context": "api",
+    "run": "api",
+    "run_many": "api",
+    "shutdown": "api",
+    "shutdown_async": "api",
+    "start": "api",
+    "status": "api",
+}
+"""Public names, and the modules that they are loaded from when they are first asked for."""
+
+__all__ = [
+    "Application",
+    "Deployment",
+    "HTTPOptions",
+    "RunTarget",
+    "delete",
+    "deployment",
+    "get_app_handle",
+    "get_deployment_handle",
+    "get_multiplexed_model_id",
+    "get_replica_context",
+    "run",
+    "run_many",
+    "shutdown",
+    "shutdown_async",
+    "start",
+    "status",
+]
+
+
+if not TYPE_CHECKING:  # or checkers would believe in every name
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        module = _NAMES.get(name)
+        if module is None:
+            raise AttributeError(f"module 'skate.serve' has no attribute {name!r}")
+        value = getattr(import_module(f"skate.serve.{module}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})

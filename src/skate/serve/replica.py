@@ -1,0 +1,270 @@
+"""A replica: the actor that holds one instance of a deployment and runs its requests."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from types import CoroutineType
+from typing import Any, NamedTuple
+
+import skate
+from skate.serve import board, context
+from skate.serve.config import DeploymentConfig
+from skate.serve.context import ReplicaContext, ReplicaID, RequestContext, request_context
+
+MOST_THREADS = 256
+
+
+class Refused(NamedTuple):
+    """Answer of a replica that does not take a request: nothing of it was run."""
+
+    why: str
+    """``full``, ``leaving`` or ``argument`` (an argument of it was refused elsewhere)."""
+
+
+class Replica:
+    """One replica. Its process is up when `placed` answers; `start` makes the instance."""
+
+    def __init__(self, name: str, deployment: str, app: str, slot: int, place: board.Place | None) -> None:
+        self.id = ReplicaID(name, deployment, app)
+        self.board = board.attach(place) if place is not None else board.private()
+        self.slot = slot
+        self.words = self.board.words
+        self.word = board.word_of(slot)
+        self.words[self.word + board.ONGOING] = 0
+        self.ongoing = 0
+        self.max_ongoing = 1
+        self.methods: dict[str, Callable[..., Any]] = {}
+        """How to run each method that was called already."""
+        self.instance: Any = None
+        self.is_function = False
+        self.leaving = False
+        self.idle: asyncio.Event | None = None
+        self.gone = asyncio.Event()
+        self.threads: ThreadPoolExecutor | None = None
+        self.made = asyncio.Event()
+        self.version, self.light = "", 0
+        context.loop = asyncio.get_running_loop()
+
+    # ------------------------------------------------------------------ the controller's
+
+    async def placed(self) -> int:
+        """That the process is there: its pid."""
+        import os
+
+        return os.getpid()
+
+    async def who(self) -> tuple[str, int, int]:
+        """Version, revision of the options, and slot: for a controller that was restarted."""
+        await self.made.wait()
+        return self.version, self.light, self.slot
+
+    async def start(self, code: bytes, config: DeploymentConfig, version: str, light: int) -> dict[str, Any]:
+        """Make the instance; what there is to know of it."""
+        self.version, self.light = version, light
+        target, args, kwargs = skate.cloudpickle.loads(code)
+        self.is_function = not isinstance(target, type)
+        here = ReplicaContext(self.id, None, config)
+        context.replica = here
+        self.max_ongoing = config.max_ongoing_requests
+        if self.is_function:
+            self.instance = target
+        else:
+            self.instance = instance = target.__new__(target)
+            here.servable_object = instance
+            made = instance.__init__(*args, **kwargs)
+            if inspect.isawaitable(made):
+                await made
+        here.servable_object = self.instance
+        if config.user_config is not None:
+            await self._reconfigure(config.user_config)
+        await self.check()
+        self.made.set()
+        return {}
+
+    async def lives(self) -> None:
+        """Answers when the replica ends: whoever waits for it hears of its death at once."""
+        await self.gone.wait()
+
+    async def configure(self, config: DeploymentConfig, light: int) -> None:
+        """Take over options that need no new replica."""
+        assert context.replica is not None
+        old = context.replica.deployment_config
+        context.replica.deployment_config = config
+        self.max_ongoing = config.max_ongoing_requests
+        if config.user_config != old.user_config:
+            await self._reconfigure(config.user_config)
+        self.light = light
+
+    async def _reconfigure(self, user_config: Any) -> None:
+        method = None if self.is_function else getattr(self.instance, "reconfigure", None)
+        if method is None:
+            raise ValueError(
+                f"user_config is given, but {self.id.deployment} has no method reconfigure that would take it"
+            )
+        await self._run_own(method, user_config)
+
+    async def _run_own(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Run a method that the controller asked for, in a thread if it is not a coroutine."""
+        if inspect.iscoroutinefunction(method):
+            return await method(*args)
+        value = await self.in_thread(method, args, {})
+        return await value if inspect.isawaitable(value) else value
+
+    async def check(self) -> None:
+        """Raises what the deployment's ``check_health`` raises."""
+        method = None if self.is_function else getattr(self.instance, "check_health", None)
+        if method is not None:
+            await self._run_own(method)
+
+    async def drain(self, wait_loop_s: float, timeout_s: float) -> None:
+        """Take nothing more, finish what runs, say farewell to the instance."""
+        self.leaving = True
+        if self.ongoing:
+            self.idle = asyncio.Event()
+            try:
+                await asyncio.wait_for(self.idle.wait(), timeout_s)
+            except TimeoutError:
+                pass
+        elif wait_loop_s:
+            await asyncio.sleep(0)
+        end = None if self.is_function else getattr(type(self.instance), "__del__", None)
+        if end is not None:
+            instance, self.instance = self.instance, None
+            try:
+                value = end(instance)
+                if inspect.isawaitable(value):
+                    await value
+            finally:
+                type(instance).__del__ = lambda _: None
+
+    # ------------------------------------------------------------------ requests
+
+    async def call(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a request; its value, or `Refused`."""
+        if self.leaving or self.ongoing >= self.max_ongoing:
+            return Refused("leaving" if self.leaving else "full")
+        if meta[0] and _stale(args, kwargs):
+            return Refused("argument")
+        run = self.methods.get(method) or self._method(method)
+        words, word = self.words, self.word
+        self.ongoing = words[word] = self.ongoing + 1
+        board.note(words, word, meta[1])
+        request_context.set(RequestContext(*meta[2:]))
+        try:
+            value = run(*args, **kwargs)
+            if type(value) is CoroutineType or inspect.isawaitable(value):
+                value = await value
+            return value
+        finally:
+            self.ongoing = words[word] = self.ongoing - 1
+            if self.leaving and not self.ongoing and self.idle is not None:
+                self.idle.set()
+
+    async def stream(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Run a request that answers in parts; `Refused` alone if it is not taken."""
+        if self.leaving or self.ongoing >= self.max_ongoing:
+            yield Refused("leaving" if self.leaving else "full")
+            return
+        if meta[0] and _stale(args, kwargs):
+            yield Refused("argument")
+            return
+        words, word = self.words, self.word
+        self.ongoing = words[word] = self.ongoing + 1
+        board.note(words, word, meta[1])
+        request_context.set(RequestContext(*meta[2:]))
+        try:
+            async for item in self._items(self._plain(method), args, kwargs):
+                yield item
+        finally:
+            self.ongoing = words[word] = self.ongoing - 1
+            if self.leaving and not self.ongoing and self.idle is not None:
+                self.idle.set()
+
+    async def _items(self, method: Callable[..., Any], args: Any, kwargs: Any) -> AsyncIterator[Any]:
+        if inspect.isasyncgenfunction(method):
+            value = method(*args, **kwargs)
+        else:
+            value = await self._run_with(method, args, kwargs)
+        if hasattr(value, "__aiter__"):
+            async for item in value:
+                yield item
+        elif inspect.isgenerator(value):
+            done = object()
+            try:
+                while (item := await self.in_thread(next, (value, done), {})) is not done:
+                    yield item
+            finally:
+                await self.in_thread(value.close, (), {})
+        else:
+            raise TypeError(
+                f"{self.id.deployment} was called with stream=True, but the method answers {type(value).__name__} and "
+                f"is no generator."
+            )
+
+    async def _run_with(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method):
+            value = method(*args, **kwargs)
+        else:
+            value = await self.in_thread(method, args, kwargs)
+        return await value if inspect.isawaitable(value) else value
+
+    def _plain(self, name: str) -> Callable[..., Any]:
+        """The deployment's function, or a method of its instance."""
+        if self.is_function:
+            if name != "__call__":
+                raise AttributeError(f"{self.id.deployment} is a function and has no method {name!r}")
+            found: Callable[..., Any] = self.instance
+            return found
+        method = getattr(self.instance, name, None)
+        if not callable(method):
+            known = ", ".join(entry for entry in dir(type(self.instance)) if not entry.startswith("_"))
+            raise AttributeError(
+                f"Deployment {self.id.deployment!r} has no method {name!r}; there are: {known or 'none'}"
+            )
+        # a callable object with `async def __call__` is not itself a coroutine function
+        return method.__call__ if name == "__call__" and not inspect.isroutine(method) else method
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        """How to run a method: coroutine functions here, others in a thread."""
+        method = self._plain(name)
+        if not inspect.iscoroutinefunction(method):
+            plain = method
+
+            def method(*args: Any, **kwargs: Any) -> Any:
+                return self.in_thread(plain, args, kwargs)
+
+        if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
+            raise TypeError(f"{name} is a generator: call it with handle.options(stream=True)")
+        self.methods[name] = method
+        return method
+
+    def in_thread(self, function: Callable[..., Any], args: Any, kwargs: Any) -> asyncio.Future[Any]:
+        """Run a function in a thread, with the context of the request."""
+        if self.threads is None:
+            self.threads = ThreadPoolExecutor(min(MOST_THREADS, max(self.max_ongoing, 8)), "skate-serve")
+        here = copy_context()
+        return asyncio.get_running_loop().run_in_executor(
+            self.threads, lambda: _keeping_stop(here.run, function, *args, **kwargs)
+        )
+
+
+def _keeping_stop(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Futures cannot carry StopIteration."""
+    try:
+        return run(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError(f"StopIteration({error.value!r}) was raised") from error
+
+
+def _stale(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return any(type(value) is Refused for value in (*args, *kwargs.values()))
+
+
+def current_thread_is_loop() -> bool:
+    """Whether the caller runs on this process's replica's event loop."""
+    return threading.current_thread() is threading.main_thread()
