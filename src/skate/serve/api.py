@@ -63,7 +63,8 @@ def _controller(
         return context.controller()
     except RuntimeError:
         pass
-    from skate.serve.controller import Controller, Vault
+    from skate.serve.controller import Controller
+    from skate.serve.vault import Vault
 
     own = {"num_cpus": 0, "namespace": context.NAMESPACE, "lifetime": "detached", "max_restarts": -1}
     try:
@@ -81,7 +82,7 @@ def run(
     *,
     blocking: bool = False,
     name: str = DEFAULT_APP,
-    route_prefix: str | None | Unset = DEFAULT,
+    route_prefix: str | Unset | None = DEFAULT,
     logging_config: dict[str, Any] | None = None,
     _blocking: bool = True,
     wait_for_ingress_deployment_creation: bool = True,

@@ -158,6 +158,9 @@ class DeploymentConfig(Settings):
         max_replicas_per_node: the most on one node; None: any number.
         logging_config: how replicas log.
         max_constructor_retry_count: the most tries of a constructor before deploying counts as failed.
+        max_surge_percent: while a version is replaced, so many replicas more than wanted, 0 to 100, rounded up. An old
+            replica goes when a new one serves. 0: old ones go first, which needs no more room than there is.
+        rolling_update_percentage: with ``max_surge_percent=0``, the part of the replicas that goes at once.
     """
 
     num_replicas: int = 1
@@ -175,6 +178,8 @@ class DeploymentConfig(Settings):
     max_replicas_per_node: int | None = None
     logging_config: dict[str, Any] | None = None
     max_constructor_retry_count: int = 20
+    rolling_update_percentage: float = 0.2
+    max_surge_percent: int = 20
 
     def __post_init__(self) -> None:
         number("num_replicas", self.num_replicas, 0, whole=True)
@@ -185,6 +190,12 @@ class DeploymentConfig(Settings):
         number("health_check_period_s", self.health_check_period_s, 0, open_end=True)
         number("health_check_timeout_s", self.health_check_timeout_s, 0, open_end=True)
         number("max_constructor_retry_count", self.max_constructor_retry_count, 1, whole=True)
+        number("max_surge_percent", self.max_surge_percent, 0, whole=True)
+        if self.max_surge_percent > 100:
+            raise ValueError(f"max_surge_percent must be at most 100, not {self.max_surge_percent}")
+        number("rolling_update_percentage", self.rolling_update_percentage, 0, open_end=True)
+        if self.rolling_update_percentage > 1:
+            raise ValueError(f"rolling_update_percentage must be at most 1, not {self.rolling_update_percentage}")
         if self.autoscaling_config is not None and not isinstance(self.autoscaling_config, AutoscalingConfig):
             set_field(self, "autoscaling_config", AutoscalingConfig.read(self.autoscaling_config, "autoscaling_config"))
         _check_actor_options(self.ray_actor_options)
@@ -332,7 +343,7 @@ class HTTPOptions(Settings):
 
 
 @dataclass(frozen=True)
-class gRPCOptions(Settings):  # noqa: N801  the name is Ray's
+class gRPCOptions(Settings):
     """Where and how gRPC is served.
 
     Args:

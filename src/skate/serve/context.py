@@ -56,6 +56,13 @@ def parts_of(actor: str) -> tuple[str, str, str]:
     return app, deployment, name
 
 
+@dataclass(frozen=True)
+class ReplicaRank:
+    """A replica's number among those of its deployment."""
+
+    rank: int = 0
+
+
 @dataclass
 class ReplicaContext:
     """What `serve.get_replica_context` gives."""
@@ -63,7 +70,7 @@ class ReplicaContext:
     replica_id: ReplicaID
     servable_object: Any
     deployment_config: Any
-    rank: int = 0
+    rank: ReplicaRank = ReplicaRank()
     world_size: int = 1
 
     @property
@@ -84,6 +91,8 @@ class ReplicaContext:
 
 replica: ReplicaContext | None = None
 """The replica that this process is, or None."""
+this: Any = None
+"""Its actor, a `skate.serve.replica.Replica`."""
 loop: Any = None
 """The event loop of the replica that this process is; None in any other process."""
 

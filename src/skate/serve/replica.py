@@ -12,9 +12,11 @@ from types import CoroutineType
 from typing import Any, NamedTuple
 
 import skate
+from skate import exceptions
 from skate.serve import board, context
 from skate.serve.config import DeploymentConfig
-from skate.serve.context import ReplicaContext, ReplicaID, RequestContext, request_context
+from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, request_context
+from skate.serve.state import Target
 
 MOST_THREADS = 256
 
@@ -29,8 +31,11 @@ class Refused(NamedTuple):
 class Replica:
     """One replica. Its process is up when `placed` answers; `start` makes the instance."""
 
-    def __init__(self, name: str, deployment: str, app: str, slot: int, place: board.Place | None) -> None:
+    def __init__(
+        self, name: str, deployment: str, app: str, slot: int, place: board.Place | None, rank: int, world_size: int
+    ) -> None:
         self.id = ReplicaID(name, deployment, app)
+        self.rank, self.world_size = rank, world_size
         self.board = board.attach(place) if place is not None else board.private()
         self.slot = slot
         self.words = self.board.words
@@ -46,59 +51,80 @@ class Replica:
         self.idle: asyncio.Event | None = None
         self.gone = asyncio.Event()
         self.threads: ThreadPoolExecutor | None = None
-        self.made = asyncio.Event()
-        self.version, self.light = "", 0
+        self.made: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.target: Target | None = None
+        self.info: dict[str, Any] = {}
+        """What callers have to know of this replica."""
+        context.this = self
         context.loop = asyncio.get_running_loop()
 
     # ------------------------------------------------------------------ the controller's
 
-    async def placed(self) -> int:
-        """That the process is there: its pid."""
-        import os
+    async def placed(self) -> str:
+        """That the process is there: its node."""
+        return skate.get_runtime_context().get_node_id()
 
-        return os.getpid()
+    async def who(self) -> tuple[Target | None, int, int, str, dict[str, Any] | None]:
+        """Target, rank, slot, node, and what `start` told if it has ended: for a controller that was restarted."""
+        info = self.made.result() if self.made.done() and self.made.exception() is None else None
+        return self.target, self.rank, self.slot, await self.placed(), info
 
-    async def who(self) -> tuple[str, int, int]:
-        """Version, revision of the options, and slot: for a controller that was restarted."""
-        await self.made.wait()
-        return self.version, self.light, self.slot
+    async def until_made(self) -> dict[str, Any]:
+        """What `start` told, or raised."""
+        return await asyncio.shield(self.made)
 
-    async def start(self, code: bytes, config: DeploymentConfig, version: str, light: int) -> dict[str, Any]:
-        """Make the instance; what there is to know of it."""
-        self.version, self.light = version, light
-        target, args, kwargs = skate.cloudpickle.loads(code)
-        self.is_function = not isinstance(target, type)
-        here = ReplicaContext(self.id, None, config)
+    async def start(self, code: bytes, target: Target) -> dict[str, Any]:
+        """Make the instance; what callers have to know of it."""
+        self.target = target
+        try:
+            await self._make(code, target.config)
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                self.made.set_exception(error)
+                self.made.exception()  # it is no accident if nobody asks for it again
+            raise
+        self.made.set_result(self.info)
+        return self.info
+
+    async def _make(self, code: bytes, config: DeploymentConfig) -> None:
+        made, args, kwargs = skate.cloudpickle.loads(code)
+        self.is_function = not isinstance(made, type)
+        here = ReplicaContext(self.id, None, config, ReplicaRank(self.rank), self.world_size)
         context.replica = here
         self.max_ongoing = config.max_ongoing_requests
         if self.is_function:
-            self.instance = target
+            self.instance = here.servable_object = made
         else:
-            self.instance = instance = target.__new__(target)
-            here.servable_object = instance
-            made = instance.__init__(*args, **kwargs)
-            if inspect.isawaitable(made):
-                await made
-        here.servable_object = self.instance
+            self.instance = here.servable_object = instance = made.__new__(made)
+            ended = instance.__init__(*args, **kwargs)
+            if inspect.isawaitable(ended):
+                await ended
         if config.user_config is not None:
             await self._reconfigure(config.user_config)
         await self.check()
-        self.made.set()
-        return {}
 
     async def lives(self) -> None:
         """Answers when the replica ends: whoever waits for it hears of its death at once."""
         await self.gone.wait()
 
-    async def configure(self, config: DeploymentConfig, light: int) -> None:
+    async def configure(self, target: Target) -> None:
         """Take over options that need no new replica."""
-        assert context.replica is not None
-        old = context.replica.deployment_config
-        context.replica.deployment_config = config
+        here = context.replica
+        assert here is not None
+        old, config = here.deployment_config, target.config
+        here.deployment_config = config
         self.max_ongoing = config.max_ongoing_requests
         if config.user_config != old.user_config:
             await self._reconfigure(config.user_config)
-        self.light = light
+        self.target = target
+
+    def tell_models(self, models: list[str]) -> None:
+        """Let routers know which multiplexed models are held here."""
+        try:
+            tell = context.controller().holds_models.remote
+            tell(self.id.app_name, self.id.deployment, self.id.unique_id, tuple(models))
+        except (exceptions.RayError, RuntimeError):
+            return  # the next change will be told
 
     async def _reconfigure(self, user_config: Any) -> None:
         method = None if self.is_function else getattr(self.instance, "reconfigure", None)

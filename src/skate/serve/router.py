@@ -51,6 +51,10 @@ class ReplicaEntry(NamedTuple):
     actor: Any
     slot: int
     max_ongoing: int
+    models: tuple[str, ...] = ()
+    """Multiplexed models that it holds."""
+    info: dict[str, Any] = {}  # noqa: RUF012  never changed
+    """What the replica told of itself when it was ready."""
 
 
 class Published(NamedTuple):

@@ -6,15 +6,14 @@ nothing itself; the controller does what the commands say, and reports what came
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any, NamedTuple
 
 from skate.serve.config import DeploymentConfig
 
-SURGE = 0.2
-"""While a version is replaced, so many replicas more than wanted, of those wanted; at least one."""
 PATIENCE = 5.0
 """Seconds for which a new replica may wait for room before an old one makes it."""
 SHORT_LIFE = 5.0
@@ -35,7 +34,7 @@ class Phase(Enum):
     STOPPING = "STOPPING"
 
 
-class DeploymentStatus(str, Enum):
+class DeploymentStatus(StrEnum):
     """How a deployment is doing; Ray's words."""
 
     UPDATING = "UPDATING"
@@ -46,7 +45,7 @@ class DeploymentStatus(str, Enum):
     DOWNSCALING = "DOWNSCALING"
 
 
-class ApplicationStatus(str, Enum):
+class ApplicationStatus(StrEnum):
     """How an application is doing; Ray's words."""
 
     NOT_STARTED = "NOT_STARTED"
@@ -72,12 +71,17 @@ class Target:
     ingress: bool = False
     """Whether the application is reached through it."""
 
+    def with_replicas(self, replicas: int) -> Target:
+        """The same with another number of replicas."""
+        return replace(self, replicas=replicas)
+
 
 class Start(NamedTuple):
     """Start a replica."""
 
     replica: str
     target: Target
+    rank: int
 
 
 class Reconfigure(NamedTuple):
@@ -117,6 +121,8 @@ class Replica:
     """The options that it was last given."""
     sick: int = 0
     """Health checks failed in a row."""
+    rank: int = 0
+    """The lowest number that no other replica had when it began."""
     told: bool = True
     """Whether what was decided of it was also commanded."""
 
@@ -139,6 +145,8 @@ class DeploymentState:
         self.retry_at = 0.0
         self.deploying = True
         """Whether the target has not been reached yet since it was last deployed."""
+        self.fallback: Target | None = None
+        """What was reached last: kept up when the target cannot be had."""
         self._next = 0
 
     # ------------------------------------------------------------------ what happens
@@ -157,13 +165,15 @@ class DeploymentState:
                 up = target.replicas > old.replicas
                 self.status = DeploymentStatus.UPSCALING if up else DeploymentStatus.DOWNSCALING
 
-    def scale(self, replicas: int, now: float) -> bool:
+    def scale(self, replicas: int) -> bool:
         """Another number of replicas, by autoscaling; whether that is a change."""
         target = self.target
         if target is None or target.replicas == replicas:
             return False
         up = replicas > target.replicas
         self.target = replace(target, replicas=replicas)
+        if self.fallback is not None and self.fallback.version == target.version:
+            self.fallback = self.target
         if self.status in (DeploymentStatus.HEALTHY, DeploymentStatus.UPSCALING, DeploymentStatus.DOWNSCALING):
             self.status = DeploymentStatus.UPSCALING if up else DeploymentStatus.DOWNSCALING
             self.trigger, self.message = "AUTOSCALING", f"{'Up' if up else 'Down'}scaling to {replicas} replicas."
@@ -186,26 +196,20 @@ class DeploymentState:
         if found is not None and found.phase is Phase.STARTING:
             found.phase, found.since, found.placed = Phase.RUNNING, now, True
 
-    def adopt(self, replica: str, target: Target, now: float) -> None:
-        """A replica was found running when the controller came back."""
-        self.replicas[replica] = Replica(replica, target, Phase.RUNNING, now, True, target.light)
-
-    def recognise(self, replica: str, version: str, light: int) -> None:
-        """An adopted replica has told which version it is."""
-        found = self.replicas.get(replica)
-        if found is not None:
-            found.target = replace(found.target, version=version, light=light)
-            found.light = light
+    def adopt(self, replica: str, target: Target, rank: int, running: bool, now: float) -> None:
+        """A replica was found when the controller came back; `target` is what it was started with."""
+        phase = Phase.RUNNING if running else Phase.STARTING
+        self.replicas[replica] = Replica(replica, target, phase, now, True, target.light, rank)
 
     def failed(self, replica: str, why: str, now: float) -> None:
         """A replica could not start, or take its new options: it is of no use."""
         found = self.replicas.pop(replica, None)
         if found is None or found.phase is Phase.STOPPING or self.target is None:
             return
+        self.failures += 1
+        self.retry_at = now + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(20, self.failures - 1))
         if found.target.version != self.target.version:
             return
-        self.failures += 1
-        self.retry_at = now + min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self.failures - 1))
         most = min(self.target.config.max_constructor_retry_count, TRIES_PER_REPLICA * max(1, self.target.replicas))
         if self.deploying and self.failures >= most:
             self.status, self.trigger = DeploymentStatus.DEPLOY_FAILED, "REPLICA_STARTUP_FAILED"
@@ -262,7 +266,8 @@ class DeploymentState:
             commands += self._stop(self._live(), now)
             return commands
         commands += self._replacing(self.target, now)
-        commands += self._lightly(self.target)
+        if self.status is not DeploymentStatus.DEPLOY_FAILED:
+            commands += self._lightly(self.target)
         self._look()
         return commands
 
@@ -296,26 +301,43 @@ class DeploymentState:
         new.sort(key=lambda entry: (entry.phase is not Phase.RUNNING, entry.since))
         yield from self._stop(new[target.replicas :], now)
         new = new[: target.replicas]
+        if self.status is DeploymentStatus.DEPLOY_FAILED:
+            yield from self._fall_back(live, now)
+            return
         yield from self._stop([entry for entry in old if entry.phase is Phase.STARTING], now)
         old = [entry for entry in old if entry.phase is Phase.RUNNING]
-        ready = sum(entry.phase is Phase.RUNNING for entry in new)
-        spare = len(old) - (target.replicas - ready)
-        if spare < 1 and old and any(_waits_for_room(entry, now) for entry in new):
-            spare = 1
+        spare = self._spare(target, new, old, now)
         if spare > 0:
             gone = sorted(old, key=lambda entry: entry.since)[:spare]
             yield from self._stop(gone, now)
             old = [entry for entry in old if entry not in gone]
-        if self.status is DeploymentStatus.DEPLOY_FAILED or now < self.retry_at:
-            return
-        missing = target.replicas - len(new)
-        if old:
-            most = target.replicas + max(1, int(SURGE * target.replicas))
-            missing = min(missing, most - len(new) - len(old))
-        for _ in range(missing):
-            entry = Replica(self._name(), target, Phase.STARTING, now, light=target.light)
+        if now >= self.retry_at:
+            missing = target.replicas - len(new)
+            if old:
+                missing = min(missing, target.replicas + _surge(target) - len(new) - len(old))
+            yield from self._begin(missing, target, now)
+
+    def _spare(self, target: Target, new: list[Replica], old: list[Replica], now: float) -> int:
+        """How many of the old replicas are not needed any more."""
+        least = target.replicas
+        if not _surge(target):
+            least -= max(1, int(target.config.rolling_update_percentage * target.replicas))
+        least -= sum(_waits_for_room(entry, now) for entry in new)  # old ones make room for these
+        return sum(entry.phase is Phase.RUNNING for entry in new) + len(old) - least
+
+    def _fall_back(self, live: list[Replica], now: float) -> Iterator[Command]:
+        """The target cannot be had: keep up what there was before."""
+        back = self.fallback
+        if back is not None and now >= self.retry_at:
+            yield from self._begin(back.replicas - len(live), back, now)
+
+    def _begin(self, number: int, target: Target, now: float) -> Iterator[Command]:
+        for _ in range(number):
+            taken = {entry.rank for entry in self._live()}
+            rank = next(rank for rank in range(len(taken) + 1) if rank not in taken)
+            entry = Replica(self._name(), target, Phase.STARTING, now, light=target.light, rank=rank)
             self.replicas[entry.name] = entry
-            yield Start(entry.name, target)
+            yield Start(entry.name, target, rank)
 
     def _name(self) -> str:
         self._next += 1
@@ -323,10 +345,10 @@ class DeploymentState:
 
     def _lightly(self, target: Target) -> Iterator[Command]:
         for entry in self._live():
-            if entry.phase is Phase.RUNNING and entry.target.version == target.version:
-                if entry.target.light != target.light:
-                    entry.target = target
-                    yield Reconfigure(entry.name, target)
+            same = entry.phase is Phase.RUNNING and entry.target.version == target.version
+            if same and entry.target.light != target.light:
+                entry.target = target
+                yield Reconfigure(entry.name, target)
 
     def _look(self) -> None:
         """Whether all is as it should be."""
@@ -339,7 +361,7 @@ class DeploymentState:
                     else "CONFIG_UPDATE_COMPLETED"
                 )  # fmt: skip
                 self.status, self.message = DeploymentStatus.HEALTHY, ""
-            self.failures, self.deploying = 0, False
+            self.failures, self.deploying, self.fallback = 0, False, self.target
 
     def reached(self) -> bool:
         """Whether the replicas that are wanted run, and no others."""
@@ -371,6 +393,11 @@ class DeploymentState:
         """The replicas that routers may send to."""
         return [entry for entry in self.replicas.values() if entry.phase is Phase.RUNNING]
 
+    def codes(self) -> set[str]:
+        """Names of the pickled code that may still be needed."""
+        targets = [self.target, self.fallback, *(entry.target for entry in self.replicas.values())]
+        return {target.code for target in targets if target is not None}
+
     def counts(self) -> dict[str, int]:
         """How many replicas are in each phase."""
         found: dict[str, int] = {}
@@ -379,6 +406,11 @@ class DeploymentState:
             name = "UPDATING" if stale else entry.phase.value
             found[name] = found.get(name, 0) + 1
         return found
+
+
+def _surge(target: Target) -> int:
+    """How many replicas more than wanted there may be while a version is replaced."""
+    return math.ceil(target.replicas * target.config.max_surge_percent / 100)
 
 
 def _waits_for_room(entry: Replica, now: float) -> bool:
