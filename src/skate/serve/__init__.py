@@ -2,10 +2,10 @@
 
 What is where:
 
-* `api`: the verbs (`run`, `start`, `delete`, `status`, ...); `deployments`: ``@serve.deployment``, ``bind``, ``options``;
-  `config`: the options and their checks; `build`: from a bound application to an `specs.AppSpec`;
-* `state`, `autoscaling`: what is to be done, decided purely; `controller`: the actor that has it done, and the vault;
-  `topics`: what it tells routers, by a call that stays open;
+* `api`: the verbs (`run`, `start`, `delete`, `status`, ...); `deployments`: ``@serve.deployment``, ``bind`` and
+  ``options``; `config`: the options and their checks; `build`: from a bound application to an `specs.AppSpec`;
+* `state`, `autoscaling`: what is to be done, decided purely; `tending`: having it done; `controller`: the actor
+  that does both; `vault`: what it must not forget; `topics`: what it tells routers, by a call that stays open;
 * `handle`: handles and responses; `router`: a caller's choice of replicas, its queue, what is tried again;
   `board`: the page of shared memory with the replicas' ongoing requests;
 * `replica`: the actor that runs requests; `context`: what this process and this request are; `schema`: statuses.

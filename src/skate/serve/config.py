@@ -24,6 +24,7 @@ def number(name: str, value: Any, least: float, *, open_end: bool = False, whole
         raise ValueError(f"{name} must be {'above' if open_end else 'at least'} {least}, not {value!r}")
 
 
+@dataclass(frozen=True)
 class Settings:
     """What the classes of settings have in common."""
 
@@ -37,7 +38,7 @@ class Settings:
             given = dump(exclude_unset=True)
         if not isinstance(given, Mapping):
             raise TypeError(f"{where} must be a dict or {cls.__name__}, not {given!r} ({type(given).__name__})")
-        known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]  each is a dataclass
+        known = {entry.name for entry in fields(cls)}
         for name in given:
             if name not in known:
                 raise ValueError(f"{where} has no field {name!r}; there are: {', '.join(sorted(known))}")
@@ -45,7 +46,7 @@ class Settings:
 
     def model_dump(self) -> dict[str, Any]:
         """The fields as a dict."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]  each is a dataclass
+        return asdict(self)
 
     dict = model_dump
 
@@ -275,6 +276,7 @@ def _check_placement(config: DeploymentConfig) -> None:
             raise ValueError("max_replicas_per_node and placement_group_bundles exclude each other")
 
 
+LEVELS: tuple[str, ...] = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")
 LOGGING_FIELDS: dict[str, Callable[[Any], bool]] = {
     "encoding": lambda value: value in ("TEXT", "JSON"),
     "log_level": lambda value: isinstance(value, int) or str(value).upper() in LEVELS,
@@ -282,7 +284,6 @@ LOGGING_FIELDS: dict[str, Callable[[Any], bool]] = {
     "enable_access_log": lambda value: isinstance(value, bool),
     "additional_log_standard_attrs": lambda value: isinstance(value, list),
 }
-LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")
 
 
 def check_logging(given: Any) -> None:

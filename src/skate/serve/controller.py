@@ -77,7 +77,7 @@ class Controller:
         self.settings = kept.pop("settings", self.settings)
         for spec in kept.values():
             self._set(spec, clock())
-        names = [row["name"] for row in skate.util.list_named_actors(all_namespaces=True) if _is_replica(row)]
+        names = _names_of_replicas()
         found = await asyncio.gather(
             *(self.tender.find_again(self.apps.get(context.parts_of(name)[0]), name) for name in names)
         )
@@ -126,10 +126,10 @@ class Controller:
             if name not in spec.targets:
                 state.delete()
         for name, target in spec.targets.items():
-            state = app.states.get(name)
-            if state is None:
+            if name not in app.states:
                 self.salts += 1
-                state = app.states[name] = DeploymentState(spec.name, name, f"{self.salt}{self.salts:x}-")
+                app.states[name] = DeploymentState(spec.name, name, f"{self.salt}{self.salts:x}-")
+            state = app.states[name]
             self.tender.codes.setdefault(target.code, spec.codes[target.code])
             state.deploy(self._scaled(state, target), now)
         self._publish_routes()
@@ -356,5 +356,7 @@ class Controller:
         self.topics.set(("routes",), routes)
 
 
-def _is_replica(row: Any) -> bool:
-    return row["namespace"] == context.NAMESPACE and context.is_replica(row["name"])
+def _names_of_replicas() -> list[str]:
+    rows: list[Any] = skate.util.list_named_actors(all_namespaces=True)
+    mine = (row["name"] for row in rows if row["namespace"] == context.NAMESPACE)
+    return [name for name in mine if context.is_replica(name)]

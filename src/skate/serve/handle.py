@@ -12,7 +12,7 @@ from skate import exceptions
 from skate.serve import context
 from skate.serve.board import BEGUN
 from skate.serve.context import new_request_id, request_context
-from skate.serve.exceptions import RequestCancelledError
+from skate.serve.exceptions import RayServeException, RequestCancelledError
 from skate.serve.replica import Refused
 from skate.serve.router import Router, Target, next_number, router_of
 
@@ -159,9 +159,9 @@ class _Response:
         return self.request.cancelled
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"A {type(self).__name__} cannot be sent to another process, unless it is itself an argument of a "
-            f"handle's call. Get its value first."
+        raise RayServeException(
+            f"A {type(self).__name__} is not serializable: it cannot be sent to another process, unless it is itself "
+            f"(not a part of) an argument of a handle's call. Get its value first."
         )
 
 

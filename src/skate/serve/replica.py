@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -152,10 +153,8 @@ class Replica:
         self.leaving = True
         if self.ongoing:
             self.idle = asyncio.Event()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.idle.wait(), timeout_s)
-            except TimeoutError:
-                pass
         elif wait_loop_s:
             await asyncio.sleep(0)
         end = None if self.is_function else getattr(type(self.instance), "__del__", None)

@@ -162,7 +162,7 @@ class Tender:
 
     async def find_again(self, app: Any, name: str) -> tuple[DeploymentState, str] | None:
         """Get to know a replica that a controller before this one started; None when nothing is to be had of it."""
-        app_name, deployment, replica = context.parts_of(name)
+        _, deployment, replica = context.parts_of(name)
         try:
             actor = skate.get_actor(name, namespace=context.NAMESPACE)
         except ValueError:
@@ -287,7 +287,7 @@ def _actor_options(config: DeploymentConfig, name: str) -> dict[str, Any]:
 def _group(config: DeploymentConfig, options: dict[str, Any]) -> Any:
     """A placement group for a replica, whose options are made to name it."""
     group = skate.util.placement_group(
-        config.placement_group_bundles, strategy=config.placement_group_strategy or "PACK", lifetime="detached"
+        config.placement_group_bundles or [], strategy=config.placement_group_strategy or "PACK", lifetime="detached"
     )
     options["scheduling_strategy"] = skate.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
         group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
