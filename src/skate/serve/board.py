@@ -67,6 +67,11 @@ def attach(place: Place) -> Board:
     return board
 
 
+def forget() -> None:
+    """Know no boards any more; their memory goes with those who still use it."""
+    _known.clear()
+
+
 def held(place: Place) -> Board | None:
     """The board at `place`, with a descriptor in this process by which others find it; None: out of reach."""
     opened = _open(place)

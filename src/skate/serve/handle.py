@@ -271,6 +271,13 @@ class DeploymentResponseGenerator(_Response):
         super().__init__(request)
         self._first = True
 
+    def result(self, *, timeout_s: float | None = None, _skip_asyncio_check: bool = False) -> NoReturn:
+        """Not possible: there are many."""
+        raise TypeError("A DeploymentResponseGenerator has no result(): iterate over it, with for or async for")
+
+    def __await__(self) -> NoReturn:
+        raise TypeError("A DeploymentResponseGenerator cannot be awaited: write async for")
+
     def __iter__(self) -> Iterator[Any]:
         return self
 

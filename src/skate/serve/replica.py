@@ -240,31 +240,31 @@ class Replica:
 
     def _plain(self, name: str) -> Callable[..., Any]:
         """The deployment's function, or a method of its instance."""
-        if self.is_function:
-            if name != "__call__":
-                raise AttributeError(f"{self.id.deployment} is a function and has no method {name!r}")
-            found: Callable[..., Any] = self.instance
-            return found
-        method = getattr(self.instance, name, None)
+        method: Any = self.instance
+        if not self.is_function:
+            method = getattr(method, name, None)
+        elif name != "__call__":
+            raise AttributeError(f"{self.id.deployment} is a function and has no method {name!r}")
         if not callable(method):
             known = ", ".join(entry for entry in dir(type(self.instance)) if not entry.startswith("_"))
             raise AttributeError(
                 f"Deployment {self.id.deployment!r} has no method {name!r}; there are: {known or 'none'}"
             )
-        # a callable object with `async def __call__` is not itself a coroutine function
-        return method.__call__ if name == "__call__" and not inspect.isroutine(method) else method
+        # a callable object with `async def __call__` is itself no coroutine function
+        made: Callable[..., Any] = method if inspect.isroutine(method) else getattr(method, "__call__")  # noqa: B004, B009  the bound method itself is wanted
+        return made
 
     def _method(self, name: str) -> Callable[..., Any]:
         """How to run a method: coroutine functions here, others in a thread."""
         method = self._plain(name)
+        if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
+            raise TypeError(f"{name} is a generator: call it with handle.options(stream=True)")
         if not inspect.iscoroutinefunction(method):
             plain = method
 
             def method(*args: Any, **kwargs: Any) -> Any:
                 return self.in_thread(plain, args, kwargs)
 
-        if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
-            raise TypeError(f"{name} is a generator: call it with handle.options(stream=True)")
         self.methods[name] = method
         return method
 

@@ -121,6 +121,7 @@ def forget_all() -> None:
         for router in _routers.values():
             router.close()
         _routers.clear()
+        board.forget()
 
 
 class Router:
@@ -405,6 +406,7 @@ class Router:
             for request in self.queue:
                 request.fail(DeploymentUnavailableError(self.deployment, self.app, "serve was shut down"))
             self.queue.clear()
+            self.targets, self.known = [], {}
             self.changed.notify_all()
         if self._task is not None and context.loop is not None:
             context.loop.call_soon_threadsafe(self._task.cancel)
