@@ -18,6 +18,8 @@ from skate.serve.handle import DeploymentHandle
 from skate.serve.schema import ServeStatus, read_status
 
 DEFAULT_APP = "default"
+PATIENCE_S = 30.0
+"""Seconds for which a controller that is being restarted is waited for."""
 
 
 class RunTarget(NamedTuple):
@@ -118,12 +120,12 @@ def run_many(
     """Deploy several applications at once; see `run`."""
     for each in targets:
         _check(each)
-    controller = _controller()
+    _controller()
     specs = [build_app(each.target, each.name, each.route_prefix) for each in targets]
-    _settled(controller.deploy.remote(specs))
+    ask("deploy", specs)
     handles = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
     if wait_for_applications_running:
-        found = _settled(controller.until_settled.remote([spec.name for spec in specs]))
+        found = ask("until_settled", [spec.name for spec in specs])
         for name, (status, message) in found.items():
             if status != "RUNNING":
                 raise RuntimeError(f"Deploying application {name!r} failed ({status}):\n{message}")
@@ -132,12 +134,18 @@ def run_many(
     return handles
 
 
-def _settled(ref: Any) -> Any:
-    """What a call of the controller gave; what it raised, as it was raised."""
-    try:
-        return skate.get(ref)
-    except exceptions.RayTaskError as error:
-        raise error.cause from None
+def ask(method: str, *args: Any, **kwargs: Any) -> Any:
+    """Call the controller: what it gave, or raised. Made again when it is being restarted: a call may run twice."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return skate.get(getattr(context.controller(), method).remote(*args, **kwargs))
+        except exceptions.RayTaskError as error:
+            raise error.cause from None
+        except exceptions.ActorUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _check(target: RunTarget) -> None:
@@ -168,16 +176,16 @@ def _block() -> None:
 
 def delete(name: str, _blocking: bool = True) -> None:
     """End an application; returns when its replicas have gone. Does nothing when there is none of this name."""
-    _settled(context.controller().delete.remote([name], wait=_blocking))
+    ask("delete", [name], wait=_blocking)
 
 
 def status() -> ServeStatus:
     """What runs: applications, their deployments, how they are."""
     try:
-        found = context.controller()
+        context.controller()
     except RuntimeError:
         return ServeStatus()
-    return read_status(_settled(found.status.remote()))
+    return read_status(ask("status"))
 
 
 def shutdown() -> None:
@@ -186,11 +194,11 @@ def shutdown() -> None:
         return
     router.forget_all()
     try:
-        found = context.controller()
+        context.controller()
     except RuntimeError:
         return
     try:
-        skate.get(found.shutdown.remote())
+        ask("shutdown")
     except exceptions.RayError as error:
         print(f"serve: the controller did not shut down cleanly: {error}")
     for name in (context.CONTROLLER, context.VAULT):
@@ -209,7 +217,7 @@ async def shutdown_async() -> None:
 
 def get_app_handle(name: str) -> DeploymentHandle:
     """The handle of an application's ingress. Raises RayServeException when there is no such application."""
-    row = _settled(context.controller().status.remote())["applications"].get(name)
+    row = ask("status")["applications"].get(name)
     if row is None:
         raise RayServeException(f"Application {name!r} does not exist.")
     return DeploymentHandle(row["ingress"], name)
@@ -227,7 +235,7 @@ def get_deployment_handle(
             raise RayServeException("get_deployment_handle needs an app_name outside of a replica")
         app_name = context.replica.app_name
     if _check_exists:
-        row = _settled(context.controller().status.remote())["applications"].get(app_name)
+        row = ask("status")["applications"].get(app_name)
         if row is None or deployment_name not in row["deployments"]:
             raise RayServeException(f"Deployment {deployment_name!r} of application {app_name!r} does not exist.")
     return DeploymentHandle(deployment_name, app_name)

@@ -340,7 +340,7 @@ class Controller:
         why = ""
         if config is None and not replicas:
             why = "it is being deleted"
-        elif state.status is DeploymentStatus.DEPLOY_FAILED and not replicas:
+        elif state.status is DeploymentStatus.DEPLOY_FAILED and not replicas and state.fallback is None:
             why = "it could not be deployed"
         every = config.autoscaling_config.metrics_interval_s if config and config.autoscaling_config else 0.0
         place = self.tender.board.place if self.tender.board is not None else None

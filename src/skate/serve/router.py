@@ -29,6 +29,8 @@ LISTEN_S = 30.0
 TICK, LONGEST_TICK = 0.001, 0.02
 """Seconds between two looks at whether a request that waits can go."""
 REAP_EVERY = 128
+REPORT_S, REPORT_AT_ZERO_S = 1.0, 0.1
+"""Seconds between reports of what waits here, at most; and while there are no replicas."""
 RETRY_S = 0.2
 """Seconds before the controller is asked again when it did not answer."""
 
@@ -130,6 +132,7 @@ class Router:
     def __init__(self, app: str, deployment: str) -> None:
         self.app = app
         self.deployment = deployment
+        self.name = random.getrandbits(62)
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.targets: list[Target] = []
@@ -382,20 +385,23 @@ class Router:
         """Send what can be sent; whether something still waits."""
         with self.lock:
             self._advance()
-            if not self.queue or self.closed:
+            waiting = len(self.queue)
+            if not waiting or self.closed:
                 self._pumping = False
-                return False
-        self._report()
-        return True
+        self._report(waiting)
+        return self._pumping
 
-    def _report(self) -> None:
+    def _report(self, waiting: int) -> None:
         """Tell the controller how many wait, where it scales by that."""
         now = clock()
-        if not self.report_every or now - self.reported < min(self.report_every, 0.1 if not self.targets else 1e9):
+        if waiting and not self.report_every:
+            return  # as far as is known: who has not heard of the deployment yet reports nothing
+        every = min(self.report_every, REPORT_S if self.targets else REPORT_AT_ZERO_S)
+        if (waiting and now - self.reported < every) or not (waiting or self.reported):
             return
-        self.reported = now
+        self.reported = now if waiting else 0.0
         try:
-            context.controller().waiting.remote(self.app, self.deployment, id(self), len(self.queue))
+            context.controller().waiting.remote(self.app, self.deployment, self.name, waiting)
         except (exceptions.RayError, RuntimeError):
             return  # it will be told the next time
 

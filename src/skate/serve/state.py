@@ -378,7 +378,8 @@ class DeploymentState:
         """When `decide` may have something new to say without anything happening; None: never."""
         times = [self._deadline(entry) for entry in self.replicas.values() if entry.phase is Phase.STOPPING]
         if self.target is not None:
-            if self.retry_at > now and self.status is not DeploymentStatus.DEPLOY_FAILED:
+            over = self.status is DeploymentStatus.DEPLOY_FAILED and self.fallback is None
+            if self.retry_at > now and not over:
                 times.append(self.retry_at)
             times += [
                 entry.since + PATIENCE

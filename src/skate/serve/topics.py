@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 Key = tuple[str, ...]
@@ -14,7 +15,7 @@ class Topics:
     def __init__(self) -> None:
         self.values: dict[Key, tuple[int, Any]] = {}
         self._waiting: set[asyncio.Future[None]] = set()
-        self._last = 0
+        self._last = time.time_ns() // 1000  # above all that a controller before this one gave out
 
     def has(self, key: Key) -> bool:
         """Whether there is such a topic."""
