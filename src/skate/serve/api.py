@@ -59,6 +59,7 @@ def _controller(
     http: dict[str, Any] | None = None, grpc: dict[str, Any] | None = None, location: str | None = None
 ) -> Any:
     """The controller, started where there is none."""
+    skate.util.preload("skate.serve.controller", "skate.serve.vault")
     if not skate.is_initialized():
         skate.init()
     try:
@@ -125,10 +126,12 @@ def run_many(
     ask("deploy", specs)
     handles = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
     if wait_for_applications_running:
-        found = ask("until_settled", [spec.name for spec in specs])
+        found, told = ask("until_settled", [spec.name for spec in specs])
         for name, (status, message) in found.items():
             if status != "RUNNING":
                 raise RuntimeError(f"Deploying application {name!r} failed ({status}):\n{message}")
+        for handle in handles:
+            handle._init(told)
     if blocking:
         _block()
     return handles
@@ -231,9 +234,10 @@ def get_deployment_handle(
     Raises RayServeException when there is no such deployment, or no `app_name` outside of a replica.
     """
     if app_name is None:
-        if context.replica is None:
+        replica = context.current_replica()
+        if replica is None:
             raise RayServeException("get_deployment_handle needs an app_name outside of a replica")
-        app_name = context.replica.app_name
+        app_name = replica.id.app_name
     if _check_exists:
         row = ask("status")["applications"].get(app_name)
         if row is None or deployment_name not in row["deployments"]:
@@ -243,9 +247,11 @@ def get_deployment_handle(
 
 def get_replica_context() -> ReplicaContext:
     """What the calling replica is. Raises RayServeException outside of one."""
-    if context.replica is None:
+    replica = context.current_replica()
+    if replica is None:
         raise RayServeException("get_replica_context works inside a replica only")
-    return context.replica
+    here: ReplicaContext = replica.context
+    return here
 
 
 def get_multiplexed_model_id() -> str:

@@ -89,12 +89,19 @@ class ReplicaContext:
         return self.replica_id.unique_id
 
 
-replica: ReplicaContext | None = None
-"""The replica that this process is, or None."""
-this: Any = None
-"""Its actor, a `skate.serve.replica.Replica`."""
+replica: Any = None
+"""The replica that this process is, a `skate.serve.replica.Replica`; None in any other process, and in one that holds
+more than it."""
 loop: Any = None
-"""The event loop of the replica that this process is; None in any other process."""
+"""That replica's event loop."""
+replica_here: ContextVar[Any] = ContextVar("skate_serve_replica", default=None)
+"""The replica whose code runs here."""
+
+
+def current_replica() -> Any:
+    """The replica whose code calls, a `skate.serve.replica.Replica`; None outside of one."""
+    return replica_here.get() or replica
+
 
 _prefix = ""
 _numbers = count(1)

@@ -7,6 +7,7 @@ the replicas by their names, and goes on. Requests never pass it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from typing import Any
@@ -44,7 +45,7 @@ class Controller:
     """
 
     def __init__(self, fresh: bool, settings: dict[str, Any] | None = None) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.fresh = fresh
         self.settings = settings or {}
         self.apps: dict[str, App] = {}
         self.topics = Topics()
@@ -57,11 +58,23 @@ class Controller:
         self.timer: asyncio.TimerHandle | None = None
         self.scaling: asyncio.TimerHandle | None = None
         self.ready = asyncio.Event()
-        if fresh and not skate.get_runtime_context().was_current_actor_reconstructed:
+        self.begun = False
+        with contextlib.suppress(RuntimeError):  # on some engines there is no loop yet: then the first call begins
+            asyncio.get_running_loop()
+            self.tender.task(self._begin())
+
+    async def _begin(self) -> None:
+        """Return when everything is known again. The first call of a controller's life sees to it."""
+        if self.begun:
+            await self.ready.wait()
+            return
+        self.begun = True
+        if self.fresh and not skate.get_runtime_context().was_current_actor_reconstructed:
             self._own_board()
-            self.ready.set()
         else:
-            self.tender.task(self._recover())
+            await self._recover()
+        self.ready.set()
+        self.decide()
 
     def _own_board(self) -> None:
         self.tender.board = page = board.create()
@@ -89,14 +102,12 @@ class Controller:
                 scaling = state.target.config.autoscaling_config if state.target is not None else None
                 if scaling is not None and id(state) in there:
                     state.scale(max(scaling.min_replicas, min(scaling.max_replicas, there[id(state)])))
-        self.ready.set()
-        self.decide()
 
     # ------------------------------------------------------------------ what programs ask
 
     async def deploy(self, specs: list[AppSpec]) -> None:
         """Have these applications run in place of what they were; answers when that is on record."""
-        await self.ready.wait()
+        await self._begin()
         for spec in specs:
             self._check_route(spec, specs)
         for spec in specs:
@@ -148,8 +159,10 @@ class Controller:
             return target
         return target.with_replicas(max(scaling.min_replicas, min(scaling.max_replicas, old.replicas)))
 
-    async def until_settled(self, names: list[str], timeout_s: float | None = None) -> dict[str, tuple[str, str]]:
-        """Status and message of these applications once none of them is being deployed any more."""
+    async def until_settled(self, names: list[str], timeout_s: float | None = None) -> tuple[dict[str, Any], Any]:
+        """Status and message of these applications once none of them is being deployed any more, and what is told of
+        their ingress deployments.
+        """
         deadline = None if timeout_s is None else clock() + timeout_s
         while True:
             found = {name: self._app_status(name) for name in names}
@@ -158,7 +171,9 @@ class Controller:
             if deadline is not None and clock() >= deadline:
                 break
             await self.topics.changed(None if deadline is None else deadline - clock())
-        return {name: (status.value, message) for name, (status, message) in found.items()}
+        keys = [("replicas", name, self.apps[name].spec.ingress) for name in names if name in self.apps]
+        told = {key: self.topics.values[key] for key in keys if self.topics.has(key)}
+        return {name: (status.value, message) for name, (status, message) in found.items()}, told
 
     def _app_status(self, name: str) -> tuple[ApplicationStatus, str]:
         app = self.apps.get(name)
@@ -168,7 +183,7 @@ class Controller:
 
     async def delete(self, names: list[str], *, wait: bool = True) -> list[str]:
         """End these applications; the names of those that there were."""
-        await self.ready.wait()
+        await self._begin()
         known = [name for name in names if name in self.apps]
         for name in known:
             app = self.apps[name]
@@ -186,7 +201,7 @@ class Controller:
 
     async def status(self) -> dict[str, Any]:
         """What runs, as plain values."""
-        await self.ready.wait()
+        await self._begin()
         return {"applications": {name: self._app_row(name, app) for name, app in self.apps.items()}}
 
     def _app_row(self, name: str, app: App) -> dict[str, Any]:
@@ -216,7 +231,7 @@ class Controller:
 
     async def listen(self, known: dict[tuple[str, ...], int], timeout_s: float) -> dict[Any, tuple[int, Any]]:
         """Of these topics those that changed since the versions given, once there is one, or when time is up."""
-        await self.ready.wait()
+        await self._begin()
         for key in known:
             if key[0] == "replicas" and not self.topics.has(key):
                 self._publish(key[1], key[2])
@@ -258,7 +273,7 @@ class Controller:
 
     async def shutdown(self) -> None:
         """End all applications and replicas; answers when they are gone."""
-        await self.ready.wait()
+        await self._begin()
         await self.delete(list(self.apps))
 
     # ------------------------------------------------------------------ having it done
@@ -281,7 +296,8 @@ class Controller:
                 del self.apps[name]
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = self.loop.call_later(max(0.0, soonest - now), self.decide) if soonest is not None else None
+        loop = asyncio.get_running_loop()
+        self.timer = loop.call_later(max(0.0, soonest - now), self.decide) if soonest is not None else None
         self.topics.notify()
 
     def _forget(self, app: App, state: DeploymentState) -> None:
@@ -294,7 +310,7 @@ class Controller:
     def _scale_soon(self) -> None:
         if self.scaling is None and self.scalers:
             period = min(scaler.period() for scaler in self.scalers.values())
-            self.scaling = self.loop.call_later(period, self._scale_on)
+            self.scaling = asyncio.get_running_loop().call_later(period, self._scale_on)
 
     def _scale_on(self) -> None:
         self.scaling = None

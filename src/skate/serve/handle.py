@@ -14,7 +14,7 @@ from skate.serve.board import BEGUN
 from skate.serve.context import new_request_id, request_context
 from skate.serve.exceptions import RayServeException, RequestCancelledError
 from skate.serve.replica import Refused
-from skate.serve.router import Router, Target, next_number, router_of
+from skate.serve.router import Router, Target, Told, next_number, router_of
 
 _DEAD = (exceptions.RayActorError,)
 
@@ -425,9 +425,9 @@ class DeploymentHandle:
         router.submit(request)
         return DeploymentResponseGenerator(request) if self._stream else DeploymentResponse(request)
 
-    def _init(self, **_: Any) -> None:
+    def _init(self, told: Told | None = None, **_: Any) -> None:
         """Get to know the replicas now rather than at the first call."""
-        self._router = router_of(self.app_name, self.deployment_name)
+        self._router = router_of(self.app_name, self.deployment_name, told)
 
     def __repr__(self) -> str:
         return f"DeploymentHandle(deployment={self.deployment_name!r}, app={self.app_name!r})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -16,7 +15,7 @@ import skate
 from skate import exceptions
 from skate.serve import board, context
 from skate.serve.config import DeploymentConfig
-from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, request_context
+from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, replica_here, request_context
 from skate.serve.state import Target
 
 MOST_THREADS = 256
@@ -37,11 +36,12 @@ class Replica:
     ) -> None:
         self.id = ReplicaID(name, deployment, app)
         self.rank, self.world_size = rank, world_size
+        self.shares = place is not None and board.is_known(place)
+        """Whether the process holds more than this replica."""
         self.board = board.attach(place) if place is not None else board.private()
         self.slot = slot
         self.words = self.board.words
         self.word = board.word_of(slot)
-        self.words[self.word + board.ONGOING] = 0
         self.ongoing = 0
         self.max_ongoing = 1
         self.methods: dict[str, Callable[..., Any]] = {}
@@ -52,12 +52,14 @@ class Replica:
         self.idle: asyncio.Event | None = None
         self.gone = asyncio.Event()
         self.threads: ThreadPoolExecutor | None = None
-        self.made: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.target: Target | None = None
+        self.context: ReplicaContext | None = None
+        self.made = asyncio.Event()
+        """Set when the constructor has ended."""
+        self.problem: BaseException | None = None
+        """What it raised."""
         self.info: dict[str, Any] = {}
         """What callers have to know of this replica."""
-        context.this = self
-        context.loop = asyncio.get_running_loop()
 
     # ------------------------------------------------------------------ the controller's
 
@@ -67,31 +69,35 @@ class Replica:
 
     async def who(self) -> tuple[Target | None, int, int, str, dict[str, Any] | None]:
         """Target, rank, slot, node, and what `start` told if it has ended: for a controller that was restarted."""
-        info = self.made.result() if self.made.done() and self.made.exception() is None else None
-        return self.target, self.rank, self.slot, await self.placed(), info
+        made = self.made.is_set() and self.problem is None
+        return self.target, self.rank, self.slot, await self.placed(), self.info if made else None
 
     async def until_made(self) -> dict[str, Any]:
         """What `start` told, or raised."""
-        return await asyncio.shield(self.made)
+        await self.made.wait()
+        if self.problem is not None:
+            raise self.problem
+        return self.info
 
     async def start(self, code: bytes, target: Target) -> dict[str, Any]:
         """Make the instance; what callers have to know of it."""
+        if not self.shares:
+            context.replica, context.loop = self, asyncio.get_running_loop()
+        context.replica_here.set(self)
         self.target = target
         try:
             await self._make(code, target.config)
         except BaseException as error:
-            if not isinstance(error, asyncio.CancelledError):
-                self.made.set_exception(error)
-                self.made.exception()  # it is no accident if nobody asks for it again
+            self.problem = error
             raise
-        self.made.set_result(self.info)
+        finally:
+            self.made.set()
         return self.info
 
     async def _make(self, code: bytes, config: DeploymentConfig) -> None:
         made, args, kwargs = skate.cloudpickle.loads(code)
         self.is_function = not isinstance(made, type)
-        here = ReplicaContext(self.id, None, config, ReplicaRank(self.rank), self.world_size)
-        context.replica = here
+        self.context = here = ReplicaContext(self.id, None, config, ReplicaRank(self.rank), self.world_size)
         self.max_ongoing = config.max_ongoing_requests
         if self.is_function:
             self.instance = here.servable_object = made
@@ -110,7 +116,8 @@ class Replica:
 
     async def configure(self, target: Target) -> None:
         """Take over options that need no new replica."""
-        here = context.replica
+        replica_here.set(self)
+        here = self.context
         assert here is not None
         old, config = here.deployment_config, target.config
         here.deployment_config = config
@@ -144,6 +151,7 @@ class Replica:
 
     async def check(self) -> None:
         """Raises what the deployment's ``check_health`` raises."""
+        replica_here.set(self)
         method = None if self.is_function else getattr(self.instance, "check_health", None)
         if method is not None:
             await self._run_own(method)
@@ -180,6 +188,7 @@ class Replica:
         self.ongoing = words[word] = self.ongoing + 1
         board.note(words, word, meta[1])
         request_context.set(RequestContext(*meta[2:]))
+        replica_here.set(self)
         try:
             value = run(*args, **kwargs)
             if type(value) is CoroutineType or inspect.isawaitable(value):
@@ -202,6 +211,7 @@ class Replica:
         self.ongoing = words[word] = self.ongoing + 1
         board.note(words, word, meta[1])
         request_context.set(RequestContext(*meta[2:]))
+        replica_here.set(self)
         try:
             async for item in self._items(self._plain(method), args, kwargs):
                 yield item
@@ -288,8 +298,3 @@ def _keeping_stop(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def _stale(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return any(type(value) is Refused for value in (*args, *kwargs.values()))
-
-
-def current_thread_is_loop() -> bool:
-    """Whether the caller runs on this process's replica's event loop."""
-    return threading.current_thread() is threading.main_thread()

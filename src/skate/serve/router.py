@@ -93,8 +93,12 @@ class Target:
         return seen if seen > own else own
 
 
-def router_of(app: str, deployment: str) -> Router:
-    """This process's router for a deployment."""
+Told = dict[tuple[str, ...], tuple[int, Any]]
+"""What the controller tells: by topic, its version and its value."""
+
+
+def router_of(app: str, deployment: str, told: Told | None = None) -> Router:
+    """This process's router for a deployment, which may be told at once what there is to know."""
     forget_old_session()
     key = (app, deployment)
     found = _routers.get(key)
@@ -102,7 +106,7 @@ def router_of(app: str, deployment: str) -> Router:
         with _made:
             found = _routers.get(key)
             if found is None:
-                found = _routers[key] = Router(app, deployment)
+                found = _routers[key] = Router(app, deployment, told)
     return found
 
 
@@ -129,7 +133,7 @@ def forget_all() -> None:
 class Router:
     """Sends the requests of this process to the replicas of one deployment."""
 
-    def __init__(self, app: str, deployment: str) -> None:
+    def __init__(self, app: str, deployment: str, told: Told | None = None) -> None:
         self.app = app
         self.deployment = deployment
         self.name = random.getrandbits(62)
@@ -148,6 +152,8 @@ class Router:
         self._listening = False
         self._pumping = False
         self._task: Any = None
+        if told is not None:
+            self.hear(told)
         self.listen()
 
     # ------------------------------------------------------------------ hearing from the controller
@@ -203,7 +209,7 @@ class Router:
         self.hear(answer.result())
         self._ask()
 
-    def hear(self, told: dict[tuple[str, ...], tuple[int, Any]]) -> None:
+    def hear(self, told: Told) -> None:
         """Take in what the controller told."""
         news = told.get(self._key())
         if news is None:
@@ -279,7 +285,7 @@ class Router:
         done = set(ready)
         for number, ref in refs:
             if ref in done:
-                del target.flying[number]
+                target.flying.pop(number, None)  # its caller may have been quicker
 
     def _send(self, request: Request, target: Target) -> None:
         request.sent_to(target)
