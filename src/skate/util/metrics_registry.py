@@ -6,6 +6,7 @@ import atexit
 import bisect
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from skate.api import get, get_actor, remote
@@ -43,6 +44,16 @@ class Registry:
         self._changed = threading.Event()
         self._reporter: threading.Thread | None = None
         self._gatherer: Any = None
+        self._sources: list[Callable[[], Table]] = []
+
+    def add_source(self, source: Callable[[], Table]) -> None:
+        """Have `source` asked for values whenever the table is read; it calls `touch` when they change."""
+        self._sources.append(source)
+
+    def touch(self) -> None:
+        """Values of a source have changed."""
+        if not self._changed.is_set() and _in_worker():
+            self._report_soon()
 
     def define(self, series: Series) -> None:
         """Make a metric known; ValueError when the name stands for another kind."""
@@ -63,17 +74,19 @@ class Registry:
                 sums = values.setdefault(tags, [0.0] * (len(series.bounds) + 2))
                 sums[0] += value
                 sums[1 + bisect.bisect_left(series.bounds, value)] += 1
-        if not self._changed.is_set() and _in_worker():
-            self._report_soon()
+        self.touch()
 
     def table(self) -> Table:
-        """A copy."""
+        """A copy, with what the sources have."""
         with self._lock:
-            return {
+            found = {
                 name: (series, {tags: list(v) if isinstance(v, list) else v for tags, v in values.items()})
                 for name, (series, values) in self._table.items()
                 if values
             }
+        for source in self._sources:
+            found.update(source())
+        return found
 
     # ----------------------------------------------------------------- of a worker
 
