@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar, cast, overload
 
 from skate.serve import context, measures
 from skate.serve.exceptions import RayServeException
+from skate.serve.receiver import is_receiver
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -367,15 +368,13 @@ class Batching:
         self.function, self.settings = state
         self.streams = inspect.isasyncgenfunction(self.function)
         self._signature = inspect.signature(self.function)
-        around = self.function.__qualname__.rpartition(".")[0]
-        self._in_class = bool(around) and not around.endswith("<locals>")
         self._batchers: dict[tuple[int, int], Batcher] = {}
         self._told = 0
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
         """Have a call be part of a batch."""
         loop = asyncio.get_running_loop()
-        instance = args[0] if args and self._is_instance(args[0]) else None
+        instance = args[0] if is_receiver(self.function, args) else None
         bound = self._signature.bind(*args, **kwargs)
         positional = bound.args if instance is None else bound.args[1:]
         shape = Shape(context.request_context.get().multiplexed_model_id, len(positional), tuple(bound.kwargs))
@@ -385,11 +384,6 @@ class Batching:
         answer: Answer = Items(loop) if self.streams else loop.create_future()
         self._batcher(instance, loop).join(shape, values, answer)
         return answer
-
-    def _is_instance(self, first: Any) -> bool:
-        """Is the function a method, and this the object that it is called on?"""
-        name = self.function.__name__
-        return self._in_class and any(name in vars(kind) for kind in type(first).__mro__)
 
     def _batcher(self, instance: Any, loop: asyncio.AbstractEventLoop) -> Batcher:
         key = (id(loop), id(instance))

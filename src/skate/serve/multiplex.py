@@ -16,6 +16,7 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 from skate.serve import context, measures
+from skate.serve.receiver import is_receiver
 
 Load = Callable[..., Coroutine[Any, Any, Any]]
 UNLIMITED = -1
@@ -143,8 +144,10 @@ async def farewell(model_id: str, entry: Entry) -> None:
     end = getattr(type(model), "__del__", None)
     try:
         if inspect.iscoroutinefunction(end):
-            await end(model)
-            _never_again(model)
+            try:
+                await end(model)
+            finally:
+                _never_again(model)
         elif end is not None:
             last = [model]
             del model
@@ -212,19 +215,20 @@ class Multiplexing:
 
     async def get(self, *args: Any) -> Any:
         """The model that the last argument names; the one before it is the object, where the function is a method."""
-        name = self.function.__qualname__
-        if not 1 <= len(args) <= 2:
-            raise TypeError(f"{name} is multiplexed: it takes exactly one argument, the model ID, not {len(args)}.")
-        if len(args) == 2 and not _is_method(self.function, args[0]):
-            raise TypeError(f"{name} is multiplexed: it takes exactly one argument, the model ID.")
-        instance = args[0] if len(args) == 2 else None
+        instance = args[0] if is_receiver(self.function, args) else None
+        ids = args if instance is None else args[1:]
+        if len(ids) != 1:
+            raise TypeError(
+                f"{self.function.__qualname__} is multiplexed: it takes exactly one argument, the model ID, "
+                f"not {len(ids)}."
+            )
         places = self._own if instance is None else self._places(instance)
         loop = asyncio.get_running_loop()
         models = places.get(loop)
         if models is None:
             function = self.function if instance is None else self.function.__get__(instance)
             models = places[loop] = Models(function, self.limit)
-        return await models.get(args[-1])
+        return await models.get(ids[0])
 
     def _places(self, instance: Any) -> Places:
         found: Places | None = getattr(instance, self._attribute, None)
@@ -235,10 +239,6 @@ class Multiplexing:
 
 
 Places = WeakKeyDictionary[asyncio.AbstractEventLoop, Models]
-
-
-def _is_method(function: Load, first: Any) -> bool:
-    return any(function.__name__ in vars(kind) for kind in type(first).__mro__)
 
 
 def multiplexed(func: Load | None = None, max_num_models_per_replica: int = 3) -> Any:
