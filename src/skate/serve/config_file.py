@@ -1,163 +1,20 @@
 """What a configuration of Serve may say: the classes of `ray.serve.schema` for files and for the REST interface.
 
-Every value is checked when an object is made, from keywords or by `model_validate`. What is wrong raises `SchemaError`,
-which names the place, as in ``applications[0].deployments[1].num_replicas``; an unknown field is refused with the name
-that comes nearest.
+`skate.serve.fields` says how wrong ones are refused.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from copy import deepcopy
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Self, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import msgspec
 
 from skate.serve.config import HTTPOptions, check_logging, gRPCOptions
-from skate.serve.deployment import deployment
+from skate.serve.deployments import deployment
+from skate.serve.fields import Schema, SchemaError, plain
 
 DEFAULT_APP = "default"
-
-
-class SchemaError(ValueError):
-    """A configuration that cannot be used; the message begins with the field."""
-
-    def __init__(self, problem: str, field: str = "") -> None:
-        super().__init__(f"{field}: {problem}" if field else problem)
-        self.problem = problem
-        self.field = field
-
-    def under(self, name: str) -> SchemaError:
-        """The same for the object around."""
-        joint = "." if self.field and not self.field.startswith("[") else ""
-        return SchemaError(self.problem, f"{name}{joint}{self.field}")
-
-
-@dataclass_transform(kw_only_default=True)
-class Schema:
-    """Fields with types and defaults, given by keyword; which of them were given is in `model_fields_set`."""
-
-    _hints: ClassVar[dict[str, Any]]
-    _only_in_ray: ClassVar[frozenset[str]] = frozenset()
-    """Fields that Ray has and Skate does not."""
-
-    def __init_subclass__(cls) -> None:
-        cls._hints = {}
-
-    @classmethod
-    def _fields(cls) -> dict[str, Any]:
-        if not cls._hints:
-            hints = get_type_hints(cls)
-            cls._hints = {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
-        return cls._hints
-
-    def __init__(self, **given: Any) -> None:
-        fields = self._fields()
-        for name in given:
-            if name not in fields:
-                raise SchemaError(self._unknown(name), name)
-        for name, hint in fields.items():
-            if name in given:
-                try:
-                    value = _converted(given[name], hint)
-                except SchemaError as error:
-                    raise error.under(name) from None
-            elif hasattr(type(self), name):
-                value = deepcopy(getattr(type(self), name))
-            else:
-                raise SchemaError("is required", name)
-            setattr(self, name, value)
-        self.model_fields_set = frozenset(given)
-        try:
-            self._check()
-        except SchemaError:
-            raise
-        except (ValueError, TypeError) as error:
-            raise SchemaError(str(error)) from None
-
-    @classmethod
-    def _unknown(cls, name: str) -> str:
-        if name in cls._only_in_ray:
-            return "Ray Serve has this field, Skate does not"
-        near = difflib.get_close_matches(name, cls._fields(), 1)
-        return f"there is no such field; {f'did you mean {near[0]}?' if near else 'there are: '}" + (
-            "" if near else ", ".join(cls._fields())
-        )
-
-    def _check(self) -> None:
-        """Raise ValueError or TypeError for values that do not go together."""
-
-    @classmethod
-    def model_validate(cls, given: Any) -> Self:
-        """An object from a mapping, such as a file gives. Raises SchemaError."""
-        if isinstance(given, cls):
-            return given
-        if not isinstance(given, Mapping):
-            raise SchemaError(f"a mapping is wanted, not {_shown(given)}")
-        for name in given:
-            if not isinstance(name, str):
-                raise SchemaError(f"fields have names, and {name!r} is none")
-        return cls(**given)
-
-    def model_dump(self, *, exclude_unset: bool = False) -> dict[str, Any]:
-        """The fields as plain values; with `exclude_unset` those alone that were given."""
-        names = [name for name in self._fields() if name in self.model_fields_set or not exclude_unset]
-        return {name: _plain(getattr(self, name), exclude_unset) for name in names}
-
-    def given(self) -> dict[str, Any]:
-        """The fields that were given, as they are."""
-        return {name: getattr(self, name) for name in self._fields() if name in self.model_fields_set}
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.model_dump() == self.model_dump()  # type: ignore[attr-defined]
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.given().items())})"
-
-
-def _converted(value: Any, hint: Any) -> Any:
-    """`value` as a field with this type takes it."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if value is None and NoneType in kinds:
-        return None
-    for kind in kinds:
-        if isinstance(kind, type) and issubclass(kind, Schema):
-            return kind.model_validate(value)
-        if get_origin(kind) is list and issubclass(item := get_args(kind)[0], Schema):
-            if not isinstance(value, list | tuple):
-                raise SchemaError(f"a list is wanted, not {_shown(value)}")
-            return [_item(entry, item, place) for place, entry in enumerate(value)]
-    try:
-        return msgspec.convert(value, hint)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$")
-        raise SchemaError(f"{text[0].lower()}{text[1:]}", path.rstrip("`").removeprefix(".")) from None
-
-
-def _item(value: Any, kind: type[Schema], place: int) -> Schema:
-    try:
-        return kind.model_validate(value)
-    except SchemaError as error:
-        raise error.under(f"[{place}]") from None
-
-
-def _plain(value: Any, exclude_unset: bool) -> Any:
-    if isinstance(value, Schema):
-        return value.model_dump(exclude_unset=exclude_unset)
-    if isinstance(value, list):
-        return [_plain(item, exclude_unset) for item in value]
-    return deepcopy(value)
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else f"{value!r} ({type(value).__name__})"
-
-
-# ------------------------------------------------------------- the classes
 
 
 class LoggingConfig(Schema):
@@ -178,17 +35,20 @@ class LoggingConfig(Schema):
     additional_log_standard_attrs: list[str] = []  # noqa: RUF012  defaults are copied
 
     def _check(self) -> None:
-        check_logging(self.given())
+        try:
+            check_logging(self.given())
+        except (ValueError, TypeError) as error:
+            raise SchemaError(str(error).removeprefix("logging_config.")) from None
 
 
 class RayActorOptionsSchema(Schema):
     """Options of replicas' actors, as `skate.remote` has them."""
 
     runtime_env: dict[str, Any] = {}  # noqa: RUF012  defaults are copied
-    num_cpus: float | None = None
-    num_gpus: float | None = None
-    memory: float | None = None
-    resources: dict[str, float] | None = None
+    num_cpus: int | float | None = None
+    num_gpus: int | float | None = None
+    memory: int | float | None = None
+    resources: dict[str, int | float] | None = None
     accelerator_type: str | None = None
     label_selector: dict[str, str] | None = None
     fallback_strategy: list[dict[str, Any]] | None = None
@@ -223,7 +83,7 @@ class DeploymentSchema(Schema):
 
     def options(self) -> dict[str, Any]:
         """What was given, as `Deployment.options` takes it."""
-        return {name: _plain(value, True) for name, value in self.given().items()}
+        return {name: plain(value, True) for name, value in self.given().items()}
 
     def _check(self) -> None:
         deployment(**self.options())(_nothing)
@@ -307,7 +167,7 @@ def split_import_path(path: str) -> tuple[str, str]:
     return module, name
 
 
-class gRPCOptionsSchema(Schema):  # noqa: N801  the name is Ray's
+class gRPCOptionsSchema(Schema):
     """Where gRPC is served: see `skate.serve.config.gRPCOptions`."""
 
     port: int = 9000
@@ -363,7 +223,7 @@ class ServeDeploySchema(Schema):
     _only_in_ray = frozenset({"controller_options", "tracing_config", "target_capacity"})
 
     def _check(self) -> None:
-        for attribute, word in (("name", "of the name"), ("route_prefix", "with route_prefix")):
+        for attribute in ("name", "route_prefix"):
             seen: dict[str, int] = {}
             for place, app in enumerate(self.applications):
                 value = getattr(app, attribute)
@@ -393,10 +253,17 @@ def read_file(path: str) -> ServeDeploySchema:
     """
     with open(path, "rb") as file:
         text = file.read()
-    try:
-        found = msgspec.json.decode(text) if path.endswith(".json") else _yaml().safe_load(text)
-    except (msgspec.DecodeError, ValueError, *_yaml_errors()) as error:
-        raise SchemaError(f"{path} cannot be read: {error}") from None
+    if path.endswith(".json"):
+        try:
+            found = msgspec.json.decode(text)
+        except msgspec.DecodeError as error:
+            raise SchemaError(f"{path} is no JSON: {error}") from None
+    else:
+        yaml = _yaml()
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SchemaError(f"{path} is no YAML: {error}") from None
     return ServeDeploySchema.model_validate({} if found is None else found)
 
 
@@ -408,24 +275,13 @@ def _yaml() -> Any:
     return yaml
 
 
-def _yaml_errors() -> tuple[type[Exception], ...]:
-    try:
-        import yaml
-    except ImportError:
-        return ()
-    return (yaml.YAMLError,)
-
-
 def to_yaml(config: Mapping[str, Any]) -> str:
     """As a file has it: a blank line between the fields of the outermost mapping, text of several lines as a block."""
     yaml = _yaml()
-
-    class Dumper(yaml.SafeDumper):  # type: ignore[name-defined, misc]  chosen at run time
-        pass
-
-    def text(dumper: Any, value: str) -> Any:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
-
-    Dumper.add_representer(str, text)
-    parts = [yaml.dump({name: value}, Dumper=Dumper, sort_keys=False, width=100) for name, value in config.items()]
+    dumper: Any = type("Dumper", (yaml.SafeDumper,), {})
+    dumper.add_representer(
+        str,
+        lambda made, text: made.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+    )
+    parts = [yaml.dump({name: value}, Dumper=dumper, sort_keys=False, width=100) for name, value in config.items()]
     return "\n".join(parts)
