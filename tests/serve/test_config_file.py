@@ -68,7 +68,7 @@ WRONG: list[tuple[Any, str, str]] = [
     (deployment(max_ongoing_requests=0), SECOND, "max_ongoing_requests must be at least 1"),
     (deployment(ray_actor_options={"num_cpu": 1}), f"{SECOND}.ray_actor_options.num_cpu", "did you mean num_cpus?"),
     (deployment(ray_actor_options={"num_cpus": "1"}), f"{SECOND}.ray_actor_options.num_cpus", "expected"),
-    (deployment(max_surge_percent=3), f"{SECOND}.max_surge_percent", "Skate does not"),
+    (deployment(deployment_actors=[]), f"{SECOND}.deployment_actors", "Skate does not"),
     (app(deployments=[{"name": "a"}, {"name": "a"}]), "applications[0].deployments", "'a'"),
     (
         app(external_scaler_enabled=True, deployments=[{"name": "a", "num_replicas": "auto"}]),

@@ -73,11 +73,13 @@ class DeploymentSchema(Schema):
     max_replicas_per_node: int | None = None
     logging_config: LoggingConfig | None = None
     max_constructor_retry_count: int = 20
+    rolling_update_percentage: float = 0.2
+    max_surge_percent: int = 20
 
     _only_in_ray = frozenset(
         {
             *("backpressure_config", "placement_group_bundle_label_selector", "request_router_config"),
-            *("gang_scheduling_config", "deployment_actors", "rolling_update_percentage", "max_surge_percent"),
+            *("gang_scheduling_config", "deployment_actors"),
         }
     )
 

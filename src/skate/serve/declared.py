@@ -15,6 +15,7 @@ from skate import exceptions
 from skate.serve.config_file import ServeApplicationSchema, ServeDeploySchema
 from skate.serve.importing import Builder
 from skate.serve.specs import AppSpec
+from skate.serve.state import ApplicationStatus
 
 PREFIX = "declared:"
 """Of names in the vault."""
@@ -67,12 +68,22 @@ class Declared:
 
     def recover(self, kept: dict[str, Any]) -> None:
         """Take up what was declared; what was not built yet is built now."""
-        for key, (config, built) in kept.items():
-            name = key.removeprefix(PREFIX)
+        for key, value in kept.items():
+            if not key.startswith(PREFIX):
+                continue
+            name, (config, built) = key.removeprefix(PREFIX), value
             if built:
                 self.configs[name] = config
             else:
                 self._declare(name, config)
+
+    def status(self, name: str) -> tuple[ApplicationStatus, str] | None:
+        """Status and message of an application that is being built, or could not be; None for others."""
+        if name in self.building:
+            return ApplicationStatus.DEPLOYING, "The application is being built."
+        if name in self.failures:
+            return ApplicationStatus.DEPLOY_FAILED, self.failures[name]
+        return None
 
     def drop(self, name: str) -> None:
         """An application is deleted, or deployed in another way: what was declared of it does not count any more."""

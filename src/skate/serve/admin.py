@@ -1,0 +1,160 @@
+"""Serve as configurations, the command line and the REST interface see it: one place to put, look and end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import skate
+from skate.serve import api, context
+from skate.serve.config import DeploymentConfig
+from skate.serve.config_file import DEFAULT_APP, HTTPOptionsSchema, ServeDeploySchema, gRPCOptionsSchema
+from skate.util.state import list_actors
+
+NO_INSTANCE: dict[str, Any] = {"controller_info": {}, "proxies": {}, "applications": {}, "target_capacity": None}
+MOST_ACTORS = 10_000
+
+
+def put(config: Mapping[str, Any] | ServeDeploySchema) -> list[str]:
+    """Have the applications of a configuration deployed, and no others that configurations brought; their names.
+
+    Starts serve if it does not run; it goes on in the background, and `settled` waits for it. Raises SchemaError.
+    """
+    schema = ServeDeploySchema.model_validate(config)
+    grpc = schema.grpc_options if schema.grpc_options.grpc_servicer_functions else None
+    api.start(
+        proxy_location=schema.proxy_location,
+        http_options=schema.http_options.model_dump(),
+        grpc_options=grpc.model_dump() if grpc is not None else None,
+        logging_config=schema.logging_config.model_dump() if schema.logging_config is not None else None,
+    )
+    api._settled(context.controller().apply.remote(schema.model_dump(exclude_unset=True)))
+    return [app.name for app in schema.applications]
+
+
+def settled(names: list[str], timeout_s: float | None = None) -> dict[str, tuple[str, str]]:
+    """Wait until these applications are not being deployed any more: status and message of each."""
+    found: dict[str, tuple[str, str]] = api._settled(context.controller().until_settled.remote(names, timeout_s))
+    return found
+
+
+def scale(app: str, deployment: str, replicas: int) -> None:
+    """Have so many replicas, where an external scaler says how many.
+
+    Raises KeyError when there is no such deployment, RuntimeError when the application has no external scaler.
+    """
+    api._settled(context.controller().scale.remote(app, deployment, replicas))
+
+
+def details() -> dict[str, Any]:
+    """All that there is to know, as Ray's ``GET /api/serve/applications/`` has it; `NO_INSTANCE` without serve."""
+    try:
+        controller = context.controller()
+    except RuntimeError:
+        return dict(NO_INSTANCE)
+    rows = api._settled(controller.status.remote())
+    settings = api._settled(controller.get_settings.remote())
+    actors = {
+        row.name: row
+        for row in list_actors(filters=[("state", "=", "ALIVE")], limit=MOST_ACTORS)
+        if row.ray_namespace == context.NAMESPACE and row.name
+    }
+    http = {name: value for name, value in (settings.get("http") or {}).items() if name in _HTTP}
+    return {
+        "controller_info": _actor(actors.get(context.CONTROLLER), context.CONTROLLER),
+        "proxy_location": settings.get("location") or "HeadOnly",
+        "http_options": HTTPOptionsSchema(**http).model_dump(),
+        "grpc_options": gRPCOptionsSchema(**(settings.get("grpc") or {})).model_dump(),
+        "proxies": {
+            str(row.node_id): {**_actor(row, name), "status": "HEALTHY"}
+            for name, row in actors.items()
+            if name.startswith("SERVE_PROXY")
+        },
+        "applications": {name: _application(name, row, actors) for name, row in rows["applications"].items()},
+        "target_capacity": None,
+        "target_groups": [],
+        "restores_unset_config_options": True,
+    }
+
+
+_HTTP = frozenset(HTTPOptionsSchema._fields())
+
+
+def _actor(row: Any, name: str) -> dict[str, Any]:
+    """What Ray tells of any actor of serve's."""
+    return {
+        "node_id": row.node_id if row else None,
+        "node_ip": "127.0.0.1" if row else None,
+        "node_instance_id": "",
+        "actor_id": row.actor_id if row else None,
+        "actor_name": name,
+        "worker_id": None,
+        "log_file_path": None,
+    }
+
+
+def _application(name: str, row: Mapping[str, Any], actors: Mapping[str, Any]) -> dict[str, Any]:
+    declared = row.get("declared")
+    return {
+        "name": name,
+        "route_prefix": row["route_prefix"],
+        "docs_path": row.get("docs_path"),
+        "status": row["status"],
+        "message": row["message"],
+        "last_deployed_time_s": row["last_deployed_time_s"],
+        "deployed_app_config": {"name": DEFAULT_APP, **declared} if declared else None,
+        "source": "declarative" if declared else "imperative",
+        "deployments": {each: _deployment(name, each, found, actors) for each, found in row["deployments"].items()},
+        "external_scaler_enabled": bool((declared or {}).get("external_scaler_enabled")),
+        "deployment_topology": None,
+    }
+
+
+def _deployment(app: str, name: str, row: Mapping[str, Any], actors: Mapping[str, Any]) -> dict[str, Any]:
+    config = {key: value for key, value in row["config"].items() if value is not None}
+    options = dict(config.pop("ray_actor_options", {}))
+    if "autoscaling_config" in config:
+        del config["num_replicas"]
+    return {
+        "name": name,
+        "status": row["status"],
+        "status_trigger": row["status_trigger"],
+        "message": row["message"],
+        "deployment_config": {"name": name, **config, "ray_actor_options": options},
+        "target_num_replicas": row["target_num_replicas"],
+        "required_resources": {"CPU": options.get("num_cpus", 0), **(options.get("resources") or {})},
+        "replicas": [_replica(app, name, replica, actors) for replica in row["replicas"]],
+        "recent_dead_replicas": [],
+        "queued": row["queued"],
+    }
+
+
+def _replica(app: str, deployment: str, row: Mapping[str, Any], actors: Mapping[str, Any]) -> dict[str, Any]:
+    name = context.ReplicaID(row["replica_id"], deployment, app).to_full_id_str()
+    actor = actors.get(name)
+    return {
+        **_actor(actor, name),
+        "replica_id": row["replica_id"],
+        "state": row["state"],
+        "pid": actor.pid if actor else None,
+        "start_time_s": row["since_s"],
+        "ongoing": row["ongoing"],
+    }
+
+
+def plain_config(config: DeploymentConfig) -> dict[str, Any]:
+    """Options as JSON can have them."""
+    found = {entry.name: getattr(config, entry.name) for entry in fields(config)}
+    scaling = config.autoscaling_config
+    if scaling is not None:
+        found["autoscaling_config"] = {name: value for name, value in asdict(scaling).items() if name != "policy"}
+    return found
+
+
+def initialized(address: str | None) -> bool:
+    """Become a driver of the session at `address`, unless this process has a session; whether it was made so."""
+    if skate.is_initialized():
+        return False
+    skate.init(address=address or "auto", namespace=context.NAMESPACE, log_to_driver=False)
+    return True
