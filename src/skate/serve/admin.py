@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from typing import Any
 
 import skate
 from skate.serve import api, context
-from skate.serve.config import DeploymentConfig
 from skate.serve.config_file import DEFAULT_APP, HTTPOptionsSchema, ServeDeploySchema, gRPCOptionsSchema
 from skate.util.state import list_actors
 
@@ -22,6 +20,14 @@ def put(config: Mapping[str, Any] | ServeDeploySchema) -> list[str]:
     Starts serve if it does not run; it goes on in the background, and `settled` waits for it. Raises SchemaError.
     """
     schema = ServeDeploySchema.model_validate(config)
+    start(schema)
+    api._settled(context.controller().apply.remote(schema.model_dump(exclude_unset=True)))
+    return [app.name for app in schema.applications]
+
+
+def start(config: Mapping[str, Any] | ServeDeploySchema) -> None:
+    """Start serve as a configuration has it; nothing happens when it runs already. Raises SchemaError."""
+    schema = ServeDeploySchema.model_validate(config)
     grpc = schema.grpc_options if schema.grpc_options.grpc_servicer_functions else None
     api.start(
         proxy_location=schema.proxy_location,
@@ -29,8 +35,6 @@ def put(config: Mapping[str, Any] | ServeDeploySchema) -> list[str]:
         grpc_options=grpc.model_dump() if grpc is not None else None,
         logging_config=schema.logging_config.model_dump() if schema.logging_config is not None else None,
     )
-    api._settled(context.controller().apply.remote(schema.model_dump(exclude_unset=True)))
-    return [app.name for app in schema.applications]
 
 
 def settled(names: list[str], timeout_s: float | None = None) -> dict[str, tuple[str, str]]:
@@ -76,6 +80,17 @@ def details() -> dict[str, Any]:
         "target_groups": [],
         "restores_unset_config_options": True,
     }
+
+
+def url(app: str) -> str | None:
+    """Where an application is found by HTTP; None when it is not."""
+    try:
+        rows = api._settled(context.controller().status.remote())
+        where = api._settled(context.controller().http_address.remote())
+    except RuntimeError:
+        return None
+    prefix = rows["applications"].get(app, {}).get("route_prefix")
+    return f"http://{where[0]}:{where[1]}{prefix}" if where and prefix else None
 
 
 _HTTP = frozenset(HTTPOptionsSchema._fields())
@@ -141,15 +156,6 @@ def _replica(app: str, deployment: str, row: Mapping[str, Any], actors: Mapping[
         "start_time_s": row["since_s"],
         "ongoing": row["ongoing"],
     }
-
-
-def plain_config(config: DeploymentConfig) -> dict[str, Any]:
-    """Options as JSON can have them."""
-    found = {entry.name: getattr(config, entry.name) for entry in fields(config)}
-    scaling = config.autoscaling_config
-    if scaling is not None:
-        found["autoscaling_config"] = {name: value for name, value in asdict(scaling).items() if name != "policy"}
-    return found
 
 
 def initialized(address: str | None) -> bool:

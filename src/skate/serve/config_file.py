@@ -253,20 +253,24 @@ def read_file(path: str) -> ServeDeploySchema:
     Raises OSError when it cannot be read, SchemaError for what is wrong in it, ImportError without PyYAML (JSON needs
     it not).
     """
+    found = read_mapping(path)
+    return ServeDeploySchema.model_validate({} if found is None else found)
+
+
+def read_mapping(path: str) -> Any:
+    """What a file of YAML or JSON has. Raises as `read_file` does."""
     with open(path, "rb") as file:
         text = file.read()
     if path.endswith(".json"):
         try:
-            found = msgspec.json.decode(text)
+            return msgspec.json.decode(text)
         except msgspec.DecodeError as error:
             raise SchemaError(f"{path} is no JSON: {error}") from None
-    else:
-        yaml = _yaml()
-        try:
-            found = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SchemaError(f"{path} is no YAML: {error}") from None
-    return ServeDeploySchema.model_validate({} if found is None else found)
+    yaml = _yaml()
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SchemaError(f"{path} is no YAML: {error}") from None
 
 
 def _yaml() -> Any:

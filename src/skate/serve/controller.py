@@ -14,7 +14,7 @@ from typing import Any
 import skate
 from skate.serve import board, context
 from skate.serve.autoscaling import Autoscaler
-from skate.serve.declared import Declared
+from skate.serve.declared import Declared, plain_config
 from skate.serve.router import Published, ReplicaEntry
 from skate.serve.specs import AppSpec
 from skate.serve.state import ApplicationStatus, DeploymentState, DeploymentStatus, Target, application_status
@@ -122,6 +122,20 @@ class Controller:
         """Have the applications of a configuration run, and of those declared before no others. See `Declared`."""
         await self.ready.wait()
         await self.declared.apply(config)
+
+    async def scale(self, app: str, deployment: str, replicas: int) -> None:
+        """Have so many replicas, as an external scaler says.
+
+        Raises KeyError when there is no such deployment, RuntimeError when its application has no external scaler.
+        """
+        await self.ready.wait()
+        state = self._state(app, deployment)
+        if state is None or state.target is None:
+            raise KeyError(f"There is no deployment {deployment!r} of an application {app!r}")
+        if not (self.declared.configs.get(app) or {}).get("external_scaler_enabled"):
+            raise RuntimeError(f"external_scaler_enabled is not set for application {app!r}, so that it is not scaled.")
+        if state.scale(replicas):
+            self.decide()
 
     def _check_route(self, spec: AppSpec, others: list[AppSpec]) -> None:
         taken = [app.spec for app in self.apps.values() if not app.deleting]
@@ -232,9 +246,15 @@ class Controller:
             "target_num_replicas": state.target.replicas if state.target is not None else 0,
             "replica_states": state.counts(),
             "replicas": [
-                {"replica_id": entry.name, "state": entry.phase.value, "ongoing": self.tender.ongoing(entry.name)}
+                {
+                    "replica_id": entry.name,
+                    "state": entry.phase.value,
+                    "ongoing": self.tender.ongoing(entry.name),
+                    "since_s": time.time() - clock() + entry.since,
+                }
                 for entry in state.replicas.values()
             ],
+            "config": plain_config(state.target.config) if state.target is not None else {},
             "queued": self._queued((state.app, state.name), clock()),
         }
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict, fields
 from typing import Any
 
 import skate
 from skate import exceptions
+from skate.serve.config import DeploymentConfig
 from skate.serve.config_file import ServeApplicationSchema, ServeDeploySchema
 from skate.serve.importing import Builder
 from skate.serve.specs import AppSpec
@@ -112,7 +114,7 @@ class Declared:
         environment = ServeApplicationSchema.model_validate(config).runtime_env
         options: dict[str, Any] = {"runtime_env": environment} if environment else {}
         try:
-            builder = skate.remote(Builder).options(num_cpus=0, **options).remote()
+            builder: Any = skate.remote(Builder).options(num_cpus=0, **options).remote()
             try:
                 spec = await builder.build.remote(config, os.getpid())
             finally:
@@ -124,3 +126,12 @@ class Declared:
             self.failures[name] = str(error)
         else:
             self._keep(PREFIX + name, (config, True))
+
+
+def plain_config(config: DeploymentConfig) -> dict[str, Any]:
+    """Options as JSON can have them."""
+    found = {entry.name: getattr(config, entry.name) for entry in fields(config)}
+    scaling = config.autoscaling_config
+    if scaling is not None:
+        found["autoscaling_config"] = {name: value for name, value in asdict(scaling).items() if name != "policy"}
+    return found
