@@ -76,7 +76,7 @@ def configuration(
         raise click.ClickException(f"{where}{error}") from None
     for app in config["applications"]:
         if folder is not None and not (app.get("runtime_env") or {}).get("working_dir"):
-            app["runtime_env"] = {**(app.get("runtime_env") or {}), "working_dir": os.path.abspath(folder)}
+            app["runtime_env"] = {**(app.get("runtime_env") or {}), "working_dir": f"local://{os.path.abspath(folder)}"}
     return config
 
 

@@ -20,10 +20,11 @@ def table_of(details: dict[str, Any], name: str | None) -> str:
             notes.append(f"{key}: {app['message']}")
         for each, deployment in app["deployments"].items():
             states = Counter(replica["state"] for replica in deployment["replicas"])
-            ongoing = sum(replica.get("ongoing", 0) for replica in deployment["replicas"])
+            load = (deployment.get("autoscaling_detail") or {}).get("metrics") or {}
             shown = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none"
             wanted = f"{shown} of {deployment['target_num_replicas']}"
-            rows.append(("", "", "", each, deployment["status"], wanted, f"{ongoing} / {deployment.get('queued', 0)}"))
+            requests = f"{load.get('ongoing_requests', '')} / {load.get('queued_requests', '')}"
+            rows.append(("", "", "", each, deployment["status"], wanted, requests))
             if deployment["message"] and deployment["message"] not in app["message"]:
                 notes.append(f"{key} / {each}: {deployment['message']}")
     head = ("application", "status", "route", "deployment", "status", "replicas", "ongoing / queued")

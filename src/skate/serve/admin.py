@@ -12,6 +12,7 @@ from skate.util.state import list_actors
 
 NO_INSTANCE: dict[str, Any] = {"controller_info": {}, "proxies": {}, "applications": {}, "target_capacity": None}
 MOST_ACTORS = 10_000
+PROXY = "SERVE_PROXY"
 
 
 def put(config: Mapping[str, Any] | ServeDeploySchema) -> list[str]:
@@ -73,7 +74,7 @@ def details() -> dict[str, Any]:
         "proxies": {
             str(row.node_id): {**_actor(row, name), "status": "HEALTHY"}
             for name, row in actors.items()
-            if name.startswith("SERVE_PROXY")
+            if name.startswith(PROXY)
         },
         "applications": {name: _application(name, row, actors) for name, row in rows["applications"].items()},
         "target_capacity": None,
@@ -86,11 +87,11 @@ def url(app: str) -> str | None:
     """Where an application is found by HTTP; None when it is not."""
     try:
         rows = api._settled(context.controller().status.remote())
-        where = api._settled(context.controller().http_address.remote())
-    except RuntimeError:
+        host, port = api._settled(skate.get_actor(PROXY, namespace=context.NAMESPACE).address.remote())
+    except (RuntimeError, ValueError):  # there is no controller, or no proxy
         return None
     prefix = rows["applications"].get(app, {}).get("route_prefix")
-    return f"http://{where[0]}:{where[1]}{prefix}" if where and prefix else None
+    return f"http://{host}:{port}{prefix}" if prefix else None
 
 
 _HTTP = frozenset(HTTPOptionsSchema._fields())
@@ -141,7 +142,16 @@ def _deployment(app: str, name: str, row: Mapping[str, Any], actors: Mapping[str
         "required_resources": {"CPU": options.get("num_cpus", 0), **(options.get("resources") or {})},
         "replicas": [_replica(app, name, replica, actors) for replica in row["replicas"]],
         "recent_dead_replicas": [],
-        "queued": row["queued"],
+        "autoscaling_detail": {
+            "scaling_status": row["status"] if row["status"] in ("UPSCALING", "DOWNSCALING") else "STABLE",
+            "decisions": [],
+            "metrics": {
+                "ongoing_requests": sum(replica["ongoing"] for replica in row["replicas"]),
+                "queued_requests": row["queued"],
+            },
+            "metrics_health": "healthy",
+            "errors": [],
+        },
     }
 
 

@@ -15,7 +15,7 @@ import skate
 from skate import exceptions
 from skate.serve.config import DeploymentConfig
 from skate.serve.config_file import ServeApplicationSchema, ServeDeploySchema
-from skate.serve.importing import Builder
+from skate.serve.importing import Builder, split_environment
 from skate.serve.specs import AppSpec
 from skate.serve.state import ApplicationStatus
 
@@ -111,7 +111,7 @@ class Declared:
         self._tell()
 
     async def _build(self, name: str, config: dict[str, Any]) -> None:
-        environment = ServeApplicationSchema.model_validate(config).runtime_env
+        environment, _ = split_environment(ServeApplicationSchema.model_validate(config).runtime_env)
         options: dict[str, Any] = {"runtime_env": environment} if environment else {}
         try:
             builder: Any = skate.remote(Builder).options(num_cpus=0, **options).remote()

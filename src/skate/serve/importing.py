@@ -22,6 +22,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+import skate
 from skate.serve.build import build_app
 from skate.serve.config_file import ServeApplicationSchema, split_import_path
 from skate.serve.deployments import Application, Deployment
@@ -41,10 +42,16 @@ class Builder:
         `asked_by` is the process that asks; in another one modules are read anew. Raises BuildError.
         """
         schema = ServeApplicationSchema.model_validate(config)
-        if os.getpid() != asked_by:
+        apart = os.getpid() != asked_by
+        if apart:
             forget_local_modules()
+        folder = split_environment(schema.runtime_env)[1]
+        if folder is not None:
+            if not os.path.isdir(folder):
+                raise BuildError(f"runtime_env.working_dir: there is no directory {folder!r}.")
+            enter(folder, apart)
         app = application_of(import_target(schema.import_path), schema.args, schema.import_path)
-        overrides = Overrides(schema)
+        overrides = Overrides(schema, apart)
         try:
             spec = build_app(app, schema.name, schema.route_prefix, adjust=overrides)
         except (TypeError, ValueError) as error:
@@ -173,8 +180,9 @@ def _typed_args(function: Any, name: str, args: Mapping[str, Any]) -> Any:
 class Overrides:
     """Gives deployments the options that the configuration has for them, and the application's version."""
 
-    def __init__(self, schema: ServeApplicationSchema) -> None:
+    def __init__(self, schema: ServeApplicationSchema, apart: bool) -> None:
         self._schema = schema
+        self._apart = apart
         self._options = {each.name: each.options() for each in schema.deployments}
         code = (schema.import_path, repr(sorted(schema.runtime_env.items())), source_digest())
         args = msgspec.json.encode(schema.args, enc_hook=repr, order="deterministic")
@@ -185,9 +193,11 @@ class Overrides:
         options = dict(self._options.get(name, {}))
         options.pop("name", None)
         actor = {**deployment.ray_actor_options, **options.get("ray_actor_options", {})}
-        environment = merged_environment(self._schema.runtime_env, actor.get("runtime_env") or {})
-        if environment:
-            options["ray_actor_options"] = {**actor, "runtime_env": environment}
+        merged = merged_environment(self._schema.runtime_env, actor.pop("runtime_env", None) or {})
+        environment, folder = split_environment(merged)
+        options["ray_actor_options"] = {**actor, "runtime_env": environment} if environment else actor
+        if folder is not None and self._apart:
+            options["func_or_class"] = InFolder(folder, deployment.func_or_class)
         if self._schema.logging_config is not None and deployment._config.logging_config is None:
             options.setdefault("logging_config", self._schema.logging_config.model_dump(exclude_unset=True))
         return deployment.options(**options, version=self._version)
@@ -199,6 +209,46 @@ class Overrides:
                 near = difflib.get_close_matches(each.name, spec.targets, 1)
                 hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(spec.targets)}"
                 raise BuildError(f"deployments[{place}].name: there is no deployment {each.name!r}; {hint}")
+
+
+class InFolder:
+    """A deployment's class or function that is unpickled in a directory, which stays the process's own."""
+
+    def __init__(self, folder: str, target: Any) -> None:
+        self._folder = folder
+        self._target = target
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the deployment's own."""
+        return self._target(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return _unpickled_in, (self._folder, skate.cloudpickle.dumps(self._target))
+
+
+def _unpickled_in(folder: str, pickled: bytes) -> Any:
+    enter(folder, True)
+    return skate.cloudpickle.loads(pickled)
+
+
+def enter(folder: str, apart: bool) -> None:
+    """Have modules found in `folder` first, and be there, unless the process is not ours alone."""
+    if folder not in sys.path[:1]:
+        sys.path.insert(0, folder)
+    if apart:
+        os.chdir(folder)
+
+
+def split_environment(environment: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """An environment without its ``working_dir``, and that, where it is a directory of this machine.
+
+    Actors have no directories of their own; replicas go there themselves.
+    """
+    folder = environment.get("working_dir")
+    if not isinstance(folder, str) or "://" in folder.removeprefix("local://"):
+        return dict(environment), None
+    rest = {name: value for name, value in environment.items() if name != "working_dir"}
+    return rest, os.path.abspath(folder.removeprefix("local://"))
 
 
 def merged_environment(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
