@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skate.serve import context, multiplex
-from skate.serve.multiplex import get_multiplexed_model_id, multiplexed
+from skate.serve.api import get_multiplexed_model_id
+from skate.serve.multiplex import multiplexed
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
@@ -93,6 +94,8 @@ replica: ReplicaContext | None = None
 """The replica that this process is, or None."""
 this: Any = None
 """Its actor, a `skate.serve.replica.Replica`."""
+farewells: list[Callable[[], Awaitable[None]]] = []
+"""Called when the replica that this process is has finished its last request."""
 loop: Any = None
 """The event loop of the replica that this process is; None in any other process."""
 

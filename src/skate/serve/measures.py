@@ -1,16 +1,17 @@
 """What serve itself measures, under the names that Ray gives it.
 
-Recording adds to a table of this process and costs less than a microsecond; the values join the session's metrics when
-those are read, or twice a second from a worker while they change (`skate.util.metrics_registry`).
+Recording adds to a table of this process and costs less than a microsecond. Nothing is sent until somebody asks: then
+the tables of replicas and proxies are fetched (`skate.serve.metrics`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from skate.serve import context
-from skate.util.metrics_registry import Kind, Series, Table, Values, registry
+from skate.util.metrics_registry import Kind, Series, Table, Values
 
 LATENCY_MS = (
     *(1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 1000.0, 2000.0, 5000.0),
@@ -43,12 +44,10 @@ class Measure:
     def count(self, *tags: str, by: float = 1) -> None:
         """A counter goes up."""
         self.values[tags] = self.values.get(tags, 0) + by
-        registry().touch()
 
     def set(self, value: float, *tags: str) -> None:
         """A gauge is set."""
         self.values[tags] = value
-        registry().touch()
 
     def add(self, value: float, *tags: str) -> None:
         """A histogram takes a value in."""
@@ -57,7 +56,6 @@ class Measure:
             sums = self.values[tags] = [0.0] * (len(self._bounds) + 2)
         sums[0] += value
         sums[1 + bisect_left(self._bounds, value)] += 1
-        registry().touch()
 
     def table(self) -> tuple[Series, Values]:
         """Its values as the registry has them."""
@@ -92,8 +90,6 @@ def table() -> Table:
     return found
 
 
-registry().add_source(table)
-
 # ------------------------------------------------------------- requests
 
 _latency = Measure(
@@ -118,20 +114,6 @@ _http_errors = Measure(
     "counter",
     "HTTP requests that were answered with a status of 400 or more.",
     ("method", "route", "application", "error_code"),
-    of_replica=False,
-)
-_queued = Measure(
-    "serve_deployment_queued_queries",
-    "gauge",
-    "Requests that wait in this process for a replica.",
-    ("deployment", "application"),
-    of_replica=False,
-)
-_replicas = Measure(
-    "serve_deployment_replicas",
-    "gauge",
-    "Replicas by state.",
-    ("deployment", "application", "state"),
     of_replica=False,
 )
 _COUNTS = {
@@ -169,17 +151,26 @@ def ongoing(number: int) -> None:
     _ongoing.set(number)
 
 
-def queued(deployment: str, application: str, number: int) -> None:
-    """So many requests for a deployment wait in this process."""
-    _queued.set(number, deployment, application)
-
-
-def replicas(deployment: str, application: str, states: dict[str, int]) -> None:
-    """A deployment has so many replicas in each state."""
-    for _, _, state in [key for key in _replicas.values if key[:2] == (deployment, application)]:
-        _replicas.set(0, deployment, application, state)
-    for state, number in states.items():
-        _replicas.set(number, deployment, application, state)
+def replica_table(status: dict[str, Any]) -> Table:
+    """From the controller's status: how many replicas there are in each state, and how many requests wait."""
+    tags = ("deployment", "application")
+    counts: Values = {}
+    queues: Values = {}
+    for app, row in status["applications"].items():
+        for deployment, found in row["deployments"].items():
+            queues[deployment, app] = found["queued"]
+            for state, number in found["replica_states"].items():
+                counts[deployment, app, state] = number
+    return {
+        "serve_deployment_replicas": (
+            Series("serve_deployment_replicas", "gauge", "Replicas by state.", (*tags, "state")),
+            counts,
+        ),
+        "serve_deployment_queued_queries": (
+            Series("serve_deployment_queued_queries", "gauge", "Requests that wait for a replica.", tags),
+            queues,
+        ),
+    }
 
 
 # ------------------------------------------------------------- batches

@@ -6,12 +6,15 @@ among its `tag_keys` gets the route of the request that runs.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Self
 
+import skate
+from skate.exceptions import GetTimeoutError, RayError
 from skate.serve import context
 from skate.util import metrics
 
-__all__ = ["Counter", "Gauge", "Histogram"]
+__all__ = ["Counter", "Gauge", "Histogram", "prometheus_text", "snapshot"]
 
 OWN = ("deployment", "replica", "application")
 ROUTE = "route"
@@ -88,3 +91,46 @@ class Histogram(_InReplica, metrics.Histogram):
 
 def _rebuild(kind: type[_InReplica], arguments: tuple[Any, ...], default_tags: dict[str, str]) -> _InReplica:
     return kind(*arguments).set_default_tags(default_tags)
+
+
+# ------------------------------------------------------------- what serve measures itself
+
+ANSWER_S = 2.0
+"""Seconds for which replicas are waited for."""
+
+
+def snapshot() -> list[dict[str, Any]]:
+    """What serve itself measures, as `skate.util.metrics.snapshot` has it: requests, latencies, queues, replicas.
+
+    Replicas that do not answer within two seconds are left out.
+    """
+    from skate.serve import measures
+    from skate.util.metrics_registry import merged
+
+    tables = {"": measures.table()}
+    rows = skate.util.list_named_actors(all_namespaces=True)
+    names = [row["name"] for row in rows if row["namespace"] == context.NAMESPACE]  # type: ignore[index]
+    asked = {}
+    for name in names:
+        if name.startswith(MEASURING):
+            with contextlib.suppress(ValueError):  # it has just ended
+                asked[skate.get_actor(name, namespace=context.NAMESPACE).measured.remote()] = name
+    ready, _ = skate.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    for ref in ready:
+        with contextlib.suppress(RayError, GetTimeoutError):  # it has just ended
+            tables[asked[ref]] = skate.get(ref)
+    with contextlib.suppress(RuntimeError):  # serve does not run
+        status = skate.get(context.controller().status.remote())
+        tables["controller"] = measures.replica_table(status)
+    return [{**row, "process": ""} for row in merged(tables)]
+
+
+MEASURING = ("SERVE_REPLICA::", "SERVE_PROXY")
+"""How the names of actors begin that have the method `measured`."""
+
+
+def prometheus_text() -> str:
+    """All metrics of the session in Prometheus' text format: serve's own, and those that programs define."""
+    from skate.util.metrics_text import text_of
+
+    return metrics.prometheus_text() + text_of(snapshot())

@@ -188,12 +188,17 @@ def changed() -> None:
     measures.models_here(names)
     for watcher in _watchers:
         watcher(names)
+    if context.this is not None:
+        context.this.tell_models(names)
 
 
 async def unload_all() -> None:
     """Drop all models of this process: a replica ends."""
     for models in list(_all):
         await models.unload_all()
+
+
+context.farewells.append(unload_all)
 
 
 # ------------------------------------------------------------- the decorator
@@ -286,8 +291,3 @@ def _decorated(function: Any, limit: int) -> Any:
 
     setattr(wrapper, MARK, True)
     return wrapper
-
-
-def get_multiplexed_model_id() -> str:
-    """The model that the request which runs here is for, "" if it names none. In a batch: that of all its members."""
-    return context.request_context.get().multiplexed_model_id

@@ -6,7 +6,6 @@ import atexit
 import bisect
 import contextlib
 import threading
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from skate.api import get, get_actor, remote
@@ -44,16 +43,6 @@ class Registry:
         self._changed = threading.Event()
         self._reporter: threading.Thread | None = None
         self._gatherer: Any = None
-        self._sources: list[Callable[[], Table]] = []
-
-    def add_source(self, source: Callable[[], Table]) -> None:
-        """Have `source` asked for values whenever the table is read; it calls `touch` when they change."""
-        self._sources.append(source)
-
-    def touch(self) -> None:
-        """Values of a source have changed."""
-        if not self._changed.is_set() and _in_worker():
-            self._report_soon()
 
     def define(self, series: Series) -> None:
         """Make a metric known; ValueError when the name stands for another kind."""
@@ -74,19 +63,17 @@ class Registry:
                 sums = values.setdefault(tags, [0.0] * (len(series.bounds) + 2))
                 sums[0] += value
                 sums[1 + bisect.bisect_left(series.bounds, value)] += 1
-        self.touch()
+        if not self._changed.is_set() and _in_worker():
+            self._report_soon()
 
     def table(self) -> Table:
-        """A copy, with what the sources have."""
+        """A copy."""
         with self._lock:
-            found = {
+            return {
                 name: (series, {tags: list(v) if isinstance(v, list) else v for tags, v in values.items()})
                 for name, (series, values) in self._table.items()
                 if values
             }
-        for source in self._sources:
-            found.update(source())
-        return found
 
     # ----------------------------------------------------------------- of a worker
 
@@ -122,7 +109,7 @@ class Registry:
         if engines.running() is not None:
             with contextlib.suppress(ValueError):  # no worker has recorded anything
                 tables.update(get(get_actor(NAME, NAMESPACE).give.remote()))
-        return _merged(tables)
+        return merged(tables)
 
 
 class Gatherer:
@@ -140,7 +127,8 @@ class Gatherer:
         return self.tables
 
 
-def _merged(tables: dict[str, Table]) -> list[dict[str, Any]]:
+def merged(tables: dict[str, Table]) -> list[dict[str, Any]]:
+    """The tables of processes as rows: summed up, but for gauges."""
     sums: dict[tuple[str, tuple[str, ...], str], tuple[Series, Any]] = {}
     for process, table in tables.items():
         for name, (series, values) in table.items():
