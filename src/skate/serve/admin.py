@@ -22,7 +22,7 @@ def put(config: Mapping[str, Any] | ServeDeploySchema) -> list[str]:
     """
     schema = ServeDeploySchema.model_validate(config)
     start(schema)
-    api._settled(context.controller().apply.remote(schema.model_dump(exclude_unset=True)))
+    api.ask("apply", schema.model_dump(exclude_unset=True))
     return [app.name for app in schema.applications]
 
 
@@ -40,7 +40,7 @@ def start(config: Mapping[str, Any] | ServeDeploySchema) -> None:
 
 def settled(names: list[str], timeout_s: float | None = None) -> dict[str, tuple[str, str]]:
     """Wait until these applications are not being deployed any more: status and message of each."""
-    found: dict[str, tuple[str, str]] = api._settled(context.controller().until_settled.remote(names, timeout_s))
+    found: dict[str, tuple[str, str]] = api.ask("until_settled", names, timeout_s)
     return found
 
 
@@ -49,17 +49,15 @@ def scale(app: str, deployment: str, replicas: int) -> None:
 
     Raises KeyError when there is no such deployment, RuntimeError when the application has no external scaler.
     """
-    api._settled(context.controller().scale.remote(app, deployment, replicas))
+    api.ask("scale", app, deployment, replicas)
 
 
 def details() -> dict[str, Any]:
     """All that there is to know, as Ray's ``GET /api/serve/applications/`` has it; `NO_INSTANCE` without serve."""
     try:
-        controller = context.controller()
+        rows, settings = api.ask("status"), api.ask("get_settings")
     except RuntimeError:
         return dict(NO_INSTANCE)
-    rows = api._settled(controller.status.remote())
-    settings = api._settled(controller.get_settings.remote())
     actors = {
         row.name: row
         for row in list_actors(filters=[("state", "=", "ALIVE")], limit=MOST_ACTORS)
@@ -86,8 +84,8 @@ def details() -> dict[str, Any]:
 def url(app: str) -> str | None:
     """Where an application is found by HTTP; None when it is not."""
     try:
-        rows = api._settled(context.controller().status.remote())
-        host, port = api._settled(skate.get_actor(PROXY, namespace=context.NAMESPACE).address.remote())
+        rows = api.ask("status")
+        host, port = skate.get(skate.get_actor(PROXY, namespace=context.NAMESPACE).address.remote())
     except (RuntimeError, ValueError):  # there is no controller, or no proxy
         return None
     prefix = rows["applications"].get(app, {}).get("route_prefix")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 import skate
+from skate.exceptions import RayTaskError
 from skate.serve import admin, api, context
 from skate.serve.config_file import ScaleDeploymentRequest
 from skate.serve.fields import SchemaError
@@ -193,19 +194,21 @@ class RestServer:
     """The actor that serves it."""
 
     def __init__(self, host: str, port: int, token: str) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family)
+        self._where = host, port
+        self._socket: socket.socket | None = None
         self._rest = Rest(None if token else _loopback_names(host), token)
         self._task: asyncio.Task[None] | None = None
 
     async def address(self) -> tuple[str, int]:
-        """Where it listens; it serves from now on."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._serve())
+        """Where it listens; it serves from now on. Raises OSError when it cannot."""
+        if self._socket is None:
+            family = socket.AF_INET6 if ":" in self._where[0] else socket.AF_INET
+            self._socket = socket.create_server(self._where, family=family)
+            self._task = asyncio.get_running_loop().create_task(self._serve(self._socket))
         host, port = self._socket.getsockname()[:2]
         return host, port
 
-    async def _serve(self) -> None:
+    async def _serve(self, listening: socket.socket) -> None:
         import uvicorn
 
         class Server(uvicorn.Server):
@@ -214,7 +217,7 @@ class RestServer:
                 yield  # signals are the worker's
 
         config = uvicorn.Config(self._rest, lifespan="off", log_config=None, access_log=False, server_header=False)
-        await Server(config).serve([self._socket])
+        await Server(config).serve([listening])
 
 
 def _loopback_names(host: str) -> frozenset[str]:
@@ -244,7 +247,11 @@ def start(host: str = "127.0.0.1", port: int = 8265, token: str | None = None) -
         skate.init()
     options = {"name": NAME, "namespace": context.NAMESPACE, "lifetime": "detached", "num_cpus": 0}
     made: Any = skate.remote(RestServer).options(**options, get_if_exists=True, max_concurrency=100)
-    found: tuple[str, int] = api._settled(made.remote(host, port, token).address.remote())
+    try:
+        found: tuple[str, int] = skate.get(made.remote(host, port, token).address.remote())
+    except RayTaskError as error:
+        stop()
+        raise OSError(f"The REST interface cannot listen at {host}:{port}: {error.cause}") from None
     return found
 
 
