@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
@@ -102,6 +103,15 @@ def current_replica() -> Any:
     """The replica whose code calls, a `skate.serve.replica.Replica`; None outside of one."""
     return replica_here.get() or replica
 
+
+def replica_context() -> ReplicaContext | None:
+    """What the replica is whose code calls; None outside of one."""
+    here = current_replica()
+    return here.context if here is not None else None
+
+
+farewells: list[Callable[[], Awaitable[None]]] = []
+"""Called when a replica of this process has finished its last request."""
 
 _prefix = ""
 _numbers = count(1)

@@ -15,6 +15,7 @@ from typing import Any
 import skate
 from skate.serve import board, context
 from skate.serve.autoscaling import Autoscaler
+from skate.serve.declared import Declared, plain_config
 from skate.serve.router import Published, ReplicaEntry
 from skate.serve.specs import AppSpec
 from skate.serve.state import ApplicationStatus, DeploymentState, DeploymentStatus, Target, application_status
@@ -55,6 +56,13 @@ class Controller:
         """What routers told of how many requests wait there, and when."""
         self.salt, self.salts = os.urandom(3).hex(), 0
         self.vault = skate.get_actor(context.VAULT, namespace=context.NAMESPACE)
+        self.declared = Declared(
+            self.deploy,
+            lambda names: self.delete(names, wait=False),
+            lambda name, value: self.vault.put.remote(name, value),
+            lambda name: self.vault.drop.remote(name),
+            self.topics.notify,
+        )
         self.timer: asyncio.TimerHandle | None = None
         self.scaling: asyncio.TimerHandle | None = None
         self.ready = asyncio.Event()
@@ -88,8 +96,10 @@ class Controller:
         else:
             self.tender.board = page
         self.settings = kept.pop("settings", self.settings)
-        for spec in kept.values():
-            self._set(spec, clock())
+        for name, spec in kept.items():
+            if name.startswith("app:"):
+                self._set(spec, clock())
+        self.declared.recover(kept)
         names = _names_of_replicas()
         found = await asyncio.gather(
             *(self.tender.find_again(self.apps.get(context.parts_of(name)[0]), name) for name in names)
@@ -111,11 +121,32 @@ class Controller:
         for spec in specs:
             self._check_route(spec, specs)
         for spec in specs:
+            if spec.declared is None:
+                self.declared.drop(spec.name)
             self._set(spec, clock())
         kept = [self.vault.put.remote(f"app:{spec.name}", spec) for spec in specs]
         self.decide()
         for ref in kept:
             await ref
+
+    async def apply(self, config: dict[str, Any]) -> None:
+        """Have the applications of a configuration run, and of those declared before no others. See `Declared`."""
+        await self._begin()
+        await self.declared.apply(config)
+
+    async def scale(self, app: str, deployment: str, replicas: int) -> None:
+        """Have so many replicas, as an external scaler says.
+
+        Raises KeyError when there is no such deployment, RuntimeError when its application has no external scaler.
+        """
+        await self._begin()
+        state = self._state(app, deployment)
+        if state is None or state.target is None:
+            raise KeyError(f"There is no deployment {deployment!r} of an application {app!r}")
+        if not (self.declared.configs.get(app) or {}).get("external_scaler_enabled"):
+            raise RuntimeError(f"external_scaler_enabled is not set for application {app!r}, so that it is not scaled.")
+        if state.scale(replicas):
+            self.decide()
 
     def _check_route(self, spec: AppSpec, others: list[AppSpec]) -> None:
         taken = [app.spec for app in self.apps.values() if not app.deleting]
@@ -177,6 +208,9 @@ class Controller:
 
     def _app_status(self, name: str) -> tuple[ApplicationStatus, str]:
         app = self.apps.get(name)
+        declared = self.declared.status(name)
+        if declared is not None and (app is None or not app.deleting):
+            return declared
         if app is None:
             return ApplicationStatus.NOT_STARTED, ""
         return application_status(list(app.states.values()), app.deleting)
@@ -184,6 +218,8 @@ class Controller:
     async def delete(self, names: list[str], *, wait: bool = True) -> list[str]:
         """End these applications; the names of those that there were."""
         await self._begin()
+        for name in names:
+            self.declared.drop(name)
         known = [name for name in names if name in self.apps]
         for name in known:
             app = self.apps[name]
@@ -202,17 +238,19 @@ class Controller:
     async def status(self) -> dict[str, Any]:
         """What runs, as plain values."""
         await self._begin()
-        return {"applications": {name: self._app_row(name, app) for name, app in self.apps.items()}}
+        return {"applications": {name: self._app_row(name) for name in {**self.apps, **self.declared.configs}}}
 
-    def _app_row(self, name: str, app: App) -> dict[str, Any]:
+    def _app_row(self, name: str) -> dict[str, Any]:
         status, message = self._app_status(name)
+        app, config = self.apps.get(name), self.declared.configs.get(name)
         return {
             "status": status.value,
             "message": message,
-            "route_prefix": app.spec.route_prefix,
-            "ingress": app.spec.ingress,
-            "last_deployed_time_s": app.spec.deployed_at,
-            "deployments": {state.name: self._deployment_row(state) for state in app.states.values()},
+            "route_prefix": app.spec.route_prefix if app else (config or {}).get("route_prefix", "/"),
+            "ingress": app.spec.ingress if app else "",
+            "last_deployed_time_s": app.spec.deployed_at if app else 0.0,
+            "declared": config,
+            "deployments": {state.name: self._deployment_row(state) for state in app.states.values()} if app else {},
         }
 
     def _deployment_row(self, state: DeploymentState) -> dict[str, Any]:
@@ -223,9 +261,15 @@ class Controller:
             "target_num_replicas": state.target.replicas if state.target is not None else 0,
             "replica_states": state.counts(),
             "replicas": [
-                {"replica_id": entry.name, "state": entry.phase.value, "ongoing": self.tender.ongoing(entry.name)}
+                {
+                    "replica_id": entry.name,
+                    "state": entry.phase.value,
+                    "ongoing": self.tender.ongoing(entry.name),
+                    "since_s": time.time() - clock() + entry.since,
+                }
                 for entry in state.replicas.values()
             ],
+            "config": plain_config(state.target.config) if state.target is not None else {},
             "queued": self._queued((state.app, state.name), clock()),
         }
 
@@ -274,7 +318,7 @@ class Controller:
     async def shutdown(self) -> None:
         """End all applications and replicas; answers when they are gone."""
         await self._begin()
-        await self.delete(list(self.apps))
+        await self.delete([*self.apps, *self.declared.configs])
 
     # ------------------------------------------------------------------ having it done
 

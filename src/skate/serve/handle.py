@@ -24,7 +24,7 @@ class Request:
 
     __slots__ = (
         *("_args", "_kwargs", "_method", "_stream", "_upstream", "begun_before", "cancelled", "error", "meta"),
-        *("number", "ref", "router", "target", "waiters"),
+        *("made", "number", "ref", "router", "target", "waiters"),
     )
 
     def __init__(
@@ -41,6 +41,8 @@ class Request:
             value.request for value in (*args, *kwargs.values()) if isinstance(value, DeploymentResponse)
         ]
         self.meta = meta
+        self.made = time.monotonic() if meta[3] else 0.0
+        """When, where that counts: requests wait some time for replicas that hold their model."""
         self.ref: Any = None
         self.target: Target | None = None
         self.begun_before = 0

@@ -8,15 +8,17 @@ import inspect
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from time import perf_counter
 from types import CoroutineType
 from typing import Any, NamedTuple
 
 import skate
 from skate import exceptions
-from skate.serve import board, context
+from skate.serve import board, context, measures
 from skate.serve.config import DeploymentConfig
 from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, replica_here, request_context
 from skate.serve.state import Target
+from skate.util.metrics_registry import Table
 
 MOST_THREADS = 256
 
@@ -110,6 +112,11 @@ class Replica:
             await self._reconfigure(config.user_config)
         await self.check()
 
+    async def measured(self) -> Table:
+        """What was measured in this process."""
+        measures.ongoing(self.ongoing)
+        return measures.table()
+
     async def lives(self) -> None:
         """Answers when the replica ends: whoever waits for it hears of its death at once."""
         await self.gone.wait()
@@ -165,6 +172,8 @@ class Replica:
                 await asyncio.wait_for(self.idle.wait(), timeout_s)
         elif wait_loop_s:
             await asyncio.sleep(0)
+        for farewell in context.farewells:
+            await farewell()
         end = None if self.is_function else getattr(type(self.instance), "__del__", None)
         if end is not None:
             instance, self.instance = self.instance, None
@@ -189,12 +198,15 @@ class Replica:
         board.note(words, word, meta[1])
         request_context.set(RequestContext(*meta[2:]))
         replica_here.set(self)
+        began, failed = perf_counter(), True
         try:
             value = run(*args, **kwargs)
             if type(value) is CoroutineType or inspect.isawaitable(value):
                 value = await value
+            failed = False
             return value
         finally:
+            measures.request_done(meta[3], perf_counter() - began, failed)
             self.ongoing = words[word] = self.ongoing - 1
             if self.leaving and not self.ongoing and self.idle is not None:
                 self.idle.set()
@@ -212,10 +224,13 @@ class Replica:
         board.note(words, word, meta[1])
         request_context.set(RequestContext(*meta[2:]))
         replica_here.set(self)
+        began, failed = perf_counter(), True
         try:
             async for item in self._items(self._plain(method), args, kwargs):
                 yield item
+            failed = False
         finally:
+            measures.request_done(meta[3], perf_counter() - began, failed)
             self.ongoing = words[word] = self.ongoing - 1
             if self.leaving and not self.ongoing and self.idle is not None:
                 self.idle.set()

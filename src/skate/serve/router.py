@@ -19,6 +19,7 @@ import skate
 from skate import exceptions
 from skate.serve import board, context
 from skate.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from skate.serve.holders import Holders
 from skate.serve.replica import Refused
 
 if TYPE_CHECKING:
@@ -74,13 +75,14 @@ class Published(NamedTuple):
 class Target:
     """A replica as a router knows it."""
 
-    __slots__ = ("board", "call", "flying", "full_until", "max_ongoing", "name", "stream", "word", "words")
+    __slots__ = ("board", "call", "flying", "full_until", "max_ongoing", "models", "name", "stream", "word", "words")
 
     def __init__(self, entry: ReplicaEntry, page: board.Board) -> None:
         self.name = entry.name
         self.call = entry.actor.call
         self.stream = entry.actor.stream
         self.max_ongoing = entry.max_ongoing
+        self.models = frozenset(entry.models)
         self.word = board.word_of(entry.slot)
         self.words = page.words
         self.flying: dict[int, Any] = {}
@@ -139,6 +141,7 @@ class Router:
         self.name = random.getrandbits(62)
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
+        self.holders = Holders()
         self.targets: list[Target] = []
         self.known: dict[str, Target] = {}
         self.queue: deque[Request] = deque()
@@ -224,6 +227,7 @@ class Router:
             for entry in published.replicas:
                 target = self.known.get(entry.name) or Target(entry, page)
                 target.max_ongoing = entry.max_ongoing
+                target.models = frozenset(entry.models)
                 known[entry.name] = target
             self.known = known
             self.targets = list(known.values())
@@ -239,7 +243,7 @@ class Router:
         """Send a request, or have it wait."""
         with self.lock:
             if not self.queue and request.is_ready():
-                target = self._choose()
+                target = self._choose_for(request)
                 if target is not None:
                     self._send(request, target)
                     return
@@ -249,6 +253,13 @@ class Router:
             self.queue.append(request)
             self._advance()
             self._pump_soon()
+
+    def _choose_for(self, request: Request) -> Target | None:
+        """Where a request goes; None: it waits."""
+        model = request.meta[3]
+        if model:
+            return self.holders.choose(model, self.targets, self._has_room, request.made)
+        return self._choose()
 
     def _choose(self) -> Target | None:
         """The less busy of two; None when all are full."""
@@ -355,7 +366,10 @@ class Router:
             if not request.is_ready():
                 blocked += 1  # it waits for another request; those behind it need not
                 continue
-            target = self._choose()
+            target = self._choose_for(request)
+            if target is None and request.meta[3]:
+                blocked += 1  # it waits for those that hold its model
+                continue
             if target is None:
                 return
             del queue[blocked]
