@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import skate
 from skate import exceptions
-from skate.serve import context, router
+from skate.serve import context, proxy, router
 from skate.serve.build import build_app
 from skate.serve.config import HTTPOptions, gRPCOptions
 from skate.serve.context import ReplicaContext
@@ -53,6 +53,8 @@ def start(
     if proxy_location not in (None, "HeadOnly", "EveryNode", "Disabled"):
         raise ValueError(f"proxy_location must be 'HeadOnly', 'EveryNode' or 'Disabled', not {proxy_location!r}")
     _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location)
+    if proxy_location != "Disabled" and http.location != "NoServer":
+        _settled(proxy.start_proxy(http).address.remote())
 
 
 def _controller(
@@ -77,6 +79,19 @@ def _controller(
     options = {**own, "name": context.CONTROLLER, "max_concurrency": 100_000, "max_task_retries": 0}
     settings = {"http": http, "grpc": grpc, "location": location}
     return skate.remote(Controller).options(**options, get_if_exists=True).remote(fresh, settings)
+
+
+def _proxy() -> Any:
+    """The proxy, started if `start` did not: except where actors live in this process, and a test client is used."""
+    try:
+        return skate.get_actor(proxy.NAME, namespace=context.NAMESPACE)
+    except ValueError:
+        pass
+    settings = _settled(context.controller().get_http.remote())
+    options = HTTPOptions.read(settings.get("http") or {}, "http_options")
+    if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
+        return None
+    return proxy.start_proxy(options)
 
 
 def run(
@@ -121,6 +136,7 @@ def run_many(
     for each in targets:
         _check(each)
     _controller()
+    front = _proxy() if any(each.route_prefix is not None for each in targets) else None
     specs = [build_app(each.target, each.name, each.route_prefix) for each in targets]
     ask("deploy", specs)
     handles = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
@@ -129,6 +145,10 @@ def run_many(
         for name, (status, message) in found.items():
             if status != "RUNNING":
                 raise RuntimeError(f"Deploying application {name!r} failed ({status}):\n{message}")
+        if front is not None:
+            for each in targets:
+                if each.route_prefix is not None:
+                    _settled(front.routed.remote(each.name, each.route_prefix))
     if blocking:
         _block()
     return handles
@@ -201,7 +221,7 @@ def shutdown() -> None:
         ask("shutdown")
     except exceptions.RayError as error:
         print(f"serve: the controller did not shut down cleanly: {error}")
-    for name in (context.CONTROLLER, context.VAULT):
+    for name in (proxy.NAME, context.CONTROLLER, context.VAULT):
         try:
             skate.kill(skate.get_actor(name, namespace=context.NAMESPACE))
         except ValueError:

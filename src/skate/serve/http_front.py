@@ -29,7 +29,7 @@ from skate.serve.context import new_request_id
 from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, Target, identify
 from skate.serve.http_host import Host
 from skate.serve.http_protocol import Connection
-from skate.serve.http_routes import BadRequestLineError, Routes, target
+from skate.serve.http_routes import BadRequestLineError, Routes, asked_path
 
 log = logging.getLogger("skate.serve")
 
@@ -308,7 +308,7 @@ class Front:
             self.close(client)
             return
         try:
-            path = target(head)
+            path = asked_path(head)
         except BadRequestLineError as error:
             self.dismiss(client, 400, str(error))
             return

@@ -54,7 +54,7 @@ class BadRequestLineError(ValueError):
     """The first line is none of HTTP."""
 
 
-def target(head: bytes) -> str | None:
+def asked_path(head: bytes) -> str | None:
     """The decoded path that a request asks for, from its first bytes; None when they are too few yet.
 
     Raises BadRequestLineError for what cannot be the beginning of a request.

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from skate.serve import ingress
+from skate.serve.context import request_context
 from skate.serve.handle import DeploymentHandle
 from skate.serve.http_answers import handler_app
 from skate.serve.http_entry import Answer, BrokenAnswerError, Entry
@@ -59,7 +60,7 @@ class HTTPSide:
         """Answer a request that came by a handle."""
         if self.lifespan is not None:
             scope["state"] = dict(self.lifespan.state)
-        request_id = self.replica.request_id()
+        request_id = request_context.get().request_id
         answer = Answer(send, request_id)
         try:
             await self.app(scope, receive, answer)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -17,6 +18,8 @@ from skate import exceptions
 from skate.serve import board, context
 from skate.serve.config import DeploymentConfig
 from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, request_context
+from skate.serve.http_loop import FastLoop
+from skate.serve.http_relay import METHOD as HTTP
 from skate.serve.state import Target
 
 MOST_THREADS = 256
@@ -33,8 +36,9 @@ class Replica:
     """One replica. Its process is up when `placed` answers; `start` makes the instance."""
 
     def __init__(
-        self, name: str, deployment: str, app: str, slot: int, place: board.Place | None, rank: int, world_size: int
-    ) -> None:
+        self, name: str, deployment: str, app: str, slot: int, place: board.Place | None, rank: int, world_size: int,
+        loop: FastLoop | None = None,
+    ) -> None:  # fmt: skip
         self.id = ReplicaID(name, deployment, app)
         self.rank, self.world_size = rank, world_size
         self.board = board.attach(place) if place is not None else board.private()
@@ -54,6 +58,9 @@ class Replica:
         self.threads: ThreadPoolExecutor | None = None
         self.made: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.target: Target | None = None
+        self.waiting: deque[asyncio.Future[None]] = deque()
+        """HTTP requests that wait here for their turn."""
+        self.http: Any = None
         self.info: dict[str, Any] = {}
         """What callers have to know of this replica."""
         context.this = self
@@ -79,6 +86,8 @@ class Replica:
         self.target = target
         try:
             await self._make(code, target.config)
+            if target.ingress:
+                await self._serve_http(target.config)
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 self.made.set_exception(error)
@@ -103,6 +112,12 @@ class Replica:
         if config.user_config is not None:
             await self._reconfigure(config.user_config)
         await self.check()
+
+    async def _serve_http(self, config: DeploymentConfig) -> None:
+        from skate.serve.http_side import HTTPSide
+
+        self.http = HTTPSide(self)
+        await self.http.begin(config.max_queued_requests)
 
     async def lives(self) -> None:
         """Answers when the replica ends: whoever waits for it hears of its death at once."""
@@ -151,12 +166,16 @@ class Replica:
     async def drain(self, wait_loop_s: float, timeout_s: float) -> None:
         """Take nothing more, finish what runs, say farewell to the instance."""
         self.leaving = True
+        if self.http is not None:
+            await self.http.drain(timeout_s)
         if self.ongoing:
             self.idle = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.idle.wait(), timeout_s)
         elif wait_loop_s:
             await asyncio.sleep(0)
+        if self.http is not None:
+            await self.http.end()
         end = None if self.is_function else getattr(type(self.instance), "__del__", None)
         if end is not None:
             instance, self.instance = self.instance, None
@@ -186,9 +205,7 @@ class Replica:
                 value = await value
             return value
         finally:
-            self.ongoing = words[word] = self.ongoing - 1
-            if self.leaving and not self.ongoing and self.idle is not None:
-                self.idle.set()
+            self.end()
 
     async def stream(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Run a request that answers in parts; `Refused` alone if it is not taken."""
@@ -203,12 +220,29 @@ class Replica:
         board.note(words, word, meta[1])
         request_context.set(RequestContext(*meta[2:]))
         try:
-            async for item in self._items(self._plain(method), args, kwargs):
+            async for item in self._items(self.plain(method), args, kwargs):
                 yield item
         finally:
-            self.ongoing = words[word] = self.ongoing - 1
-            if self.leaving and not self.ongoing and self.idle is not None:
-                self.idle.set()
+            self.end()
+
+    def begin(self) -> None:
+        """Count a request."""
+        self.ongoing = self.words[self.word] = self.ongoing + 1
+
+    def end(self) -> None:
+        """A request is over: the next that waits here gets its turn."""
+        self.ongoing = self.words[self.word] = self.ongoing - 1
+        while self.waiting:
+            turn = self.waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        if self.leaving and not self.ongoing and self.idle is not None:
+            self.idle.set()
+
+    async def http_push(self, key: str, message: Any) -> bool:
+        """More from the client of an HTTP request that came by a handle; False when it is over."""
+        return self.http is not None and await self.http.relayed.push(key, message)
 
     async def _items(self, method: Callable[..., Any], args: Any, kwargs: Any) -> AsyncIterator[Any]:
         if inspect.isasyncgenfunction(method):
@@ -238,13 +272,24 @@ class Replica:
             value = await self.in_thread(method, args, kwargs)
         return await value if inspect.isawaitable(value) else value
 
-    def _plain(self, name: str) -> Callable[..., Any]:
+    def plain(self, name: str) -> Callable[..., Any]:
         """The deployment's function, or a method of its instance."""
+<<<<<<< HEAD
         method: Any = self.instance
         if not self.is_function:
             method = getattr(method, name, None)
         elif name != "__call__":
             raise AttributeError(f"{self.id.deployment} is a function and has no method {name!r}")
+=======
+        if name == HTTP and self.http is not None:
+            return self.http.relayed.run  # type: ignore[no-any-return]
+        if self.is_function:
+            if name != "__call__":
+                raise AttributeError(f"{self.id.deployment} is a function and has no method {name!r}")
+            found: Callable[..., Any] = self.instance
+            return found
+        method = getattr(self.instance, name, None)
+>>>>>>> d725859 (Replicas of ingress deployments serve HTTP; the proxy actor; applications for test clients)
         if not callable(method):
             known = ", ".join(entry for entry in dir(type(self.instance)) if not entry.startswith("_"))
             raise AttributeError(
@@ -256,9 +301,13 @@ class Replica:
 
     def _method(self, name: str) -> Callable[..., Any]:
         """How to run a method: coroutine functions here, others in a thread."""
+<<<<<<< HEAD
         method = self._plain(name)
         if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
             raise TypeError(f"{name} is a generator: call it with handle.options(stream=True)")
+=======
+        method = self.plain(name)
+>>>>>>> d725859 (Replicas of ingress deployments serve HTTP; the proxy actor; applications for test clients)
         if not inspect.iscoroutinefunction(method):
             plain = method
 
