@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from skate.serve.deployments import Application as Application
     from skate.serve.deployments import Deployment as Deployment
     from skate.serve.deployments import deployment as deployment
-    from skate.serve.ingress import ingress as ingress
+    from skate.serve.http_ingress import ingress as ingress
 
 _NAMES = {
     "Application": "deployments",
@@ -47,7 +47,7 @@ _NAMES = {
     "get_deployment_handle": "api",
     "get_multiplexed_model_id": "api",
     "get_replica_context": "api",
-    "ingress": "ingress",
+    "ingress": "http_ingress",
     "run": "api",
     "run_many": "api",
     "shutdown": "api",

@@ -87,7 +87,7 @@ def _proxy() -> Any:
         return skate.get_actor(proxy.NAME, namespace=context.NAMESPACE)
     except ValueError:
         pass
-    settings = _settled(context.controller().get_http.remote())
+    settings = _settled(context.controller().get_settings.remote())
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
     if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
         return None

@@ -25,6 +25,8 @@ log = logging.getLogger("skate.serve")
 TEXT = b"text/plain; charset=utf-8"
 AHEAD = 256
 """Chunks that a generator in a thread may be ahead of its client."""
+GONE = ("WebSocketDisconnect", "ClientDisconnect", "ClientDisconnected")
+"""Errors of Starlette's and uvicorn's that an application did not catch when its client had gone."""
 Send = Callable[[Any], Awaitable[None]]
 
 
@@ -251,6 +253,9 @@ def described(error: BaseException) -> tuple[int, bytes, list[tuple[bytes, bytes
 
 def note(error: BaseException, request_id: str, what: str) -> int:
     """Write an error to the log where it is the server's; the status that it is answered with."""
+    if type(error).__name__ in GONE:
+        log.debug("The client of request %s (%s) has gone", request_id, what)
+        return 499
     status = described(error)[0]
     if status >= 500 and status != 503:
         log.error("Request %s (%s) failed", request_id, what, exc_info=error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from skate.serve import ingress
+from skate.serve import http_ingress as ingress
 from skate.serve.context import request_context
 from skate.serve.handle import DeploymentHandle
 from skate.serve.http_answers import handler_app
