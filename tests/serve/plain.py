@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import multiprocessing
 import os
 import signal
@@ -86,7 +87,8 @@ def proxy(port: Any, paths: Any, settings: Settings, known: dict[str, str]) -> N
         front.take(settings)
         front.join(TARGET, known)
         await asyncio.sleep(0.1 if known else 0)
-        port.value = front.listen("127.0.0.1", port.value)[1]
+        found = front.listen("127.0.0.1", int.from_bytes(port[:4], "little"))[1]
+        port[:4] = found.to_bytes(4, "little")
         loop = asyncio.get_running_loop()
         end = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, end.set)
@@ -111,7 +113,8 @@ class Serving:
         self.folder = folder
         self.make = make
         self.settings = settings or Settings({"/": TARGET})
-        self.shared = FORK.Value("i", 0)
+        self.shared = mmap.mmap(-1, mmap.PAGESIZE)
+        """The port, where all processes see it."""
         self.ours, self.theirs = FORK.Pipe()
         self.replicas: dict[str, Any] = {}
         self.paths: dict[str, str] = {}
@@ -120,13 +123,13 @@ class Serving:
 
     @property
     def port(self) -> int:
-        return int(self.shared.value)
+        return int.from_bytes(self.shared[:4], "little")
 
     def start_proxy(self) -> None:
         self.proxy = FORK.Process(target=proxy, args=(self.shared, self.theirs, self.settings, dict(self.paths)))
         self.proxy.start()
         deadline = time.monotonic() + 5
-        while not self.shared.value:
+        while not self.port:
             assert time.monotonic() < deadline, "the proxy does not listen"
             time.sleep(0.005)
 
@@ -154,3 +157,4 @@ class Serving:
             process.close()
         self.ours.close()
         self.theirs.close()
+        self.shared.close()

@@ -8,6 +8,7 @@ replica.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copyreg
 import inspect
 import sys
@@ -130,6 +131,11 @@ def _mark(endpoint: Any, cls: type) -> None:
         raise RayServeException("Methods in FastAPI class-based view must have ``self`` as their first argument.")
     owners = getattr(endpoint, _CLASS, ())
     setattr(endpoint, _CLASS, (*owners, f"{cls.__module__}.{cls.__qualname__}"))
+    # FastAPI looks at the annotations again in the replica, where a function has only those globals that its code uses.
+    for name, written in list(endpoint.__annotations__.items()):
+        if isinstance(written, str):
+            with contextlib.suppress(NameError, AttributeError):  # FastAPI knows what to do with what has no meaning yet
+                endpoint.__annotations__[name] = eval(written, endpoint.__globals__)
 
 
 def _bind(app: Any, instance: Any) -> None:
