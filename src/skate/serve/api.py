@@ -54,7 +54,7 @@ def start(
         raise ValueError(f"proxy_location must be 'HeadOnly', 'EveryNode' or 'Disabled', not {proxy_location!r}")
     _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location)
     if proxy_location != "Disabled" and http.location != "NoServer":
-        _settled(proxy.start_proxy(http).address.remote())
+        _ask(proxy.start_proxy(http), "address")
 
 
 def _controller(
@@ -87,7 +87,7 @@ def _proxy() -> Any:
         return skate.get_actor(proxy.NAME, namespace=context.NAMESPACE)
     except ValueError:
         pass
-    settings = _settled(context.controller().get_settings.remote())
+    settings = ask("get_settings")
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
     if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
         return None
@@ -148,7 +148,7 @@ def run_many(
         if front is not None:
             for each in targets:
                 if each.route_prefix is not None:
-                    _settled(front.routed.remote(each.name, each.route_prefix))
+                    _ask(front, "routed", each.name, each.route_prefix)
     if blocking:
         _block()
     return handles
@@ -156,10 +156,15 @@ def run_many(
 
 def ask(method: str, *args: Any, **kwargs: Any) -> Any:
     """Call the controller: what it gave, or raised. Made again when it is being restarted: a call may run twice."""
+    return _ask(None, method, *args, **kwargs)
+
+
+def _ask(actor: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+    """The same for any actor; None: the controller, found anew for each try."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return skate.get(getattr(context.controller(), method).remote(*args, **kwargs))
+            return skate.get(getattr(actor or context.controller(), method).remote(*args, **kwargs))
         except exceptions.RayTaskError as error:
             raise error.cause from None
         except exceptions.ActorUnavailableError:

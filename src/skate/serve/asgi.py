@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import skate
-from skate.serve import context
+from skate.serve.api import ask
 from skate.serve.exceptions import RayServeException
 from skate.serve.handle import DeploymentHandle
 from skate.serve.http_entry import Entry
@@ -28,7 +27,7 @@ def get_asgi_app(name: str | None = None) -> Any:
 
     Raises RayServeException when there is no such application, RuntimeError when serve does not run.
     """
-    found = skate.get(context.controller().status.remote())["applications"]
+    found = ask("status")["applications"]
     if name is not None and name not in found:
         raise RayServeException(f"Application {name!r} does not exist; there are: {', '.join(sorted(found)) or 'none'}")
     entry = Entry(lambda app, deployment: DeploymentHandle(deployment, app))

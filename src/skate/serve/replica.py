@@ -274,22 +274,13 @@ class Replica:
 
     def plain(self, name: str) -> Callable[..., Any]:
         """The deployment's function, or a method of its instance."""
-<<<<<<< HEAD
+        if name == HTTP and self.http is not None:
+            return self.http.relayed.run  # type: ignore[no-any-return]
         method: Any = self.instance
         if not self.is_function:
             method = getattr(method, name, None)
         elif name != "__call__":
             raise AttributeError(f"{self.id.deployment} is a function and has no method {name!r}")
-=======
-        if name == HTTP and self.http is not None:
-            return self.http.relayed.run  # type: ignore[no-any-return]
-        if self.is_function:
-            if name != "__call__":
-                raise AttributeError(f"{self.id.deployment} is a function and has no method {name!r}")
-            found: Callable[..., Any] = self.instance
-            return found
-        method = getattr(self.instance, name, None)
->>>>>>> d725859 (Replicas of ingress deployments serve HTTP; the proxy actor; applications for test clients)
         if not callable(method):
             known = ", ".join(entry for entry in dir(type(self.instance)) if not entry.startswith("_"))
             raise AttributeError(
@@ -301,13 +292,9 @@ class Replica:
 
     def _method(self, name: str) -> Callable[..., Any]:
         """How to run a method: coroutine functions here, others in a thread."""
-<<<<<<< HEAD
-        method = self._plain(name)
+        method = self.plain(name)
         if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
             raise TypeError(f"{name} is a generator: call it with handle.options(stream=True)")
-=======
-        method = self.plain(name)
->>>>>>> d725859 (Replicas of ingress deployments serve HTTP; the proxy actor; applications for test clients)
         if not inspect.iscoroutinefunction(method):
             plain = method
 
