@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from skate.serve.api import shutdown_async as shutdown_async
     from skate.serve.api import start as start
     from skate.serve.api import status as status
+    from skate.serve.asgi import get_asgi_app as get_asgi_app
     from skate.serve.batching import batch as batch
     from skate.serve.config import HTTPOptions as HTTPOptions
     from skate.serve.deployments import Application as Application
     from skate.serve.deployments import Deployment as Deployment
     from skate.serve.deployments import deployment as deployment
+    from skate.serve.http_ingress import ingress as ingress
     from skate.serve.multiplex import multiplexed as multiplexed
 
 _NAMES = {
@@ -54,9 +56,11 @@ _NAMES = {
     "deployment": "deployments",
     "get_app_handle": "api",
     "multiplexed": "multiplex",
+    "get_asgi_app": "asgi",
     "get_deployment_handle": "api",
     "get_multiplexed_model_id": "api",
     "get_replica_context": "api",
+    "ingress": "http_ingress",
     "run": "api",
     "run_many": "api",
     "shutdown": "api",
@@ -77,9 +81,11 @@ __all__ = [
     "delete",
     "deployment",
     "get_app_handle",
+    "get_asgi_app",
     "get_deployment_handle",
     "get_multiplexed_model_id",
     "get_replica_context",
+    "ingress",
     "multiplexed",
     "run",
     "run_many",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import skate
 from skate import exceptions
-from skate.serve import context, router
+from skate.serve import context, proxy, router
 from skate.serve.build import build_app
 from skate.serve.config import HTTPOptions, gRPCOptions
 from skate.serve.context import ReplicaContext
@@ -53,6 +53,8 @@ def start(
     if proxy_location not in (None, "HeadOnly", "EveryNode", "Disabled"):
         raise ValueError(f"proxy_location must be 'HeadOnly', 'EveryNode' or 'Disabled', not {proxy_location!r}")
     _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location)
+    if proxy_location != "Disabled" and http.location != "NoServer":
+        _ask(proxy.start_proxy(http), "address")
 
 
 def _controller(
@@ -78,6 +80,19 @@ def _controller(
     options = {**own, "name": context.CONTROLLER, "max_concurrency": 100_000, "max_task_retries": 0}
     settings = {"http": http, "grpc": grpc, "location": location}
     return skate.remote(Controller).options(**options, get_if_exists=True).remote(fresh, settings)
+
+
+def _proxy() -> Any:
+    """The proxy, started if `start` did not: except where actors live in this process, and a test client is used."""
+    try:
+        return skate.get_actor(proxy.NAME, namespace=context.NAMESPACE)
+    except ValueError:
+        pass
+    settings = ask("get_settings")
+    options = HTTPOptions.read(settings.get("http") or {}, "http_options")
+    if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
+        return None
+    return proxy.start_proxy(options)
 
 
 def run(
@@ -122,6 +137,7 @@ def run_many(
     for each in targets:
         _check(each)
     _controller()
+    front = _proxy() if any(each.route_prefix is not None for each in targets) else None
     specs = [build_app(each.target, each.name, each.route_prefix) for each in targets]
     ask("deploy", specs)
     handles = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
@@ -132,6 +148,10 @@ def run_many(
                 raise RuntimeError(f"Deploying application {name!r} failed ({status}):\n{message}")
         for handle in handles:
             handle._init(told)
+        if front is not None:
+            for each in targets:
+                if each.route_prefix is not None:
+                    _ask(front, "routed", each.name, each.route_prefix)
     if blocking:
         _block()
     return handles
@@ -139,10 +159,15 @@ def run_many(
 
 def ask(method: str, *args: Any, **kwargs: Any) -> Any:
     """Call the controller: what it gave, or raised. Made again when it is being restarted: a call may run twice."""
+    return _ask(None, method, *args, **kwargs)
+
+
+def _ask(actor: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+    """The same for any actor; None: the controller, found anew for each try."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return skate.get(getattr(context.controller(), method).remote(*args, **kwargs))
+            return skate.get(getattr(actor or context.controller(), method).remote(*args, **kwargs))
         except exceptions.RayTaskError as error:
             raise error.cause from None
         except exceptions.ActorUnavailableError:
@@ -204,7 +229,7 @@ def shutdown() -> None:
         ask("shutdown")
     except exceptions.RayError as error:
         print(f"serve: the controller did not shut down cleanly: {error}")
-    for name in (context.CONTROLLER, context.VAULT):
+    for name in (proxy.NAME, context.CONTROLLER, context.VAULT):
         try:
             skate.kill(skate.get_actor(name, namespace=context.NAMESPACE))
         except ValueError:

@@ -30,6 +30,7 @@ def build_app(app: Application, name: str, route_prefix: str | None, adjust: Adj
     """
     builder = _Builder(name, adjust)
     ingress = builder.add(app)
+    builder.targets[ingress] = replace(builder.targets[ingress], ingress=True)
     top = app._bound_deployment
     options = {} if inspect.isfunction(top.func_or_class) else dict(getattr(top.func_or_class, "__serve_ingress__", {}))
     return AppSpec(name, route_prefix, ingress, builder.targets, builder.codes, options, time.time())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -17,6 +18,8 @@ from skate import exceptions
 from skate.serve import board, context, measures
 from skate.serve.config import DeploymentConfig
 from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, replica_here, request_context
+from skate.serve.http_loop import FastLoop
+from skate.serve.http_relay import METHOD as HTTP
 from skate.serve.state import Target
 from skate.util.metrics_registry import Table
 
@@ -34,8 +37,9 @@ class Replica:
     """One replica. Its process is up when `placed` answers; `start` makes the instance."""
 
     def __init__(
-        self, name: str, deployment: str, app: str, slot: int, place: board.Place | None, rank: int, world_size: int
-    ) -> None:
+        self, name: str, deployment: str, app: str, slot: int, place: board.Place | None, rank: int, world_size: int,
+        loop: FastLoop | None = None,
+    ) -> None:  # fmt: skip
         self.id = ReplicaID(name, deployment, app)
         self.rank, self.world_size = rank, world_size
         self.shares = place is not None and board.is_known(place)
@@ -60,6 +64,9 @@ class Replica:
         """Set when the constructor has ended."""
         self.problem: BaseException | None = None
         """What it raised."""
+        self.waiting: deque[asyncio.Future[None]] = deque()
+        """HTTP requests that wait here for their turn."""
+        self.http: Any = None
         self.info: dict[str, Any] = {}
         """What callers have to know of this replica."""
 
@@ -89,6 +96,8 @@ class Replica:
         self.target = target
         try:
             await self._make(code, target.config)
+            if target.ingress:
+                await self._serve_http(target.config)
         except BaseException as error:
             self.problem = error
             raise
@@ -116,6 +125,12 @@ class Replica:
         """What was measured in this process."""
         measures.ongoing(self.ongoing)
         return measures.table()
+
+    async def _serve_http(self, config: DeploymentConfig) -> None:
+        from skate.serve.http_side import HTTPSide
+
+        self.http = HTTPSide(self)
+        await self.http.begin(config.max_queued_requests)
 
     async def lives(self) -> None:
         """Answers when the replica ends: whoever waits for it hears of its death at once."""
@@ -166,6 +181,8 @@ class Replica:
     async def drain(self, wait_loop_s: float, timeout_s: float) -> None:
         """Take nothing more, finish what runs, say farewell to the instance."""
         self.leaving = True
+        if self.http is not None:
+            await self.http.drain(timeout_s)
         if self.ongoing:
             self.idle = asyncio.Event()
             with contextlib.suppress(TimeoutError):
@@ -174,6 +191,8 @@ class Replica:
             await asyncio.sleep(0)
         for farewell in context.farewells:
             await farewell()
+        if self.http is not None:
+            await self.http.end()
         end = None if self.is_function else getattr(type(self.instance), "__del__", None)
         if end is not None:
             instance, self.instance = self.instance, None
@@ -207,9 +226,7 @@ class Replica:
             return value
         finally:
             measures.request_done(meta[3], perf_counter() - began, failed)
-            self.ongoing = words[word] = self.ongoing - 1
-            if self.leaving and not self.ongoing and self.idle is not None:
-                self.idle.set()
+            self.end()
 
     async def stream(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Run a request that answers in parts; `Refused` alone if it is not taken."""
@@ -226,14 +243,31 @@ class Replica:
         replica_here.set(self)
         began, failed = perf_counter(), True
         try:
-            async for item in self._items(self._plain(method), args, kwargs):
+            async for item in self._items(self.plain(method), args, kwargs):
                 yield item
             failed = False
         finally:
             measures.request_done(meta[3], perf_counter() - began, failed)
-            self.ongoing = words[word] = self.ongoing - 1
-            if self.leaving and not self.ongoing and self.idle is not None:
-                self.idle.set()
+            self.end()
+
+    def begin(self) -> None:
+        """Count a request."""
+        self.ongoing = self.words[self.word] = self.ongoing + 1
+
+    def end(self) -> None:
+        """A request is over: the next that waits here gets its turn."""
+        self.ongoing = self.words[self.word] = self.ongoing - 1
+        while self.waiting:
+            turn = self.waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        if self.leaving and not self.ongoing and self.idle is not None:
+            self.idle.set()
+
+    async def http_push(self, key: str, message: Any) -> bool:
+        """More from the client of an HTTP request that came by a handle; False when it is over."""
+        return self.http is not None and await self.http.relayed.push(key, message)
 
     async def _items(self, method: Callable[..., Any], args: Any, kwargs: Any) -> AsyncIterator[Any]:
         if inspect.isasyncgenfunction(method):
@@ -263,8 +297,10 @@ class Replica:
             value = await self.in_thread(method, args, kwargs)
         return await value if inspect.isawaitable(value) else value
 
-    def _plain(self, name: str) -> Callable[..., Any]:
+    def plain(self, name: str) -> Callable[..., Any]:
         """The deployment's function, or a method of its instance."""
+        if name == HTTP and self.http is not None:
+            return self.http.relayed.run  # type: ignore[no-any-return]
         method: Any = self.instance
         if not self.is_function:
             method = getattr(method, name, None)
@@ -281,7 +317,7 @@ class Replica:
 
     def _method(self, name: str) -> Callable[..., Any]:
         """How to run a method: coroutine functions here, others in a thread."""
-        method = self._plain(name)
+        method = self.plain(name)
         if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
             raise TypeError(f"{name} is a generator: call it with handle.options(stream=True)")
         if not inspect.iscoroutinefunction(method):

@@ -13,6 +13,7 @@ import skate
 from skate import exceptions
 from skate.serve import board, context
 from skate.serve.config import DeploymentConfig
+from skate.serve.http_loop import FastLoop
 from skate.serve.replica import Replica
 from skate.serve.state import Command, DeploymentState, Drain, Kill, Reconfigure, Start, Target
 
@@ -99,7 +100,7 @@ class Tender:
             actor = (
                 skate.remote(Replica)
                 .options(**options)
-                .remote(name, state.name, state.app, slot, self.board.place, command.rank, target.replicas)
+                .remote(name, state.name, state.app, slot, self.board.place, command.rank, target.replicas, FastLoop())
             )
         except (exceptions.RayError, ValueError, TypeError) as error:
             _remove(group)
