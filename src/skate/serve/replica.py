@@ -41,6 +41,8 @@ class Replica:
         loop: FastLoop | None = None,
     ) -> None:  # fmt: skip
         self.id = ReplicaID(name, deployment, app)
+        self.tags = (deployment, name, app)
+        """Of its metrics."""
         self.rank, self.world_size = rank, world_size
         self.shares = place is not None and board.is_known(place)
         """Whether the process holds more than this replica."""
@@ -122,9 +124,10 @@ class Replica:
         await self.check()
 
     async def measured(self) -> Table:
-        """What was measured in this process."""
+        """What was measured in this process, or of it what is this replica's where there are others."""
+        replica_here.set(self)
         measures.ongoing(self.ongoing)
-        return measures.table()
+        return measures.table(self.tags, everything=not self.shares)
 
     async def _serve_http(self, config: DeploymentConfig) -> None:
         from skate.serve.http_side import HTTPSide
@@ -190,7 +193,7 @@ class Replica:
         elif wait_loop_s:
             await asyncio.sleep(0)
         for farewell in context.farewells:
-            await farewell()
+            await farewell(self)
         if self.http is not None:
             await self.http.end()
         end = None if self.is_function else getattr(type(self.instance), "__del__", None)
