@@ -74,6 +74,7 @@ def hub(folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 @pytest.mark.usefixtures("hub")
 def test_a_life_in_a_standing_hub(folder: Path) -> None:
     assert "no applications" in skate(folder, "status")
+    assert "Serve runs" in skate(folder, "start", "--http-port", "0")
     written = skate(folder, "build", "shop:app", "-o", "serve.yaml")
     assert "serve.yaml is written" in written
     text = (folder / "serve.yaml").read_text()
@@ -127,7 +128,7 @@ def running(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 def test_run_stays_until_ctrl_c_and_sees_changed_files(folder: Path) -> None:
-    with running(folder, "shop:build", "size=3", "--route-prefix", "", "--reload") as (process, wait_for):
+    with running(folder, "shop:build", "size=3", "--http-port", "0", "--reload") as (process, wait_for):
         wait_for("Application default runs")
         (folder / "shop.py").write_text(MODULE.replace('"one"', "1/0/"))
         wait_for("could not be deployed")
@@ -139,8 +140,8 @@ def test_run_stays_until_ctrl_c_and_sees_changed_files(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("run", "shop:nothing", "--route-prefix", ""), "has no 'nothing'"),
-        (("run", "shop:build", "size", "--route-prefix", ""), "must be of the form '<key>=<val>'"),
+        (("run", "shop:nothing", "--http-port", "0"), "has no 'nothing'"),
+        (("run", "shop:build", "size"), "must be of the form '<key>=<val>'"),
         (("run", "wrong.yaml"), "wrong.yaml: applications[0].import_path: is required"),
         (("build", "shop:Model"), "shop:Model.bind()"),
         (("deploy", "shop:app", "--address", "http://127.0.0.1:9/"), "cannot be reached"),
