@@ -34,6 +34,8 @@ from skate.serve.mcp.upstream import Item, Limits, Upstream
 logger = logging.getLogger("skate.serve.mcp")
 
 UPDATED = "notifications/resources/updated"
+MOMENT = 1.0
+"""Seconds that the first clients wait for servers which are being started."""
 LEVEL = "logging/setLevel"
 
 
@@ -138,9 +140,18 @@ class Forwarder:
         }
         instructions = self._instructions
         if instructions is None:
+            await self._first_tries()
             said = {name: upstream.instructions for name, upstream in self.upstreams.items()}
             instructions = "\n\n".join(f"{name}: {text}" for name, text in said.items() if text) or None
         return Description(capabilities, self._info, instructions)
+
+    async def _first_tries(self) -> None:
+        """Give servers that have just been started a moment to be there."""
+        new = [upstream for upstream in self.upstreams.values() if not upstream.tried.is_set()]
+        if new:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(MOMENT):
+                    await asyncio.gather(*(upstream.tried.wait() for upstream in new))
 
     def status(self) -> dict[str, dict[str, object]]:
         """The health of each server."""

@@ -110,6 +110,8 @@ class Upstream:
         self._connecting = asyncio.Lock()
         self._lists: dict[str, tuple[float, list[Item]]] = {}
         self._listing: dict[str, asyncio.Lock] = {}
+        self.tried = asyncio.Event()
+        """Set once it is known whether the server can be reached."""
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -274,6 +276,7 @@ class Upstream:
             if time.monotonic() >= self._retry_at:
                 with contextlib.suppress(RpcError):  # it is told by the status
                     await self.shared()
+            self.tried.set()
             return
         try:
             async with asyncio.timeout(ANSWERS_PING):
