@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from skate import serve
-from skate.serve.ingress import ingress
 from skate.serve.mcp.asgi import App
 from skate.serve.mcp.connectors import LinkConnector
 from skate.serve.mcp.forwarding import Bridge, Forwarding, Gateway, Server
@@ -47,7 +46,7 @@ def deployment(server: Any, *, name: str | None = None, **options: Any) -> serve
     return bound
 
 
-@ingress()
+@serve.ingress()
 class McpReplica:
     """What a replica of an MCP server holds."""
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from skate.serve.ingress import Lifespan
+from skate.serve.http_ingress import Lifespan
 from skate.serve.mcp.asgi import TRUSTED, App, Message, Scope
 
 Headers = Sequence[tuple[bytes, bytes]]
