@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import os
 import secrets
+import socket
 import tempfile
+import time
 from pathlib import Path
 
 from skate.serve.mcp.asgi import App, Message, Receive, Scope, Send, headers_of, read_body, respond
@@ -32,6 +34,17 @@ def directory() -> Path:
     if found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"{path} is not this user's alone")
     return path
+
+
+def sweep(folder: Path) -> None:
+    """Delete the sockets of replicas that were killed. Young ones are left alone: theirs may only just be starting."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
+            if time.time() - path.stat().st_mtime > 60:
+                try:
+                    knock.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink(missing_ok=True)
 
 
 class Sticky:
@@ -85,7 +98,9 @@ class Sticky:
 
         async with self._starting:
             if self._path is None:
-                path = directory() / self.mark
+                folder = directory()
+                sweep(folder)
+                path = folder / self.mark
                 self._server = await serve_on(path, self)
                 self._path = path
 
