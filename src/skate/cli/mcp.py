@@ -19,15 +19,11 @@ if TYPE_CHECKING:
     from skate.serve.mcp.peers import Peer
 
 
-class Address(click.ParamType):
-    """The address of an MCP server."""
-
-    name = "url"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not value.startswith(("http://", "https://")):
-            self.fail("an address is wanted, such as http://127.0.0.1:8000/mcp", param, ctx)
-        return value
+def an_address(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The value of an argument that is the address of a server."""
+    if not value.startswith(("http://", "https://")):
+        raise click.BadParameter("an address is wanted, such as http://127.0.0.1:8000/mcp")
+    return value
 
 
 def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -283,7 +279,7 @@ async def everything(peer: Peer) -> dict[str, list[dict[str, Any]]]:
 @token_option
 @timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-@click.argument("url", type=Address())
+@click.argument("url", callback=an_address)
 def list_items(url: str, token_env: str | None, timeout: float, as_json: bool) -> None:
     """Show the tools, prompts and resources of the server at URL.
 
@@ -315,12 +311,10 @@ def first_line(item: dict[str, Any]) -> str:
 @token_option
 @timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
-@click.argument("url", type=Address())
+@click.argument("url", callback=an_address)
 @click.argument("tool")
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
-def call(
-    url: str, tool: str, arguments: tuple[str, ...], token_env: str | None, timeout: float, as_json: bool
-) -> None:
+def call(url: str, tool: str, arguments: tuple[str, ...], token_env: str | None, timeout: float, as_json: bool) -> None:
     """Call TOOL of the server at URL. A value is read as JSON where the tool does not want a text.
 
     The exit code is 1 when the tool reports an error.

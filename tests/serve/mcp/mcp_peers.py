@@ -115,7 +115,7 @@ def calculator() -> MCPServer:
 CANCELLED: list[float] = []
 """What was being slept when it was cancelled."""
 
-PROGRAM = '''
+PROGRAM = """
 import json, os, sys, time
 def say(message): print(json.dumps(message), flush=True)
 def answer(id, result): say({"jsonrpc": "2.0", "id": id, "result": result})
@@ -139,7 +139,7 @@ for line in sys.stdin:
     elif name == "exit": os._exit(3)
     elif name == "hang": time.sleep(1000)
     elif id is not None: say({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no " + method}})
-'''
+"""
 """A server without the SDK, starts in 20 ms; `handle` returns True for what it has answered in its own way."""
 
 

@@ -300,7 +300,11 @@ def handle(m):
 
 
 def test_a_server_ends_when_the_process_that_bridges_it_is_killed(tmp_path: Path) -> None:
-    command = program(tmp_path, "print(os.getpid(), file=open(os.environ['PID'], 'w'), flush=True)\nsys.stdin = iter(lambda: time.sleep(1000), 1)")
+    command = program(
+        tmp_path,
+        "print(os.getpid(), file=open(os.environ['PID'], 'w'), flush=True)\n"
+        "sys.stdin = iter(lambda: time.sleep(1000), 1)",
+    )
     text = f"""
 import asyncio
 from skate.serve.mcp.peers import NOBODY

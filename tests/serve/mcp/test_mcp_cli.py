@@ -88,7 +88,9 @@ def test_a_server_is_run_listed_and_called(tmp_path: Path) -> None:
         token = {"T": SECRET}
         listed = skate("list", url, "--token-env", "T", **token)
         assert re.search(r"tool +add +Add two numbers\.", listed)
-        names = [tool["name"] for tool in json.loads(skate("list", url, "--json", "--token-env", "T", **token))["tools"]]
+        names = [
+            tool["name"] for tool in json.loads(skate("list", url, "--json", "--token-env", "T", **token))["tools"]
+        ]
         assert names == ["add", "shout"]
         assert skate("call", url, "add", "a=1", "b=2", "--token-env", "T", **token) == "3\n"
         assert skate("call", url, "shout", "text=12", "--token-env", "T", **token) == "12\n"

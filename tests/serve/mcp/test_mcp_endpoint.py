@@ -62,13 +62,13 @@ async def test_foreign_hosts_and_origins_are_refused(kind: str, tmp_path: Path) 
 @on_loop
 async def test_hosts_and_origins_can_be_named(kind: str, tmp_path: Path) -> None:
     access = mcp.Access(hosts=["tools.example"], origins=["https://pages.example"])
-    async with serving(applications(tmp_path, access=access)[kind]) as url:
-        async with httpx2.AsyncClient(headers={**HEADERS, "host": "tools.example:80"}) as http:
-            answer = await http.post(url, json=INITIALIZE, headers={"origin": "https://pages.example"})
-            assert answer.status_code == 200
-            assert answer.headers["access-control-allow-origin"] == "https://pages.example"
-            assert (await http.post(url, json=INITIALIZE, headers={"origin": "http://localhost"})).status_code == 403
-            assert (await http.post(url, json=INITIALIZE, headers={"host": "localhost"})).status_code == 421
+    own = {**HEADERS, "host": "tools.example:80"}
+    async with serving(applications(tmp_path, access=access)[kind]) as url, httpx2.AsyncClient(headers=own) as http:
+        answer = await http.post(url, json=INITIALIZE, headers={"origin": "https://pages.example"})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://pages.example"
+        assert (await http.post(url, json=INITIALIZE, headers={"origin": "http://localhost"})).status_code == 403
+        assert (await http.post(url, json=INITIALIZE, headers={"host": "localhost"})).status_code == 421
 
 
 @kinds
@@ -274,12 +274,12 @@ async def test_only_one_stream_listens_and_it_ends_with_the_session(kind: str, t
 
 @on_loop
 async def test_a_client_that_takes_no_streams_gets_plain_answers() -> None:
-    async with serving(mcp.gateway({"a": mcp.app(calculator)})) as url:
-        async with httpx2.AsyncClient(headers={**HEADERS, "accept": "application/json"}) as http:
-            post = await poster(http, url, "session")
-            asked = {"name": "a__count", "arguments": {"to": 3}, "_meta": {"progressToken": "t"}}
-            found = await post("tools/call", asked)
-            assert found["result"]["content"][0]["text"] == "counted to 3"
+    own = {**HEADERS, "accept": "application/json"}
+    async with serving(mcp.gateway({"a": mcp.app(calculator)})) as url, httpx2.AsyncClient(headers=own) as http:
+        post = await poster(http, url, "session")
+        asked = {"name": "a__count", "arguments": {"to": 3}, "_meta": {"progressToken": "t"}}
+        found = await post("tools/call", asked)
+        assert found["result"]["content"][0]["text"] == "counted to 3"
 
 
 @kinds

@@ -20,7 +20,6 @@ from mcp_types import (
     TextContent,
     ToolListChangedNotification,
 )
-
 from pydantic import BaseModel
 
 from skate.serve import mcp
@@ -47,11 +46,11 @@ async def test_everything_a_server_has_is_reached_through_the_gateway(mode: str)
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serving(mcp.app(calculator)))
         gateway = mcp.gateway({"far": url, "near": mcp.app(calculator)})
-        client = await stack.enter_async_context(
-            Client(await stack.enter_async_context(serving(gateway)), mode=mode)
-        )
+        client = await stack.enter_async_context(Client(await stack.enter_async_context(serving(gateway)), mode=mode))
         tools = [tool.name for tool in (await client.list_tools()).tools]
-        assert tools == [f"{where}__{name}" for where in ("far", "near") for name in ("add", "count", "sleep", "ask", "fail")]
+        assert tools == [
+            f"{where}__{name}" for where in ("far", "near") for name in ("add", "count", "sleep", "ask", "fail")
+        ]
         for where in ("far", "near"):
             assert (await client.call_tool(f"{where}__add", {"a": 1, "b": 2})).structured_content == {"result": 3}
             assert (await client.call_tool(f"{where}__fail", {})).is_error
@@ -208,7 +207,9 @@ async def test_lists_are_remembered_until_the_server_says_that_they_changed(mode
             heard.set()
 
     async with AsyncExitStack() as stack:
-        endpoint = await stack.enter_async_context(serving(mcp.gateway({"it": mcp.bridge(program(tmp_path, CHANGING))})))
+        endpoint = await stack.enter_async_context(
+            serving(mcp.gateway({"it": mcp.bridge(program(tmp_path, CHANGING))}))
+        )
         client = await stack.enter_async_context(Client(endpoint, mode=mode, message_handler=handler, cache=None))
         if mode == "auto":
             listening = await stack.enter_async_context(client.listen(tools_list_changed=True))
@@ -248,7 +249,9 @@ async def test_each_client_session_has_sessions_of_its_own_which_end_with_it() -
 
 @on_loop
 async def test_a_stateless_gateway_needs_no_sessions(tmp_path: Path) -> None:
-    gateway = mcp.gateway({"a": mcp.app(calculator, stateless=True), "b": mcp.bridge(program(tmp_path))}, stateless=True)
+    gateway = mcp.gateway(
+        {"a": mcp.app(calculator, stateless=True), "b": mcp.bridge(program(tmp_path))}, stateless=True
+    )
     async with serving(gateway) as endpoint:
         for mode in BOTH:
             async with Client(endpoint, mode=mode) as client:
@@ -260,12 +263,15 @@ async def test_a_stateless_gateway_needs_no_sessions(tmp_path: Path) -> None:
 @on_loop
 async def test_a_session_that_its_server_forgot_is_begun_again() -> None:
     behind = mcp.app(calculator)
-    async with serving(behind) as url, serving(mcp.gateway({"a": url})) as endpoint:
-        async with Client(endpoint, mode="legacy") as client:
-            assert (await client.call_tool("a__add", {"a": 1, "b": 2})).structured_content == {"result": 3}
-            for transport in list(behind._manager._server_instances.values()):
-                await transport.terminate()
-            assert (await client.call_tool("a__add", {"a": 2, "b": 2})).structured_content == {"result": 4}
+    async with (
+        serving(behind) as url,
+        serving(mcp.gateway({"a": url})) as endpoint,
+        Client(endpoint, mode="legacy") as client,
+    ):
+        assert (await client.call_tool("a__add", {"a": 1, "b": 2})).structured_content == {"result": 3}
+        for transport in list(behind._manager._server_instances.values()):
+            await transport.terminate()
+        assert (await client.call_tool("a__add", {"a": 2, "b": 2})).structured_content == {"result": 4}
 
 
 @on_loop

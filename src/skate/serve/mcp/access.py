@@ -79,8 +79,8 @@ class Access:
 
     Args:
         tokens: the bearer tokens that open it. Default: none are asked for.
-        hosts: names that the Host header may have, with any port; "*" for all. Default: those of this machine. A page in
-            a browser that has its name point to this machine gets no further than this (DNS rebinding).
+        hosts: names that the Host header may have, with any port; "*" for all. Default: those of this machine. A page
+            in a browser that has its name point to this machine gets no further than this (DNS rebinding).
         origins: origins of pages that may ask, as `https://example.com`, with "*" for all. Default: pages of this
             machine, of any port. Programs send no origin.
     """
@@ -150,7 +150,8 @@ PREFLIGHT = (
     (b"access-control-allow-methods", b"GET, POST, DELETE"),
     (
         b"access-control-allow-headers",
-        b"authorization, content-type, accept, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, last-event-id",
+        b"authorization, content-type, accept, last-event-id, "
+        b"mcp-session-id, mcp-protocol-version, mcp-method, mcp-name",
     ),
     (b"access-control-max-age", b"600"),
 )

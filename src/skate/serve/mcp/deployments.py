@@ -41,7 +41,7 @@ def deployment(server: Any, *, name: str | None = None, **options: Any) -> serve
         else {}
     )
     options.setdefault("max_ongoing_requests", 1000)
-    made: Any = serve.deployment(McpReplica).options(name=name or kind, **options)  # type: ignore[attr-defined]
+    made: Any = serve.deployment(McpReplica).options(name=name or kind, **options)
     bound: serve.Application = made.bind(found, children)
     return bound
 

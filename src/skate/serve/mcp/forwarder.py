@@ -88,7 +88,7 @@ class Forwarder:
             "resources/unsubscribe": self._unsubscribe,
             "completion/complete": self._complete,
             LEVEL: self._set_level,
-            **{method: self._list for method in KINDS},
+            **dict.fromkeys(KINDS, self._list),
         }
 
     # the backend's life
@@ -292,10 +292,11 @@ class Forwarder:
             logger.warning("MCP server %s: no %s within %g s", upstream.name, kind.method, self._limits.lists)
             return []
         try:
-            return await task
+            found: list[Item] = await task
         except RpcError as error:
             logger.warning("MCP server %s: no %s: %s", upstream.name, kind.method, error.message)
             return []
+        return found
 
     # passing on
 

@@ -29,7 +29,9 @@ class Remote(Server):
 
     def __init__(self, url: str, headers: Mapping[str, str], *, one_session: bool) -> None:
         self.url = url
-        self._headers = tuple((name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers.items())
+        self._headers = tuple(
+            (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers.items()
+        )
         self._one_session = one_session
         web(url, self._headers)  # says now what is wrong with them
 
@@ -48,7 +50,7 @@ class _InProcess(Server):
 
 
 class Forwarding:
-    """An ASGI application that forwards. It can be sent to another process; what runs is made where it is first used."""
+    """An ASGI application that forwards. It can be sent to another process: what runs is made where it is used."""
 
     def __init__(self, access: Access | None, limits: Limits, path: str, *, stateless: bool, max_sessions: int) -> None:
         if not path.startswith("/"):
@@ -147,9 +149,7 @@ class Bridge(Forwarding, Server):
     def _make(self) -> Forwarder:
         name = self.command.argv[0].rpartition("/")[2] or self.command.argv[0]
         upstream = Upstream(name, self.connector(), Names(None), self.limits)
-        return Forwarder(
-            [upstream], info=None, instructions=None, limits=self.limits, check_output=self.check_output
-        )
+        return Forwarder([upstream], info=None, instructions=None, limits=self.limits, check_output=self.check_output)
 
 
 def _limits(limits: Limits | Mapping[str, float] | None) -> Limits:

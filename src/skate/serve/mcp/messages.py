@@ -61,7 +61,7 @@ class _Error(msgspec.Struct):
 
 class _Wire(msgspec.Struct):
     jsonrpc: Literal["2.0"]
-    id: Id | None | UnsetType = UNSET
+    id: Id | UnsetType | None = UNSET
     method: str | UnsetType = UNSET
     params: Raw | UnsetType = UNSET
     result: Raw | UnsetType = UNSET

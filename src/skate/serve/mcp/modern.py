@@ -28,9 +28,9 @@ VERSION, CLIENT, CAPABILITIES, LOG_LEVEL, SERVER, SUBSCRIPTION = (
 )
 _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _CACHEABLE = ("tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read")
-STATUS = dict.fromkeys(
-    (PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS, HEADER_MISMATCH, UNSUPPORTED_VERSION), 400
-) | {METHOD_NOT_FOUND: 404}
+STATUS = dict.fromkeys((PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS, HEADER_MISMATCH, UNSUPPORTED_VERSION), 400) | {
+    METHOD_NOT_FOUND: 404
+}
 """HTTP's status for an error; 200 for all others."""
 
 

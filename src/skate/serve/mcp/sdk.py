@@ -36,7 +36,7 @@ class McpApp:
         self.access = access or Access()
         self.path = path
         self.stateless = stateless
-        self._options = {
+        self._options: dict[str, Any] = {
             "json_response": json_response,
             "stateless": stateless,
             "session_idle_timeout": session_idle,
@@ -164,7 +164,9 @@ def app(
         TypeError: `server` cannot be a server.
     """
     if not (isinstance(server, str) or callable(server) or hasattr(server, "_lowlevel_server") or _is_low(server)):
-        raise TypeError(f"server must be one of the MCP SDK, a function that makes it, or 'module:name', not {server!r}")
+        raise TypeError(
+            f"server must be one of the MCP SDK, a function that makes it, or 'module:name', not {server!r}"
+        )
     if isinstance(server, str) and not all(server.partition(":")):
         raise TypeError(f"{server!r} does not name a server: write 'module:name'")
     if importlib.util.find_spec("mcp") is None:
