@@ -29,6 +29,10 @@ class StdioConnector:
         self._processes = {known for known in self._processes if known.alive} | {peer}
         return peer
 
+    def abandon(self) -> None:
+        for peer in self._processes:
+            peer.kill()
+
     async def close(self) -> None:
         await asyncio.gather(*(peer.close() for peer in self._processes))
 
@@ -56,6 +60,9 @@ class LinkConnector:
             await peer.close()
             raise
         return peer
+
+    def abandon(self) -> None:
+        """Connections go with their event loop."""
 
     async def close(self) -> None:
         if self._link is not None:

@@ -26,8 +26,8 @@ def deployment(server: Any, *, name: str | None = None, **options: Any) -> serve
         server: what `app`, `bridge` or `gateway` gave; or what `app` takes. Deployments among a gateway's servers are
             deployed with it.
         name: the deployment's name. Default: one that tells the kind.
-        options: those of `serve.deployment`; `max_ongoing_requests` is 1000 unless it is given, for a client that
-            listens is a request all the time.
+        options: those of `serve.deployment`. Unless they are given, `max_ongoing_requests` is 1000 and
+            `graceful_shutdown_timeout_s` 5: a client that listens is a request all the time.
 
     Raises:
         TypeError: `server` is no server.
@@ -41,6 +41,7 @@ def deployment(server: Any, *, name: str | None = None, **options: Any) -> serve
         else {}
     )
     options.setdefault("max_ongoing_requests", 1000)
+    options.setdefault("graceful_shutdown_timeout_s", 5)
     made: Any = serve.deployment(McpReplica).options(name=name or kind, **options)
     bound: serve.Application = made.bind(found, children)
     return bound
@@ -54,8 +55,14 @@ class McpReplica:
         if isinstance(app, Gateway):
             for name, handle in children.items():
                 app.servers[name] = _Handled(handle)
-        self._app: App = app if app.stateless else Sticky(app)
+        self._inner = app
+        self._app: App = app if app.stateless else Sticky(app, _has_others)
         self._link = AppLink(self._app)
+
+    def __del__(self) -> None:
+        for part in (self._app, self._inner):
+            if isinstance(part, Sticky | Forwarding):
+                part.abandon()
 
     def __serve_build_asgi_app__(self) -> App:
         return self._app
@@ -71,6 +78,12 @@ class McpReplica:
             complete = True
         finally:
             response.release(cut=not complete)
+
+
+def _has_others() -> bool:
+    """Whether this replica's deployment has, or may get, more than this one."""
+    config = serve.get_replica_context().deployment_config
+    return bool(config.num_replicas > 1 or config.autoscaling_config is not None)
 
 
 class Child(Server):

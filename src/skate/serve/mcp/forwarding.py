@@ -80,6 +80,12 @@ class Forwarding:
         if scope["type"] == "lifespan":  # it is over: a next one begins anew
             self._endpoint = self._forwarder = None
 
+    def abandon(self) -> None:
+        """End processes at once: for a replica whose event loop has ended without a farewell."""
+        if self._forwarder is not None:
+            for upstream in self._forwarder.upstreams.values():
+                upstream.abandon()
+
     def status(self) -> dict[str, dict[str, object]]:
         """The health of each server: state (idle, up, down), last failure, restarts. Empty before it is used."""
         return {} if self._forwarder is None else self._forwarder.status()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from pathlib import Path
+import socket
 
 from skate.serve.mcp.asgi import App
 
 
-async def serve_on(path: Path, app: App) -> asyncio.Server:
-    """Listen at `path`, which must not be taken. OSError where that cannot be."""
+async def serve_on(listener: socket.socket, app: App) -> asyncio.Server:
+    """Serve on a Unix socket that is bound."""
     import uvicorn
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
     from uvicorn.server import ServerState
@@ -18,9 +17,7 @@ async def serve_on(path: Path, app: App) -> asyncio.Server:
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=60, ws="none")
     config.load()
     state = ServerState()
-    server = await asyncio.get_running_loop().create_unix_server(
+    return await asyncio.get_running_loop().create_unix_server(
         lambda: AutoHTTPProtocol(config=config, server_state=state, app_state={}),  # type: ignore[call-arg]
-        str(path),
+        sock=listener,
     )
-    os.chmod(path, 0o600)
-    return server

@@ -244,6 +244,13 @@ class StdioPeer:
         with contextlib.suppress(RpcError):
             self._write(line)
 
+    def kill(self) -> None:
+        """End the process at once, without an event loop to wait in."""
+        if self._process is not None and self._process.poll() is None:
+            self._closing = True
+            _signal_group(self._process, signal.SIGKILL)
+            self._process.wait()
+
     async def close(self) -> None:
         self._closing = True
         self._calls.fail(RpcError(SERVER_DOWN, "the server's process is being ended"))

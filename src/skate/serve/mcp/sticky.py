@@ -14,6 +14,7 @@ import secrets
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from skate.serve.mcp.asgi import App, Message, Receive, Scope, Send, headers_of, read_body, respond
@@ -52,15 +53,19 @@ class Sticky:
 
     Args:
         app: the application, which counts on being the only one.
+        others: whether there may be other replicas by now, that send what is for this one.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, others: Callable[[], bool]) -> None:
         self.mark = secrets.token_hex(8)
         self._app = app
+        self._others = others
         self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._links: dict[bytes, WebLink] = {}
         self._path: Path | None = None
         self._starting = asyncio.Lock()
+        self._ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -75,7 +80,7 @@ class Sticky:
         if dot and owner != self.mark.encode():
             await self._pass_on(owner, scope, headers, receive, send)
             return
-        if self._path is None:
+        if self._path is None and not self._ended and self._others():
             await self._open()
         if dot:
             scope = {**scope, "headers": [(n, inner if n == HEADER else v) for n, v in scope["headers"]]}
@@ -97,24 +102,35 @@ class Sticky:
         from skate.serve.mcp.inlet import serve_on
 
         async with self._starting:
-            if self._path is None:
+            if self._path is None and not self._ended:
                 folder = directory()
                 sweep(folder)
                 path = folder / self.mark
-                self._server = await serve_on(path, self)
+                self._listener = socket.socket(socket.AF_UNIX)
+                self._listener.bind(str(path))
                 self._path = path
+                self._server = await serve_on(self._listener, self)
 
     async def close(self) -> None:
         """Be found no longer."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            self._path = None
+        self.abandon()
         for link in self._links.values():
             await link.close()
         self._links.clear()
+
+    def abandon(self) -> None:
+        """The same as far as it goes without an event loop."""
+        self._ended = True  # whoever still asks is answered, but nobody finds the way here any more
+        if self._server is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has gone already
+                self._server.close()
+            self._server = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._path = None
 
     async def _pass_on(
         self, owner: bytes, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send

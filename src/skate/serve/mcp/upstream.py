@@ -67,6 +67,9 @@ class Connector(Protocol):
     async def close(self) -> None:
         """Give back what all sessions had in common."""
 
+    def abandon(self) -> None:
+        """End processes at once: there is no event loop any more."""
+
 
 class Item(NamedTuple):
     """An item of a list."""
@@ -297,6 +300,10 @@ class Upstream:
         up = self._peer is not None and self._peer.alive
         state = "up" if up else "down" if self.failure else "idle"
         return {"state": state, "failure": None if up else self.failure, "restarts": max(self.restarts, 0)}
+
+    def abandon(self) -> None:
+        """End processes at once: there is no event loop any more."""
+        self._connector.abandon()
 
     async def close(self) -> None:
         if self._peer is not None:
