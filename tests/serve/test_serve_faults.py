@@ -46,7 +46,7 @@ def overview(app: str = "default", deployment: str = "Worker") -> Any:
 
 def is_healthy() -> bool:
     found = overview()
-    return found.status is DeploymentStatus.HEALTHY and found.replica_states == {"RUNNING": len(found.replicas)} and len(found.replicas) > 0
+    return found.status is DeploymentStatus.HEALTHY and found.replica_states == {"RUNNING": len(found.replicas) or -1}
 
 
 class Load:

@@ -248,7 +248,9 @@ class Gate:
 def gate_of(handle: DeploymentHandle) -> object:
     """The replica's actor, to reach around the limits."""
     (name,) = (
-        row["name"] for row in skate.util.list_named_actors(all_namespaces=True) if "#Gate#" in row["name"]  # type: ignore[index]
+        row["name"]
+        for row in skate.util.list_named_actors(all_namespaces=True)
+        if "#Gate#" in row["name"]  # type: ignore[index]
     )
     return skate.get_actor(name, namespace="serve")
 

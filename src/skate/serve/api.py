@@ -54,13 +54,14 @@ def start(
         raise ValueError(f"proxy_location must be 'HeadOnly', 'EveryNode' or 'Disabled', not {proxy_location!r}")
     _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location)
     if proxy_location != "Disabled" and http.location != "NoServer":
-        _ask(proxy.start_proxy(http), "address")
+        _ask(proxy.start_proxy(http, grpc), "address")
 
 
 def _controller(
     http: dict[str, Any] | None = None, grpc: dict[str, Any] | None = None, location: str | None = None
 ) -> Any:
     """The controller, started where there is none."""
+    skate.util.preload("skate.serve.controller", "skate.serve.vault")
     if not skate.is_initialized():
         skate.init()
     try:
@@ -91,7 +92,8 @@ def _proxy() -> Any:
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
     if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
         return None
-    return proxy.start_proxy(options)
+    grpc = settings.get("grpc")
+    return proxy.start_proxy(options, gRPCOptions.read(grpc, "grpc_options") if grpc else None)
 
 
 def run(
@@ -141,10 +143,12 @@ def run_many(
     ask("deploy", specs)
     handles = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
     if wait_for_applications_running:
-        found = ask("until_settled", [spec.name for spec in specs])
+        found, told = ask("until_settled", [spec.name for spec in specs])
         for name, (status, message) in found.items():
             if status != "RUNNING":
                 raise RuntimeError(f"Deploying application {name!r} failed ({status}):\n{message}")
+        for handle in handles:
+            handle._init(told)
         if front is not None:
             for each in targets:
                 if each.route_prefix is not None:
@@ -256,9 +260,10 @@ def get_deployment_handle(
     Raises RayServeException when there is no such deployment, or no `app_name` outside of a replica.
     """
     if app_name is None:
-        if context.replica is None:
+        replica = context.current_replica()
+        if replica is None:
             raise RayServeException("get_deployment_handle needs an app_name outside of a replica")
-        app_name = context.replica.app_name
+        app_name = replica.id.app_name
     if _check_exists:
         row = ask("status")["applications"].get(app_name)
         if row is None or deployment_name not in row["deployments"]:
@@ -268,9 +273,11 @@ def get_deployment_handle(
 
 def get_replica_context() -> ReplicaContext:
     """What the calling replica is. Raises RayServeException outside of one."""
-    if context.replica is None:
+    replica = context.current_replica()
+    if replica is None:
         raise RayServeException("get_replica_context works inside a replica only")
-    return context.replica
+    here: ReplicaContext = replica.context
+    return here
 
 
 def get_multiplexed_model_id() -> str:

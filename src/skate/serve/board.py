@@ -67,6 +67,11 @@ def attach(place: Place) -> Board:
     return board
 
 
+def is_known(place: Place) -> bool:
+    """Whether this process maps the board already."""
+    return place.token in _known
+
+
 def forget() -> None:
     """Know no boards any more; their memory goes with those who still use it."""
     _known.clear()

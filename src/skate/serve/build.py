@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,19 +20,27 @@ from skate.serve.state import Target, first_target
 _ATOMS = (int, float, str, bytes, bool, type(None), complex)
 
 
-def build_app(app: Application, name: str, route_prefix: str | None) -> AppSpec:
-    """Everything of an application, ready for the controller. Raises TypeError for what cannot be pickled."""
-    builder = _Builder(name)
+Adjust = Callable[[str, Deployment], Deployment]
+
+
+def build_app(app: Application, name: str, route_prefix: str | None, adjust: Adjust | None = None) -> AppSpec:
+    """Everything of an application, ready for the controller; `adjust` may give its deployments other options.
+
+    Raises TypeError for what cannot be pickled.
+    """
+    builder = _Builder(name, adjust)
     ingress = builder.add(app)
-    builder.targets[ingress] = replace(builder.targets[ingress], ingress=True)
+    if route_prefix is not None:
+        builder.targets[ingress] = replace(builder.targets[ingress], ingress=True)
     top = app._bound_deployment
     options = {} if inspect.isfunction(top.func_or_class) else dict(getattr(top.func_or_class, "__serve_ingress__", {}))
     return AppSpec(name, route_prefix, ingress, builder.targets, builder.codes, options, time.time())
 
 
 class _Builder:
-    def __init__(self, app: str) -> None:
+    def __init__(self, app: str, adjust: Adjust | None) -> None:
         self.app = app
+        self.adjust = adjust
         self.names: dict[int, str] = {}
         self.keep: list[Application] = []
         self.targets: dict[str, Target] = {}
@@ -51,6 +60,8 @@ class _Builder:
             name = f"{deployment.name}_{number}"
         self.names[id(node)] = name
         self.keep.append(node)
+        if self.adjust is not None:
+            deployment = self.adjust(name, deployment)
         self.targets[name] = self._target(deployment, args, kwargs, ingress=False)
         return name
 

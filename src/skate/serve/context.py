@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
@@ -89,12 +90,28 @@ class ReplicaContext:
         return self.replica_id.unique_id
 
 
-replica: ReplicaContext | None = None
-"""The replica that this process is, or None."""
-this: Any = None
-"""Its actor, a `skate.serve.replica.Replica`."""
+replica: Any = None
+"""The replica that this process is, a `skate.serve.replica.Replica`; None in any other process, and in one that holds
+more than it."""
 loop: Any = None
-"""The event loop of the replica that this process is; None in any other process."""
+"""That replica's event loop."""
+replica_here: ContextVar[Any] = ContextVar("skate_serve_replica", default=None)
+"""The replica whose code runs here."""
+
+
+def current_replica() -> Any:
+    """The replica whose code calls, a `skate.serve.replica.Replica`; None outside of one."""
+    return replica_here.get() or replica
+
+
+def replica_context() -> ReplicaContext | None:
+    """What the replica is whose code calls; None outside of one."""
+    here = current_replica()
+    return here.context if here is not None else None
+
+
+farewells: list[Callable[[], Awaitable[None]]] = []
+"""Called when a replica of this process has finished its last request."""
 
 _prefix = ""
 _numbers = count(1)

@@ -7,6 +7,7 @@ the replicas by their names, and goes on. Requests never pass it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import skate
 from skate.serve import board, context
 from skate.serve.autoscaling import Autoscaler
+from skate.serve.declared import Declared, plain_config
 from skate.serve.router import Published, ReplicaEntry
 from skate.serve.specs import AppSpec
 from skate.serve.state import ApplicationStatus, DeploymentState, DeploymentStatus, Target, application_status
@@ -44,7 +46,7 @@ class Controller:
     """
 
     def __init__(self, fresh: bool, settings: dict[str, Any] | None = None) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.fresh = fresh
         self.settings = settings or {}
         self.apps: dict[str, App] = {}
         self.topics = Topics()
@@ -54,14 +56,33 @@ class Controller:
         """What routers told of how many requests wait there, and when."""
         self.salt, self.salts = os.urandom(3).hex(), 0
         self.vault = skate.get_actor(context.VAULT, namespace=context.NAMESPACE)
+        self.declared = Declared(
+            self.deploy,
+            lambda names: self.delete(names, wait=False),
+            lambda name, value: self.vault.put.remote(name, value),
+            lambda name: self.vault.drop.remote(name),
+            self.topics.notify,
+        )
         self.timer: asyncio.TimerHandle | None = None
         self.scaling: asyncio.TimerHandle | None = None
         self.ready = asyncio.Event()
-        if fresh and not skate.get_runtime_context().was_current_actor_reconstructed:
+        self.begun = False
+        with contextlib.suppress(RuntimeError):  # on some engines there is no loop yet: then the first call begins
+            asyncio.get_running_loop()
+            self.tender.task(self._begin())
+
+    async def _begin(self) -> None:
+        """Return when everything is known again. The first call of a controller's life sees to it."""
+        if self.begun:
+            await self.ready.wait()
+            return
+        self.begun = True
+        if self.fresh and not skate.get_runtime_context().was_current_actor_reconstructed:
             self._own_board()
-            self.ready.set()
         else:
-            self.tender.task(self._recover())
+            await self._recover()
+        self.ready.set()
+        self.decide()
 
     def _own_board(self) -> None:
         self.tender.board = page = board.create()
@@ -75,8 +96,10 @@ class Controller:
         else:
             self.tender.board = page
         self.settings = kept.pop("settings", self.settings)
-        for spec in kept.values():
-            self._set(spec, clock())
+        for name, spec in kept.items():
+            if name.startswith("app:"):
+                self._set(spec, clock())
+        self.declared.recover(kept)
         names = _names_of_replicas()
         found = await asyncio.gather(
             *(self.tender.find_again(self.apps.get(context.parts_of(name)[0]), name) for name in names)
@@ -89,22 +112,41 @@ class Controller:
                 scaling = state.target.config.autoscaling_config if state.target is not None else None
                 if scaling is not None and id(state) in there:
                     state.scale(max(scaling.min_replicas, min(scaling.max_replicas, there[id(state)])))
-        self.ready.set()
-        self.decide()
 
     # ------------------------------------------------------------------ what programs ask
 
     async def deploy(self, specs: list[AppSpec]) -> None:
         """Have these applications run in place of what they were; answers when that is on record."""
-        await self.ready.wait()
+        await self._begin()
         for spec in specs:
             self._check_route(spec, specs)
         for spec in specs:
+            if spec.declared is None:
+                self.declared.drop(spec.name)
             self._set(spec, clock())
         kept = [self.vault.put.remote(f"app:{spec.name}", spec) for spec in specs]
         self.decide()
         for ref in kept:
             await ref
+
+    async def apply(self, config: dict[str, Any]) -> None:
+        """Have the applications of a configuration run, and of those declared before no others. See `Declared`."""
+        await self._begin()
+        await self.declared.apply(config)
+
+    async def scale(self, app: str, deployment: str, replicas: int) -> None:
+        """Have so many replicas, as an external scaler says.
+
+        Raises KeyError when there is no such deployment, RuntimeError when its application has no external scaler.
+        """
+        await self._begin()
+        state = self._state(app, deployment)
+        if state is None or state.target is None:
+            raise KeyError(f"There is no deployment {deployment!r} of an application {app!r}")
+        if not (self.declared.configs.get(app) or {}).get("external_scaler_enabled"):
+            raise RuntimeError(f"external_scaler_enabled is not set for application {app!r}, so that it is not scaled.")
+        if state.scale(replicas):
+            self.decide()
 
     def _check_route(self, spec: AppSpec, others: list[AppSpec]) -> None:
         taken = [app.spec for app in self.apps.values() if not app.deleting]
@@ -148,8 +190,10 @@ class Controller:
             return target
         return target.with_replicas(max(scaling.min_replicas, min(scaling.max_replicas, old.replicas)))
 
-    async def until_settled(self, names: list[str], timeout_s: float | None = None) -> dict[str, tuple[str, str]]:
-        """Status and message of these applications once none of them is being deployed any more."""
+    async def until_settled(self, names: list[str], timeout_s: float | None = None) -> tuple[dict[str, Any], Any]:
+        """Status and message of these applications once none of them is being deployed any more, and what is told of
+        their ingress deployments.
+        """
         deadline = None if timeout_s is None else clock() + timeout_s
         while True:
             found = {name: self._app_status(name) for name in names}
@@ -158,17 +202,24 @@ class Controller:
             if deadline is not None and clock() >= deadline:
                 break
             await self.topics.changed(None if deadline is None else deadline - clock())
-        return {name: (status.value, message) for name, (status, message) in found.items()}
+        keys = [("replicas", name, self.apps[name].spec.ingress) for name in names if name in self.apps]
+        told = {key: self.topics.values[key] for key in keys if self.topics.has(key)}
+        return {name: (status.value, message) for name, (status, message) in found.items()}, told
 
     def _app_status(self, name: str) -> tuple[ApplicationStatus, str]:
         app = self.apps.get(name)
+        declared = self.declared.status(name)
+        if declared is not None and (app is None or not app.deleting):
+            return declared
         if app is None:
             return ApplicationStatus.NOT_STARTED, ""
         return application_status(list(app.states.values()), app.deleting)
 
     async def delete(self, names: list[str], *, wait: bool = True) -> list[str]:
         """End these applications; the names of those that there were."""
-        await self.ready.wait()
+        await self._begin()
+        for name in names:
+            self.declared.drop(name)
         known = [name for name in names if name in self.apps]
         for name in known:
             app = self.apps[name]
@@ -186,18 +237,20 @@ class Controller:
 
     async def status(self) -> dict[str, Any]:
         """What runs, as plain values."""
-        await self.ready.wait()
-        return {"applications": {name: self._app_row(name, app) for name, app in self.apps.items()}}
+        await self._begin()
+        return {"applications": {name: self._app_row(name) for name in {**self.apps, **self.declared.configs}}}
 
-    def _app_row(self, name: str, app: App) -> dict[str, Any]:
+    def _app_row(self, name: str) -> dict[str, Any]:
         status, message = self._app_status(name)
+        app, config = self.apps.get(name), self.declared.configs.get(name)
         return {
             "status": status.value,
             "message": message,
-            "route_prefix": app.spec.route_prefix,
-            "ingress": app.spec.ingress,
-            "last_deployed_time_s": app.spec.deployed_at,
-            "deployments": {state.name: self._deployment_row(state) for state in app.states.values()},
+            "route_prefix": app.spec.route_prefix if app else (config or {}).get("route_prefix", "/"),
+            "ingress": app.spec.ingress if app else "",
+            "last_deployed_time_s": app.spec.deployed_at if app else 0.0,
+            "declared": config,
+            "deployments": {state.name: self._deployment_row(state) for state in app.states.values()} if app else {},
         }
 
     def _deployment_row(self, state: DeploymentState) -> dict[str, Any]:
@@ -208,15 +261,21 @@ class Controller:
             "target_num_replicas": state.target.replicas if state.target is not None else 0,
             "replica_states": state.counts(),
             "replicas": [
-                {"replica_id": entry.name, "state": entry.phase.value, "ongoing": self.tender.ongoing(entry.name)}
+                {
+                    "replica_id": entry.name,
+                    "state": entry.phase.value,
+                    "ongoing": self.tender.ongoing(entry.name),
+                    "since_s": time.time() - clock() + entry.since,
+                }
                 for entry in state.replicas.values()
             ],
+            "config": plain_config(state.target.config) if state.target is not None else {},
             "queued": self._queued((state.app, state.name), clock()),
         }
 
     async def listen(self, known: dict[tuple[str, ...], int], timeout_s: float) -> dict[Any, tuple[int, Any]]:
         """Of these topics those that changed since the versions given, once there is one, or when time is up."""
-        await self.ready.wait()
+        await self._begin()
         for key in known:
             if key[0] == "replicas" and not self.topics.has(key):
                 self._publish(key[1], key[2])
@@ -258,8 +317,8 @@ class Controller:
 
     async def shutdown(self) -> None:
         """End all applications and replicas; answers when they are gone."""
-        await self.ready.wait()
-        await self.delete(list(self.apps))
+        await self._begin()
+        await self.delete([*self.apps, *self.declared.configs])
 
     # ------------------------------------------------------------------ having it done
 
@@ -281,7 +340,8 @@ class Controller:
                 del self.apps[name]
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = self.loop.call_later(max(0.0, soonest - now), self.decide) if soonest is not None else None
+        loop = asyncio.get_running_loop()
+        self.timer = loop.call_later(max(0.0, soonest - now), self.decide) if soonest is not None else None
         self.topics.notify()
 
     def _forget(self, app: App, state: DeploymentState) -> None:
@@ -294,7 +354,7 @@ class Controller:
     def _scale_soon(self) -> None:
         if self.scaling is None and self.scalers:
             period = min(scaler.period() for scaler in self.scalers.values())
-            self.scaling = self.loop.call_later(period, self._scale_on)
+            self.scaling = asyncio.get_running_loop().call_later(period, self._scale_on)
 
     def _scale_on(self) -> None:
         self.scaling = None

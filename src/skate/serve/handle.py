@@ -14,7 +14,7 @@ from skate.serve.board import BEGUN
 from skate.serve.context import new_request_id, request_context
 from skate.serve.exceptions import RayServeException, RequestCancelledError
 from skate.serve.replica import Refused
-from skate.serve.router import Router, Target, next_number, router_of
+from skate.serve.router import Router, Target, Told, next_number, router_of
 
 _DEAD = (exceptions.RayActorError,)
 
@@ -24,7 +24,7 @@ class Request:
 
     __slots__ = (
         *("_args", "_kwargs", "_method", "_stream", "_upstream", "begun_before", "cancelled", "error", "meta"),
-        *("number", "ref", "router", "target", "waiters"),
+        *("made", "number", "ref", "router", "target", "waiters"),
     )
 
     def __init__(
@@ -41,6 +41,8 @@ class Request:
             value.request for value in (*args, *kwargs.values()) if isinstance(value, DeploymentResponse)
         ]
         self.meta = meta
+        self.made = time.monotonic() if meta[3] else 0.0
+        """When, where that counts: requests wait some time for replicas that hold their model."""
         self.ref: Any = None
         self.target: Target | None = None
         self.begun_before = 0
@@ -425,9 +427,9 @@ class DeploymentHandle:
         router.submit(request)
         return DeploymentResponseGenerator(request) if self._stream else DeploymentResponse(request)
 
-    def _init(self, **_: Any) -> None:
+    def _init(self, told: Told | None = None, **_: Any) -> None:
         """Get to know the replicas now rather than at the first call."""
-        self._router = router_of(self.app_name, self.deployment_name)
+        self._router = router_of(self.app_name, self.deployment_name, told)
 
     def __repr__(self) -> str:
         return f"DeploymentHandle(deployment={self.deployment_name!r}, app={self.app_name!r})"

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from time import perf_counter
 from types import CoroutineType
 from typing import Any, NamedTuple
 
 import skate
 from skate import exceptions
-from skate.serve import board, context
+from skate.serve import board, context, measures
 from skate.serve.config import DeploymentConfig
-from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, request_context
+from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, replica_here, request_context
 from skate.serve.http_loop import FastLoop
 from skate.serve.http_relay import METHOD as HTTP
 from skate.serve.state import Target
+from skate.util.metrics_registry import Table
 
 MOST_THREADS = 256
 
@@ -41,11 +42,12 @@ class Replica:
     ) -> None:  # fmt: skip
         self.id = ReplicaID(name, deployment, app)
         self.rank, self.world_size = rank, world_size
+        self.shares = place is not None and board.is_known(place)
+        """Whether the process holds more than this replica."""
         self.board = board.attach(place) if place is not None else board.private()
         self.slot = slot
         self.words = self.board.words
         self.word = board.word_of(slot)
-        self.words[self.word + board.ONGOING] = 0
         self.ongoing = 0
         self.max_ongoing = 1
         self.methods: dict[str, Callable[..., Any]] = {}
@@ -56,15 +58,17 @@ class Replica:
         self.idle: asyncio.Event | None = None
         self.gone = asyncio.Event()
         self.threads: ThreadPoolExecutor | None = None
-        self.made: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.target: Target | None = None
+        self.context: ReplicaContext | None = None
+        self.made = asyncio.Event()
+        """Set when the constructor has ended."""
+        self.problem: BaseException | None = None
+        """What it raised."""
         self.waiting: deque[asyncio.Future[None]] = deque()
         """HTTP requests that wait here for their turn."""
         self.http: Any = None
         self.info: dict[str, Any] = {}
         """What callers have to know of this replica."""
-        context.this = self
-        context.loop = asyncio.get_running_loop()
 
     # ------------------------------------------------------------------ the controller's
 
@@ -74,33 +78,37 @@ class Replica:
 
     async def who(self) -> tuple[Target | None, int, int, str, dict[str, Any] | None]:
         """Target, rank, slot, node, and what `start` told if it has ended: for a controller that was restarted."""
-        info = self.made.result() if self.made.done() and self.made.exception() is None else None
-        return self.target, self.rank, self.slot, await self.placed(), info
+        made = self.made.is_set() and self.problem is None
+        return self.target, self.rank, self.slot, await self.placed(), self.info if made else None
 
     async def until_made(self) -> dict[str, Any]:
         """What `start` told, or raised."""
-        return await asyncio.shield(self.made)
+        await self.made.wait()
+        if self.problem is not None:
+            raise self.problem
+        return self.info
 
     async def start(self, code: bytes, target: Target) -> dict[str, Any]:
         """Make the instance; what callers have to know of it."""
+        if not self.shares:
+            context.replica, context.loop = self, asyncio.get_running_loop()
+        context.replica_here.set(self)
         self.target = target
         try:
             await self._make(code, target.config)
             if target.ingress:
                 await self._serve_http(target.config)
         except BaseException as error:
-            if not isinstance(error, asyncio.CancelledError):
-                self.made.set_exception(error)
-                self.made.exception()  # it is no accident if nobody asks for it again
+            self.problem = error
             raise
-        self.made.set_result(self.info)
+        finally:
+            self.made.set()
         return self.info
 
     async def _make(self, code: bytes, config: DeploymentConfig) -> None:
         made, args, kwargs = skate.cloudpickle.loads(code)
         self.is_function = not isinstance(made, type)
-        here = ReplicaContext(self.id, None, config, ReplicaRank(self.rank), self.world_size)
-        context.replica = here
+        self.context = here = ReplicaContext(self.id, None, config, ReplicaRank(self.rank), self.world_size)
         self.max_ongoing = config.max_ongoing_requests
         if self.is_function:
             self.instance = here.servable_object = made
@@ -113,11 +121,24 @@ class Replica:
             await self._reconfigure(config.user_config)
         await self.check()
 
+    async def measured(self) -> Table:
+        """What was measured in this process."""
+        measures.ongoing(self.ongoing)
+        return measures.table()
+
     async def _serve_http(self, config: DeploymentConfig) -> None:
         from skate.serve.http_side import HTTPSide
 
         self.http = HTTPSide(self)
         await self.http.begin(config.max_queued_requests)
+
+    async def _relayed(self, scope: Any, first: Any, key: str) -> AsyncIterator[Any]:
+        """An HTTP request that comes by a handle; see `skate.serve.http_relay`."""
+        if self.http is None:  # it was started for an application without a route
+            assert self.target is not None
+            await self._serve_http(self.target.config)
+        async for batch in self.http.relayed.run(scope, first, key):
+            yield batch
 
     async def lives(self) -> None:
         """Answers when the replica ends: whoever waits for it hears of its death at once."""
@@ -125,7 +146,8 @@ class Replica:
 
     async def configure(self, target: Target) -> None:
         """Take over options that need no new replica."""
-        here = context.replica
+        replica_here.set(self)
+        here = self.context
         assert here is not None
         old, config = here.deployment_config, target.config
         here.deployment_config = config
@@ -159,6 +181,7 @@ class Replica:
 
     async def check(self) -> None:
         """Raises what the deployment's ``check_health`` raises."""
+        replica_here.set(self)
         method = None if self.is_function else getattr(self.instance, "check_health", None)
         if method is not None:
             await self._run_own(method)
@@ -174,6 +197,8 @@ class Replica:
                 await asyncio.wait_for(self.idle.wait(), timeout_s)
         elif wait_loop_s:
             await asyncio.sleep(0)
+        for farewell in context.farewells:
+            await farewell()
         if self.http is not None:
             await self.http.end()
         end = None if self.is_function else getattr(type(self.instance), "__del__", None)
@@ -199,12 +224,16 @@ class Replica:
         self.ongoing = words[word] = self.ongoing + 1
         board.note(words, word, meta[1])
         request_context.set(RequestContext(*meta[2:]))
+        replica_here.set(self)
+        began, failed = perf_counter(), True
         try:
             value = run(*args, **kwargs)
             if type(value) is CoroutineType or inspect.isawaitable(value):
                 value = await value
+            failed = False
             return value
         finally:
+            measures.request_done(meta[3], perf_counter() - began, failed)
             self.end()
 
     async def stream(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
@@ -219,10 +248,14 @@ class Replica:
         self.ongoing = words[word] = self.ongoing + 1
         board.note(words, word, meta[1])
         request_context.set(RequestContext(*meta[2:]))
+        replica_here.set(self)
+        began, failed = perf_counter(), True
         try:
             async for item in self._items(self.plain(method), args, kwargs):
                 yield item
+            failed = False
         finally:
+            measures.request_done(meta[3], perf_counter() - began, failed)
             self.end()
 
     def begin(self) -> None:
@@ -274,8 +307,8 @@ class Replica:
 
     def plain(self, name: str) -> Callable[..., Any]:
         """The deployment's function, or a method of its instance."""
-        if name == HTTP and self.http is not None:
-            return self.http.relayed.run  # type: ignore[no-any-return]
+        if name == HTTP:
+            return self._relayed
         method: Any = self.instance
         if not self.is_function:
             method = getattr(method, name, None)
@@ -324,8 +357,3 @@ def _keeping_stop(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def _stale(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return any(type(value) is Refused for value in (*args, *kwargs.values()))
-
-
-def current_thread_is_loop() -> bool:
-    """Whether the caller runs on this process's replica's event loop."""
-    return threading.current_thread() is threading.main_thread()

@@ -19,6 +19,7 @@ import skate
 from skate import exceptions
 from skate.serve import board, context
 from skate.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from skate.serve.holders import Holders
 from skate.serve.replica import Refused
 
 if TYPE_CHECKING:
@@ -74,13 +75,14 @@ class Published(NamedTuple):
 class Target:
     """A replica as a router knows it."""
 
-    __slots__ = ("board", "call", "flying", "full_until", "max_ongoing", "name", "stream", "word", "words")
+    __slots__ = ("board", "call", "flying", "full_until", "max_ongoing", "models", "name", "stream", "word", "words")
 
     def __init__(self, entry: ReplicaEntry, page: board.Board) -> None:
         self.name = entry.name
         self.call = entry.actor.call
         self.stream = entry.actor.stream
         self.max_ongoing = entry.max_ongoing
+        self.models = frozenset(entry.models)
         self.word = board.word_of(entry.slot)
         self.words = page.words
         self.flying: dict[int, Any] = {}
@@ -93,8 +95,12 @@ class Target:
         return seen if seen > own else own
 
 
-def router_of(app: str, deployment: str) -> Router:
-    """This process's router for a deployment."""
+Told = dict[tuple[str, ...], tuple[int, Any]]
+"""What the controller tells: by topic, its version and its value."""
+
+
+def router_of(app: str, deployment: str, told: Told | None = None) -> Router:
+    """This process's router for a deployment, which may be told at once what there is to know."""
     forget_old_session()
     key = (app, deployment)
     found = _routers.get(key)
@@ -102,7 +108,7 @@ def router_of(app: str, deployment: str) -> Router:
         with _made:
             found = _routers.get(key)
             if found is None:
-                found = _routers[key] = Router(app, deployment)
+                found = _routers[key] = Router(app, deployment, told)
     return found
 
 
@@ -129,12 +135,13 @@ def forget_all() -> None:
 class Router:
     """Sends the requests of this process to the replicas of one deployment."""
 
-    def __init__(self, app: str, deployment: str) -> None:
+    def __init__(self, app: str, deployment: str, told: Told | None = None) -> None:
         self.app = app
         self.deployment = deployment
         self.name = random.getrandbits(62)
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
+        self.holders = Holders()
         self.targets: list[Target] = []
         self.known: dict[str, Target] = {}
         self.queue: deque[Request] = deque()
@@ -148,6 +155,8 @@ class Router:
         self._listening = False
         self._pumping = False
         self._task: Any = None
+        if told is not None:
+            self.hear(told)
         self.listen()
 
     # ------------------------------------------------------------------ hearing from the controller
@@ -203,7 +212,7 @@ class Router:
         self.hear(answer.result())
         self._ask()
 
-    def hear(self, told: dict[tuple[str, ...], tuple[int, Any]]) -> None:
+    def hear(self, told: Told) -> None:
         """Take in what the controller told."""
         news = told.get(self._key())
         if news is None:
@@ -218,6 +227,7 @@ class Router:
             for entry in published.replicas:
                 target = self.known.get(entry.name) or Target(entry, page)
                 target.max_ongoing = entry.max_ongoing
+                target.models = frozenset(entry.models)
                 known[entry.name] = target
             self.known = known
             self.targets = list(known.values())
@@ -233,7 +243,7 @@ class Router:
         """Send a request, or have it wait."""
         with self.lock:
             if not self.queue and request.is_ready():
-                target = self._choose()
+                target = self._choose_for(request)
                 if target is not None:
                     self._send(request, target)
                     return
@@ -243,6 +253,13 @@ class Router:
             self.queue.append(request)
             self._advance()
             self._pump_soon()
+
+    def _choose_for(self, request: Request) -> Target | None:
+        """Where a request goes; None: it waits."""
+        model = request.meta[3]
+        if model:
+            return self.holders.choose(model, self.targets, self._has_room, request.made)
+        return self._choose()
 
     def _choose(self) -> Target | None:
         """The less busy of two; None when all are full."""
@@ -279,7 +296,7 @@ class Router:
         done = set(ready)
         for number, ref in refs:
             if ref in done:
-                del target.flying[number]
+                target.flying.pop(number, None)  # its caller may have been quicker
 
     def _send(self, request: Request, target: Target) -> None:
         request.sent_to(target)
@@ -349,7 +366,10 @@ class Router:
             if not request.is_ready():
                 blocked += 1  # it waits for another request; those behind it need not
                 continue
-            target = self._choose()
+            target = self._choose_for(request)
+            if target is None and request.meta[3]:
+                blocked += 1  # it waits for those that hold its model
+                continue
             if target is None:
                 return
             del queue[blocked]

@@ -20,6 +20,7 @@ class AppSpec:
         targets: what is wanted of each deployment, by name.
         codes: pickled code by the names that targets have for it; bytes, or references to them.
         deployed_at: when it was deployed, in seconds since the epoch.
+        declared: the configuration that it was built from; None: a program deployed it.
     """
 
     name: str
@@ -29,3 +30,4 @@ class AppSpec:
     codes: dict[str, Any]
     ingress_options: dict[str, Any] = field(default_factory=dict)
     deployed_at: float = 0.0
+    declared: dict[str, Any] | None = None

@@ -45,7 +45,6 @@ class Tender:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self.changed = changed
-        self.loop = asyncio.get_running_loop()
         self.tended: dict[str, Tended] = {}
         """By the replicas' own names."""
         self.codes: dict[str, Any] = {}
@@ -56,7 +55,7 @@ class Tender:
 
     def task(self, work: Any) -> None:
         """Run a coroutine."""
-        task = self.loop.create_task(work)
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -67,7 +66,7 @@ class Tender:
             return
         known = self.tended.get(command.replica)
         if known is None:
-            self.loop.call_soon(self._report, state.died, command.replica, "it was not there", clock())
+            asyncio.get_running_loop().call_soon(self._report, state.died, command.replica, "it was not there", clock())
         elif isinstance(command, Reconfigure):
             self.task(self._reconfigure(state, command, known.actor))
         elif isinstance(command, Drain):
