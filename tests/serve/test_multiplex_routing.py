@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
-from conftest import Eventually
 from skate import serve
 from skate.serve import holders
 from skate.serve.holders import BELIEVED_S, PATIENCE_S, Holders
@@ -81,7 +81,7 @@ class Keeper:
 
 
 @pytest.mark.usefixtures("clean")
-def test_models_are_spread_over_replicas_and_loaded_once(eventually: Eventually) -> None:
+def test_models_are_spread_over_replicas_and_loaded_once(eventually: Callable[..., None]) -> None:
     handle = serve.run(Keeper.bind(), route_prefix=None)
     answers = [
         handle.options(multiplexed_model_id=model).remote().result(timeout_s=10) for model in "abcd" for _ in range(5)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skate._version import __version__
-from skate.cli import jobs, observe, serve, standing
+from skate.cli import jobs, mcp, observe, serve, standing
 from skate.cli.environments import env
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def skate(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (env, *observe.COMMANDS, *standing.COMMANDS, *jobs.COMMANDS, *serve.COMMANDS):
+for command in (env, *observe.COMMANDS, *standing.COMMANDS, *jobs.COMMANDS, *serve.COMMANDS, *mcp.COMMANDS):
     skate.add_command(command)
 
 

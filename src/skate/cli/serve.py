@@ -349,7 +349,7 @@ def build(
         click.echo(text, nl=False)
         return
     Path(output_path).write_text(text, encoding="utf-8")
-    click.echo(f"{output_path} is written.", err=True)
+    click.echo(f"{output_path} is written.")
 
 
 COMMANDS = (serve,)

@@ -40,7 +40,7 @@ def start(config: Mapping[str, Any] | ServeDeploySchema) -> None:
 
 def settled(names: list[str], timeout_s: float | None = None) -> dict[str, tuple[str, str]]:
     """Wait until these applications are not being deployed any more: status and message of each."""
-    found: dict[str, tuple[str, str]] = api.ask("until_settled", names, timeout_s)
+    found: dict[str, tuple[str, str]] = api.ask("until_settled", names, timeout_s)[0]
     return found
 
 

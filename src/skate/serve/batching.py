@@ -399,11 +399,11 @@ class Batching:
     def _check_limits(self) -> None:
         """Can a batch be full at all? Told once, and again after a change of the size."""
         wanted = self.settings.size * self.settings.concurrent
-        here = context.replica_context()
-        if here is None or wanted == self._told or self.settings.size_of is not None:
+        replica = context.current_replica()
+        if replica is None or wanted == self._told or self.settings.size_of is not None:
             return
         self._told = wanted
-        limit = here.deployment_config.max_ongoing_requests
+        limit = replica.max_ongoing
         if limit < wanted:
             logger.warning(
                 "%s: batches of %d, %d at a time, are never full, as the replica takes %d requests at a time: raise "

@@ -93,6 +93,8 @@ class ReplicaContext:
 replica: Any = None
 """The replica that this process is, a `skate.serve.replica.Replica`; None in any other process, and in one that holds
 more than it."""
+farewells: list[Callable[[Any], Awaitable[None]]] = []
+"""Called with a replica when it has finished its last request."""
 loop: Any = None
 """That replica's event loop."""
 replica_here: ContextVar[Any] = ContextVar("skate_serve_replica", default=None)
@@ -109,9 +111,6 @@ def replica_context() -> ReplicaContext | None:
     here = current_replica()
     return here.context if here is not None else None
 
-
-farewells: list[Callable[[], Awaitable[None]]] = []
-"""Called when a replica of this process has finished its last request."""
 
 _prefix = ""
 _numbers = count(1)

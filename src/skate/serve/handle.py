@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from skate.serve.context import new_request_id, request_context
 from skate.serve.exceptions import RayServeException, RequestCancelledError
 from skate.serve.replica import Refused
 from skate.serve.router import Router, Target, Told, next_number, router_of
+from skate.serve.streams import Group
 
 _DEAD = (exceptions.RayActorError,)
 
@@ -267,11 +269,13 @@ class DeploymentResponse(_Response):
 class DeploymentResponseGenerator(_Response):
     """The answer of a call with ``stream=True``: iterate over it with ``for`` or ``async for``."""
 
-    __slots__ = ("_first",)
+    __slots__ = ("_first", "_here")
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self._first = True
+        self._here: deque[Any] = deque()
+        """Items that came together with one that was asked for."""
 
     def result(self, *, timeout_s: float | None = None, _skip_asyncio_check: bool = False) -> NoReturn:
         """Not possible: there are many."""
@@ -289,6 +293,8 @@ class DeploymentResponseGenerator(_Response):
     def __next__(self) -> Any:
         if _on_a_loop():
             raise RuntimeError("This would block the event loop: write `async for` here")
+        if self._here:
+            return self._here.popleft()
         while True:
             request = self.request
             request.wait_until_sent(None)
@@ -306,9 +312,14 @@ class DeploymentResponseGenerator(_Response):
                 request.router.again(request, value)
                 continue
             self._first = False
+            if type(value) is Group:
+                self._here.extend(value)
+                return self._here.popleft()
             return value
 
     async def __anext__(self) -> Any:
+        if self._here:
+            return self._here.popleft()
         while True:
             request = self.request
             await request.until_sent()
@@ -329,6 +340,9 @@ class DeploymentResponseGenerator(_Response):
                 request.router.again(request, value)
                 continue
             self._first = False
+            if type(value) is Group:
+                self._here.extend(value)
+                return self._here.popleft()
             return value
 
     def _failed(self, error: exceptions.RayError) -> None:

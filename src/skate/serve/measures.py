@@ -6,10 +6,12 @@ the tables of replicas and proxies are fetched (`skate.serve.metrics`).
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import skate
 from skate.serve import context
 from skate.util.metrics_registry import Kind, Series, Table, Values
 
@@ -41,16 +43,18 @@ class Measure:
         self._series = Series(name, kind, description, REPLICA_TAGS + tags if of_replica else tags, bounds)
         _all.append(self)
 
-    def count(self, *tags: str, by: float = 1) -> None:
+    def count(self, *tags: str) -> None:
         """A counter goes up."""
-        self.values[tags] = self.values.get(tags, 0) + by
+        tags = where() + tags if self._of_replica else tags
+        self.values[tags] = self.values.get(tags, 0) + 1
 
     def set(self, value: float, *tags: str) -> None:
         """A gauge is set."""
-        self.values[tags] = value
+        self.values[where() + tags if self._of_replica else tags] = value
 
     def add(self, value: float, *tags: str) -> None:
         """A histogram takes a value in."""
+        tags = where() + tags if self._of_replica else tags
         sums = self.values.get(tags)
         if sums is None:
             sums = self.values[tags] = [0.0] * (len(self._bounds) + 2)
@@ -58,29 +62,31 @@ class Measure:
         sums[1 + bisect_left(self._bounds, value)] += 1
 
     def table(self) -> tuple[Series, Values]:
-        """Its values as the registry has them."""
-        before = where() if self._of_replica else ()
+        """A copy of its values, as the registry has them."""
         return self._series, {
-            before + tags: list(value) if isinstance(value, list) else value
-            for tags, value in list(self.values.items())
+            tags: list(value) if isinstance(value, list) else value for tags, value in list(self.values.items())
         }
 
 
 _all: list[Measure] = []
-readers: list[Callable[[], None]] = []
-"""Called before the values are read: they set gauges that nobody keeps up to date otherwise."""
 
 
-def where() -> tuple[str, str, str]:
-    """The replica that this process is: deployment, replica, application."""
-    replica = context.replica_context()
-    return (replica.deployment, replica.replica_tag, replica.app_name) if replica else ("", "", "")
+def where() -> tuple[str, ...]:
+    """The replica whose code calls: deployment, replica, application."""
+    replica = context.current_replica()
+    return replica.tags if replica is not None else NOWHERE
+
+
+NOWHERE = ("", "", "")
+
+
+def process() -> str:
+    """Names this process."""
+    return f"{skate.get_runtime_context().get_node_id()}:{os.getpid()}"
 
 
 def table() -> Table:
     """All that has been measured in this process."""
-    for reader in readers:
-        reader()
     found = {series.name: (series, values) for series, values in (measure.table() for measure in _all) if values}
     for name, (of, description) in _COUNTS.items():
         if of in found:
@@ -236,10 +242,11 @@ def model_unloaded(seconds: float) -> None:
 
 
 def models_here(names: Sequence[str]) -> None:
-    """These models are here."""
+    """These models are in the replica."""
     _models.set(len(names))
-    for (name,) in list(_model_ids.values):
-        if name not in names:
-            del _model_ids.values[(name,)]
+    here = where()
+    for tags in list(_model_ids.values):
+        if tags[:-1] == here and tags[-1] not in names:
+            del _model_ids.values[tags]
     for name in names:
         _model_ids.set(1, name)

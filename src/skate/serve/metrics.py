@@ -33,14 +33,14 @@ class _InReplica(metrics.Metric):
         self._settle()
 
     def _settle(self) -> None:
-        replica = context.replica_context()
+        replica = context.current_replica()
         if replica is None:
             return
         self._settled = True
         for key in OWN:
             if key in self._tag_keys:
                 raise ValueError(f"'{key}' tag is reserved for Serve metrics")
-        where = {"deployment": replica.deployment, "replica": replica.replica_tag, "application": replica.app_name}
+        where = dict(zip(OWN, replica.tags, strict=True))
         self._tag_keys = OWN + self._tag_keys
         self._default_tags = {**self._users_defaults, **where}
         super()._register(self._bounds)
@@ -107,18 +107,19 @@ def snapshot() -> list[dict[str, Any]]:
     from skate.serve import measures
     from skate.util.metrics_registry import merged
 
-    tables = {"": measures.table()}
+    tables = {measures.process(): measures.table()}
     rows = skate.util.list_named_actors(all_namespaces=True)
     names = [row["name"] for row in rows if row["namespace"] == context.NAMESPACE]  # type: ignore[index]
-    asked = {}
+    asked = []
     for name in names:
         if name.startswith(MEASURING):
             with contextlib.suppress(ValueError):  # it has just ended
-                asked[skate.get_actor(name, namespace=context.NAMESPACE).measured.remote()] = name
-    ready, _ = skate.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+                asked.append(skate.get_actor(name, namespace=context.NAMESPACE).measured.remote())
+    ready, _ = skate.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
     for ref in ready:
         with contextlib.suppress(RayError, GetTimeoutError):  # it has just ended
-            tables[asked[ref]] = skate.get(ref)
+            process, table = skate.get(ref)
+            tables[process] = table
     with contextlib.suppress(RuntimeError):  # serve does not run
         status = skate.get(context.controller().status.remote())
         tables["controller"] = measures.replica_table(status)

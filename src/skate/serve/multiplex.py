@@ -55,6 +55,7 @@ class Models:
         self._loading: dict[str, Entry] = {}
         self._one_at_a_time = asyncio.Lock()
         self._farewells: set[asyncio.Task[None]] = set()
+        self.replica = context.current_replica()
         _all.add(self)
 
     def ids(self) -> list[str]:
@@ -84,7 +85,7 @@ class Models:
             entry = self._loading[model_id] = Entry()
             entry.loading = asyncio.create_task(self._fetch(model_id, entry))
             entry.loading.add_done_callback(lambda done: self._fetched(model_id, done))
-            changed()
+            changed(self.replica)
         entry.lend()  # before it is there, or the next load might take its place before we have it
         # One load serves all that wait for it; it goes on when one of them is cancelled.
         await asyncio.shield(cast("asyncio.Task[None]", entry.loading))
@@ -103,7 +104,7 @@ class Models:
         del self._loading[model_id]
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("Loading model %r failed: %r", model_id, error)
-        changed()
+        changed(self.replica)
 
     def _least_wanted(self) -> str:
         """The least recently used one, if possible of those that nobody uses."""
@@ -111,7 +112,7 @@ class Models:
 
     async def _unload(self, model_id: str) -> None:
         entry = self._loaded.pop(model_id)
-        changed()
+        changed(self.replica)
         users = [task for task in entry.tasks if task is not asyncio.current_task()]
         if not users:
             await farewell(model_id, entry)
@@ -128,7 +129,7 @@ class Models:
                 await farewell(entry_id, entry)
         if self._farewells:
             await asyncio.wait(set(self._farewells))
-        changed()
+        changed(self.replica)
 
 
 async def _when_done(users: list[asyncio.Task[Any]], model_id: str, entry: Entry) -> None:
@@ -172,9 +173,9 @@ _all: WeakSet[Models] = WeakSet()
 _watchers: list[Callable[[list[str]], None]] = []
 
 
-def model_ids() -> list[str]:
-    """The models that are loaded or being loaded in this process, sorted."""
-    return sorted({name for models in list(_all) for name in models.ids()})
+def model_ids(replica: Any = None) -> list[str]:
+    """The models that a replica has loaded or is loading, sorted; None: those that were loaded outside of replicas."""
+    return sorted({name for models in list(_all) if models.replica is replica for name in models.ids()})
 
 
 def watch(watcher: Callable[[list[str]], None]) -> None:
@@ -182,21 +183,21 @@ def watch(watcher: Callable[[list[str]], None]) -> None:
     _watchers.append(watcher)
 
 
-def changed() -> None:
-    """Tell those who watch."""
-    names = model_ids()
+def changed(replica: Any) -> None:
+    """Tell routers, and those who watch."""
+    names = model_ids(replica)
     measures.models_here(names)
     for watcher in _watchers:
         watcher(names)
-    replica = context.current_replica()
     if replica is not None:
         replica.tell_models(names)
 
 
-async def unload_all() -> None:
-    """Drop all models of this process: a replica ends."""
+async def unload_all(replica: Any = None) -> None:
+    """Drop all models of a replica that ends."""
     for models in list(_all):
-        await models.unload_all()
+        if models.replica is replica:
+            await models.unload_all()
 
 
 context.farewells.append(unload_all)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import skate
 from skate import exceptions
-from skate.serve import board, context, measures
+from skate.serve import board, context, measures, streams
 from skate.serve.config import DeploymentConfig
 from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, replica_here, request_context
 from skate.serve.http_loop import FastLoop
@@ -41,6 +41,8 @@ class Replica:
         loop: FastLoop | None = None,
     ) -> None:  # fmt: skip
         self.id = ReplicaID(name, deployment, app)
+        self.tags = (deployment, name, app)
+        """Of its metrics."""
         self.rank, self.world_size = rank, world_size
         self.shares = place is not None and board.is_known(place)
         """Whether the process holds more than this replica."""
@@ -122,9 +124,10 @@ class Replica:
         await self.check()
 
     async def measured(self) -> Table:
-        """What was measured in this process."""
+        """What was measured in this process, or of it what is this replica's where there are others."""
+        replica_here.set(self)
         measures.ongoing(self.ongoing)
-        return measures.table()
+        return measures.table(self.tags, everything=not self.shares)
 
     async def _serve_http(self, config: DeploymentConfig) -> None:
         from skate.serve.http_side import HTTPSide
@@ -198,7 +201,7 @@ class Replica:
         elif wait_loop_s:
             await asyncio.sleep(0)
         for farewell in context.farewells:
-            await farewell()
+            await farewell(self)
         if self.http is not None:
             await self.http.end()
         end = None if self.is_function else getattr(type(self.instance), "__del__", None)
@@ -251,8 +254,8 @@ class Replica:
         replica_here.set(self)
         began, failed = perf_counter(), True
         try:
-            async for item in self._items(self.plain(method), args, kwargs):
-                yield item
+            async for group in self._groups(self.plain(method), args, kwargs):
+                yield group if len(group) > 1 else group[0]
             failed = False
         finally:
             measures.request_done(meta[3], perf_counter() - began, failed)
@@ -277,26 +280,29 @@ class Replica:
         """More from the client of an HTTP request that came by a handle; False when it is over."""
         return self.http is not None and await self.http.relayed.push(key, message)
 
-    async def _items(self, method: Callable[..., Any], args: Any, kwargs: Any) -> AsyncIterator[Any]:
+    async def _groups(self, method: Callable[..., Any], args: Any, kwargs: Any) -> AsyncIterator[list[Any]]:
+        """The items of a generator, those together that are there."""
         if inspect.isasyncgenfunction(method):
             value = method(*args, **kwargs)
         else:
             value = await self._run_with(method, args, kwargs)
         if hasattr(value, "__aiter__"):
-            async for item in value:
-                yield item
+            groups = streams.grouped(aiter(value))
         elif inspect.isgenerator(value):
-            done = object()
-            try:
-                while (item := await self.in_thread(next, (value, done), {})) is not done:
-                    yield item
-            finally:
-                await self.in_thread(value.close, (), {})
+            groups = streams.grouped_in_thread(value, self.in_thread)
         else:
             raise TypeError(
                 f"{self.id.deployment} was called with stream=True, but the method answers {type(value).__name__} and "
                 f"is no generator."
             )
+        try:
+            async for group in groups:
+                yield group
+        finally:
+            await groups.aclose()
+            close = getattr(value, "aclose", None)
+            if close is not None:
+                await close()
 
     async def _run_with(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method):

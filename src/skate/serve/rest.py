@@ -168,7 +168,7 @@ def _version(body: bytes) -> Answer:
 
 
 def _metrics(body: bytes) -> Answer:
-    from skate.util.metrics import prometheus_text
+    from skate.serve.metrics import prometheus_text
 
     return Answer(200, prometheus_text().encode(), "text/plain; version=0.0.4; charset=utf-8")
 

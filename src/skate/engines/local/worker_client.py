@@ -16,6 +16,7 @@ from skate import exceptions
 from skate.core import refs
 from skate.core.engine import Context, Ready
 from skate.core.environment import merge_environments, without_job
+from skate.core.generator import asyncio_ready
 from skate.core.gpus import named, visible
 from skate.core.ids import FOREIGN, worker_hex
 from skate.core.nodes import NodeSpec
@@ -309,6 +310,26 @@ class WorkerClient(Blocks):
             loop.add_reader(self.link.read_fd, self.readable)
         self._subscribe(ref, True, answered)
         return future
+
+    def asyncio_ready(self, ref: ObjectRef[Any]) -> Any:
+        """A future of the running loop; an actor's own loop reads for it, and needs no other thread."""
+        import asyncio
+
+        if self.on_inbox is None:
+            return asyncio_ready(self, ref)
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        def answered(_: Values) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(wake)
+
+        self._subscribe(ref, False, answered)
+        return woken
 
     def readable(self) -> None:
         """The link has something to read: read once, unless another thread does."""
