@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import skate
 from skate import exceptions
 from skate.serve import context, proxy, router
-from skate.serve.build import build_app
+from skate.serve.build import build_app, http_is_installed
 from skate.serve.config import HTTPOptions, gRPCOptions
 from skate.serve.context import ReplicaContext
 from skate.serve.deployments import DEFAULT, Application, Unset
@@ -88,6 +89,9 @@ def _proxy() -> Any:
         return skate.get_actor(proxy.NAME, namespace=context.NAMESPACE)
     except ValueError:
         pass
+    if not http_is_installed():
+        print("serve: HTTP is not served, handles work. For HTTP: pip install 'skate-ray[serve]'", file=sys.stderr)
+        return None
     settings = ask("get_settings")
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
     if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
@@ -235,6 +239,7 @@ def shutdown() -> None:
             skate.kill(skate.get_actor(name, namespace=context.NAMESPACE))
         except ValueError:
             continue
+    router.forget_all()  # where replicas live in this process, they had some until now
 
 
 async def shutdown_async() -> None:

@@ -36,6 +36,12 @@ class Board:
         self.map = mmap.mmap(fd, SLOTS * WORDS * 8)
         self.words: Any = memoryview(self.map).cast("Q")
         self.place = place
+        self.kept = -1
+        """A descriptor by which others find the board here."""
+
+    def __del__(self) -> None:
+        if self.kept >= 0:
+            os.close(self.kept)
 
 
 def create() -> Board:
@@ -44,6 +50,7 @@ def create() -> Board:
     os.ftruncate(fd, SLOTS * WORDS * 8)  # only what is written to takes memory
     token = int.from_bytes(os.urandom(7), "little")
     board = Board(fd, Place(os.getpid(), fd, token))
+    board.kept = fd
     board.words[OWNER] = token  # slot 0 belongs to nobody
     _known[token] = board
     return board
@@ -83,7 +90,7 @@ def held(place: Place) -> Board | None:
     if opened is None:
         return None
     fd, board = opened
-    board.place = Place(os.getpid(), fd, place.token)
+    board.place, board.kept = Place(os.getpid(), fd, place.token), fd
     _known[place.token] = board
     return board
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import skate
@@ -30,11 +31,16 @@ def build_app(app: Application, name: str, route_prefix: str | None, adjust: Adj
     """
     builder = _Builder(name, adjust)
     ingress = builder.add(app)
-    if route_prefix is not None:
+    if route_prefix is not None and http_is_installed():
         builder.targets[ingress] = replace(builder.targets[ingress], ingress=True)
     top = app._bound_deployment
     options = {} if inspect.isfunction(top.func_or_class) else dict(getattr(top.func_or_class, "__serve_ingress__", {}))
     return AppSpec(name, route_prefix, ingress, builder.targets, builder.codes, options, time.time())
+
+
+def http_is_installed() -> bool:
+    """Whether there is what serves HTTP, the extra ``serve``. Handles work without it."""
+    return all(find_spec(name) is not None for name in ("starlette", "uvicorn"))
 
 
 class _Builder:
