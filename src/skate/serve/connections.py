@@ -278,13 +278,15 @@ class Address:
 
 
 def listen(path: str) -> socket.socket:
-    """A listening Unix socket for this user alone. OSError where there can be none."""
+    """A listening Unix socket for this user alone, which has its name only once it listens. OSError where there can be
+    none."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         os.fchmod(listener.fileno(), 0o600)  # ahead of `bind`, which makes the file with this mode
-        with Address(path) as address:
+        with Address(f"{path}.new") as address:
             listener.bind(address)
         listener.listen(16)
+        os.rename(f"{path}.new", path)
     except OSError:
         listener.close()
         raise
