@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import socket
-import ssl
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx

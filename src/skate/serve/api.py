@@ -55,7 +55,7 @@ def start(
         raise ValueError(f"proxy_location must be 'HeadOnly', 'EveryNode' or 'Disabled', not {proxy_location!r}")
     _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location)
     if proxy_location != "Disabled" and http.location != "NoServer":
-        _ask(proxy.start_proxy(http), "address")
+        _ask(proxy.start_proxy(http, grpc), "address")
 
 
 def _controller(
@@ -96,7 +96,8 @@ def _proxy() -> Any:
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
     if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
         return None
-    return proxy.start_proxy(options)
+    grpc = settings.get("grpc")
+    return proxy.start_proxy(options, gRPCOptions.read(grpc, "grpc_options") if grpc else None)
 
 
 def run(

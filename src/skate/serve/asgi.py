@@ -35,6 +35,10 @@ def get_asgi_app(name: str | None = None) -> Any:
         entry.take({"/": (name, found[name]["ingress"])})
     else:
         entry.take(
-            {row["route_prefix"]: (app, row["ingress"]) for app, row in found.items() if row["route_prefix"] is not None}
+            {
+                row["route_prefix"]: (app, row["ingress"])
+                for app, row in found.items()
+                if row["route_prefix"] is not None
+            }
         )
     return entry

@@ -1,8 +1,8 @@
 """The wire between the proxy and a replica's process: messages and open connections over a Unix socket.
 
 Each replica that serves HTTP listens on a socket of mode 0600 in the session's folder, and the proxy connects to it: a
-proxy that is made anew finds the replicas where the old one did. Messages keep their boundaries (SOCK_SEQPACKET) and may
-bring a file descriptor along. Who is at the other end is asked of the kernel; another user is refused.
+proxy that is made anew finds the replicas where the old one did. Messages keep their boundaries (SOCK_SEQPACKET), and
+may bring a file descriptor along. Who is at the other end is asked of the kernel; another user is refused.
 
 Replica and proxy also share the replica's *marks*: a byte for each connection that the replica holds, in which the
 replica notes what the connection is in. After the replica's death the proxy reads there whom it must answer.
@@ -29,6 +29,8 @@ REQUEST = 1
 """Bytes of a request were taken from the connection, none of an answer were given."""
 ANSWERING = 2
 """A part of an answer may be on its way."""
+ANSWERED = 3
+"""An answer is complete, but may not have left the replica's memory; for a turn of its event loop."""
 
 SLOTS = 65536
 """Connections that one replica can hold."""
@@ -276,13 +278,15 @@ class Address:
 
 
 def listen(path: str) -> socket.socket:
-    """A listening Unix socket for this user alone. OSError where there can be none."""
+    """A listening Unix socket for this user alone, which has its name only once it listens. OSError where there can be
+    none."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         os.fchmod(listener.fileno(), 0o600)  # ahead of `bind`, which makes the file with this mode
-        with Address(path) as address:
+        with Address(f"{path}.new") as address:
             listener.bind(address)
         listener.listen(16)
+        os.rename(f"{path}.new", path)
     except OSError:
         listener.close()
         raise

@@ -86,7 +86,9 @@ async def send_body(send: Send, body: bytes, kind: bytes, status: int = 200, *mo
 # ---------------------------------------------------------------------- handlers
 
 
-def handler_app(handler: Callable[..., Any], in_thread: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[None]]:
+def handler_app(
+    handler: Callable[..., Any], in_thread: Callable[..., Awaitable[Any]]
+) -> Callable[..., Awaitable[None]]:
     """An ASGI application of a handler, which takes a `starlette.requests.Request` or nothing.
 
     Args:
@@ -166,57 +168,68 @@ class _End:
         self.error = error
 
 
-async def in_a_thread(items: Iterator[Any], in_thread: Callable[..., Awaitable[Any]]) -> AsyncIterator[Any]:
-    """The items of a generator that may block, which runs in a thread, each as soon as it is there."""
-    loop = asyncio.get_running_loop()
-    ready: deque[Any] = deque()
-    arrived = asyncio.Event()
-    room = threading.Semaphore(AHEAD)
-    stop = False
-    told = False
+class _Drawing:
+    """A generator that runs in a thread, and its items on their way to an event loop."""
 
-    def tell() -> None:
-        nonlocal told
-        if not told:
-            told = True
-            loop.call_soon_threadsafe(arrived.set)
+    def __init__(self, items: Iterator[Any]) -> None:
+        self.items = items
+        self.loop = asyncio.get_running_loop()
+        self.ready: deque[Any] = deque()
+        self.arrived = asyncio.Event()
+        self.room = threading.Semaphore(AHEAD)
+        self.told = self.stopped = False
 
-    def run() -> None:
+    def run(self) -> None:
+        """In the thread: draw the items."""
         error: BaseException | None = None
         try:
-            for item in items:
-                ready.append(item)
-                tell()
-                room.acquire()
-                if stop:
+            for item in self.items:
+                self._put(item)
+                self.room.acquire()
+                if self.stopped:
                     break
         except BaseException as raised:  # noqa: BLE001  it is raised where the items are awaited
             error = raised
         finally:
-            close = getattr(items, "close", None)
+            close = getattr(self.items, "close", None)
             if close is not None:
                 close()
-        ready.append(_End(error))
-        tell()
+        self._put(_End(error))
 
-    running = asyncio.ensure_future(in_thread(run, (), {}))
+    def _put(self, item: Any) -> None:
+        self.ready.append(item)
+        if not self.told:
+            self.told = True
+            self.loop.call_soon_threadsafe(self.arrived.set)
+
+    async def next(self) -> Any:
+        """On the loop: the next item; `_End` after the last."""
+        while not self.ready:
+            self.arrived.clear()
+            self.told = False
+            if self.ready:  # it came in between
+                break
+            await self.arrived.wait()
+        self.room.release()
+        return self.ready.popleft()
+
+    def stop(self) -> None:
+        """Have the thread end after the item that it is at."""
+        self.stopped = True
+        self.room.release()
+
+
+async def in_a_thread(items: Iterator[Any], in_thread: Callable[..., Awaitable[Any]]) -> AsyncIterator[Any]:
+    """The items of a generator that may block, which runs in a thread, each as soon as it is there."""
+    drawing = _Drawing(items)
+    running = asyncio.ensure_future(in_thread(drawing.run, (), {}))
     try:
-        while True:
-            if not ready:
-                await arrived.wait()
-            arrived.clear()
-            told = False
-            while ready:
-                item = ready.popleft()
-                if type(item) is _End:
-                    if item.error is not None:
-                        raise item.error
-                    return
-                room.release()
-                yield item
+        while type(item := await drawing.next()) is not _End:
+            yield item
+        if item.error is not None:
+            raise item.error
     finally:
-        stop = True
-        room.release()
+        drawing.stop()
         if not running.done():
             running.add_done_callback(_forget)
 
@@ -229,11 +242,15 @@ def _forget(running: asyncio.Future[Any]) -> None:
 # ---------------------------------------------------------------------- errors
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What a replica raised, of the error that its caller gets."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
 def described(error: BaseException) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
     """Status, body and headers that tell a client of an error. Nothing of a trace is among them."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, BaseException) and not isinstance(error, BackPressureError | DeploymentUnavailableError):
-        error = cause  # what a replica raised, as its caller gets it
+    error = cause_of(error)
     if isinstance(error, RequestTimeoutError):
         return 408, str(error).encode(), []
     if isinstance(error, BackPressureError):

@@ -7,17 +7,16 @@ requests that are not theirs, and `serve.get_asgi_app` gives it to test clients.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from skate.serve import http_answers
+from skate.serve import http_answers, measures
 from skate.serve.connections import ANSWERING
 from skate.serve.context import RequestContext, new_request_id, request_context
 from skate.serve.http_relay import relay
-from skate.serve.http_routes import Routes
+from skate.serve.http_routes import Routes, Target
 
-Target = tuple[str, str]
-"""An application, and its ingress deployment."""
 LONGEST_ID = 256
 MODEL_HEADER = b"serve_multiplexed_model_id"
 
@@ -96,7 +95,6 @@ class BrokenAnswerError(Exception):
     """An answer cannot be completed: the connection is to be closed."""
 
 
-
 class Entry:
     """An ASGI application over all applications.
 
@@ -149,6 +147,7 @@ class Entry:
         if model:
             handle = handle.options(multiplexed_model_id=model)
         timeout_s = self.request_timeout_s if scope["type"] == "http" else None
+        began = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):
                 await relay(handle, scope, receive, send)
@@ -157,6 +156,9 @@ class Entry:
             await send.fail(scope, late, request_id)
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets an answer
             await send.fail(scope, error, request_id)
+        finally:
+            method, route = scope.get("method", "WEBSOCKET"), request_context.get().route
+            measures.http_done(method, route, target[0], send.status or 499, time.perf_counter() - began)
 
     async def own(self, path: str, send: Any) -> bool:
         """Answer one of Serve's own paths; False for one that is none."""

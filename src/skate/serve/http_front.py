@@ -22,14 +22,34 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from skate.serve.connections import (
-    ANSWERING, IDLE, REQUEST, SLOTS, Closed, Drop, Hello, Holding, Keep, Kept, Leaving, Link, Marks, Message, Pass,
-    Returned, Settings, Shed, Told, knock, raise_limit, refuse,
+    ANSWERED,
+    IDLE,
+    REQUEST,
+    SLOTS,
+    Closed,
+    Drop,
+    Hello,
+    Holding,
+    Keep,
+    Kept,
+    Leaving,
+    Link,
+    Marks,
+    Message,
+    Pass,
+    Returned,
+    Settings,
+    Shed,
+    Told,
+    knock,
+    raise_limit,
+    refuse,
 )  # fmt: skip
 from skate.serve.context import new_request_id
-from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, Target, identify
+from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, identify
 from skate.serve.http_host import Host
 from skate.serve.http_protocol import Connection
-from skate.serve.http_routes import BadRequestLineError, Routes, asked_path
+from skate.serve.http_routes import BadRequestLineError, Routes, Target, asked_path
 
 log = logging.getLogger("skate.serve")
 
@@ -166,9 +186,7 @@ class Front:
         demand: called as ``demand(target, count)`` while so many connections wait for an application's replicas.
     """
 
-    def __init__(
-        self, entry: Entry, demand: Callable[[Target, int], None] = lambda target, count: None
-    ) -> None:
+    def __init__(self, entry: Entry, demand: Callable[[Target, int], None] = lambda target, count: None) -> None:
         self.entry = entry
         self.demand = demand
         self.loop = asyncio.get_running_loop()
@@ -383,6 +401,8 @@ class Front:
         self.host.take(duplicate, client.slot, self.context)
 
     async def _serve(self, connection: Connection, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            connection.task = asyncio.current_task()
         request_id, model = identify(scope["headers"])
         answer = Answer(send, request_id, self._own_marks, connection.slot)
         if self.context is None:
@@ -413,8 +433,7 @@ class Front:
         self.settings = settings
         self.routes = Routes(settings.routes)
         self.entry.take(settings.routes, settings.root_path, settings.request_timeout_s)
-        self.host.config.root_path = settings.root_path
-        self.host.config.timeout_keep_alive = settings.keep_alive_timeout_s  # type: ignore[assignment]  takes fractions
+        self.host.configure(settings.root_path, settings.keep_alive_timeout_s)
         for backend in self._all():
             backend.link.send(settings)
         for line in [line for target, line in self.held.items() if target not in settings.routes.values()]:
@@ -473,8 +492,9 @@ class Front:
                 self.wait(client)
             elif marks[slot] == REQUEST:
                 self.dismiss(client, 502, "the replica died while it had the request")
+            elif marks[slot] == ANSWERED:
+                self.close(client)  # the client has the answer, and opens another connection
             else:
-                assert marks[slot] == ANSWERING
                 self._forget(client)
                 refuse(client.socket)
         backend.clients.clear()

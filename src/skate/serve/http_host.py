@@ -16,10 +16,11 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Any, Protocol
 
-from skate.serve.connections import IDLE
-from skate.serve.http_protocol import Connection
 from uvicorn.config import Config
 from uvicorn.server import ServerState
+
+from skate.serve.connections import IDLE
+from skate.serve.http_protocol import Connection
 
 
 class Serve(Protocol):
@@ -56,7 +57,7 @@ class Host:
             server_header=False, root_path=root_path,
         )  # fmt: skip
         self.config.load()
-        self.config.timeout_keep_alive = keep_alive_timeout_s  # type: ignore[assignment]  uvicorn takes fractions too
+        self.configure(root_path, keep_alive_timeout_s)
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # we log what is to be logged, with request ids
         self.state = ServerState()
         self.app_state: dict[str, Any] = {}
@@ -67,6 +68,11 @@ class Host:
         self._opening: set[asyncio.Task[None]] = set()
         self.draining = False
         self.empty: asyncio.Event | None = None
+
+    def configure(self, root_path: str, keep_alive_timeout_s: float) -> None:
+        """Take over options, for connections that come from now on."""
+        config: Any = self.config  # its annotations know of no fractions of seconds
+        config.root_path, config.timeout_keep_alive = root_path, keep_alive_timeout_s
 
     def take(self, connection: socket.socket, slot: int, context: ssl.SSLContext | None = None) -> None:
         """Serve a connection, which is taken over. With `context` it is one of TLS."""

@@ -41,7 +41,7 @@ def ingress(app: Any = None) -> Callable[..., Any]:
             cls = _plain_class()
         if not inspect.isclass(cls):
             raise ValueError("@serve.ingress must be used with a class.")
-        if callable(getattr(cls, "__call__", None)) and "__call__" in {name for base in cls.__mro__ for name in vars(base)}:
+        if any("__call__" in vars(base) for base in cls.__mro__):
             raise ValueError("Classes passed to @serve.ingress may not have __call__ method.")
         if app is None and not hasattr(cls, BUILD):
             raise ValueError(f"serve.ingress() without an application needs {cls.__name__} to define `{BUILD}`.")
@@ -84,7 +84,7 @@ async def application(instance: Any) -> Any:
     app = held.app
     if app is None:
         app = getattr(instance, BUILD)()
-    elif inspect.isfunction(app):
+    elif inspect.isfunction(app) and not _is_asgi(app):
         app = app()
     if inspect.isawaitable(app):
         app = await app
@@ -92,6 +92,15 @@ async def application(instance: Any) -> Any:
         raise RayServeException(f"serve.ingress got {app!r}, which is no ASGI application")
     _bind(app, instance)
     return app
+
+
+def _is_asgi(function: Any) -> bool:
+    """Is a function an application itself, rather than one that makes it?"""
+    try:
+        inspect.signature(function).bind()
+    except TypeError:  # it cannot be called without arguments
+        return True
+    return False
 
 
 # ---------------------------------------------------------------------- FastAPI
@@ -119,7 +128,8 @@ def _is_method_of(endpoint: Any, cls: type) -> bool:
     written = getattr(endpoint, "__qualname__", "")
     module = getattr(endpoint, "__module__", None)
     return any(
-        written.startswith(f"{base.__qualname__}.") and "<locals>" not in written[len(base.__qualname__) :]
+        written.startswith(f"{base.__qualname__}.")
+        and "<locals>" not in written[len(base.__qualname__) :]
         and module == base.__module__
         for base in cls.__mro__
         if base is not object
@@ -134,7 +144,9 @@ def _mark(endpoint: Any, cls: type) -> None:
     # FastAPI looks at the annotations again in the replica, where a function has only those globals that its code uses.
     for name, written in list(endpoint.__annotations__.items()):
         if isinstance(written, str):
-            with contextlib.suppress(NameError, AttributeError):  # FastAPI knows what to do with what has no meaning yet
+            with contextlib.suppress(
+                NameError, AttributeError
+            ):  # FastAPI knows what to do with what has no meaning yet
                 endpoint.__annotations__[name] = eval(written, endpoint.__globals__)
 
 

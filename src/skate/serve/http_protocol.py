@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from skate.serve.connections import ANSWERING, IDLE, REQUEST
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from skate.serve.connections import ANSWERED, ANSWERING, IDLE, REQUEST
 
 if TYPE_CHECKING:
     from skate.serve.http_host import Host
@@ -30,6 +32,7 @@ STALL = 20.0
 HEAD_TIME = 20.0
 """Seconds for which a client may take over a request's first line and headers."""
 
+_OVER = (IDLE, ANSWERED)
 _BETWEEN, _HEAD, _BODY = range(3)
 _TOO_LARGE = b"Request header fields too large"
 
@@ -43,8 +46,9 @@ class Connection(HttpToolsProtocol):
         self.socket = connection
         self.slot = slot
         self.marks = host.marks
-        self.app = self._serve
-        self.ws_protocol_class = self._websocket
+        self.app = partial(host.serve, self)
+        upgraded: Any = self._websocket
+        self.ws_protocol_class = upgraded
         self.stage = _BETWEEN
         """Where in a request the parser stands."""
         self.head = 0
@@ -56,15 +60,10 @@ class Connection(HttpToolsProtocol):
         """Is to be given back as soon as it is idle."""
         self.returning = False
         self.task: asyncio.Task[Any] | None = None
-        """The task of the request that runs, while it may be cancelled."""
+        """The task of the request that runs, while it may be cancelled; set by whoever serves it."""
         self.late = False
         """Whether the request was cancelled for taking too long."""
         self.websocket: WebSocket | None = None
-
-    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        self.task = asyncio.current_task()
-        self.late = False
-        await self.host.serve(self, scope, receive, send)
 
     def _websocket(self, **arguments: Any) -> WebSocket:
         self.websocket = WebSocket(self, **arguments)
@@ -73,11 +72,11 @@ class Connection(HttpToolsProtocol):
     # ------------------------------------------------------------------ what arrives
 
     def data_received(self, data: bytes) -> None:
-        if self.marks[self.slot] == IDLE:
+        if self.marks[self.slot] in _OVER:
             self.marks[self.slot] = REQUEST
         if self.stage != _BODY:
             self.head += len(data)
-        super().data_received(data)
+        HttpToolsProtocol.data_received(self, data)
         if self.stage != _BETWEEN and self.stalled is None and self.websocket is None:
             self.heard = self.head_since = self.loop.time()
             self.stalled = self.loop.call_later(STALL, self._look)
@@ -89,7 +88,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.stage = _HEAD
-        super().on_message_begin()
+        HttpToolsProtocol.on_message_begin(self)
 
     def on_headers_complete(self) -> None:
         if self.head > HEAD_LIMIT:  # part of it may be a body, or other requests
@@ -99,11 +98,11 @@ class Connection(HttpToolsProtocol):
                 raise ValueError("the head of the request is too large")
         self.head = 0
         self.stage = _BODY
-        super().on_headers_complete()
+        HttpToolsProtocol.on_headers_complete(self)
 
     def on_message_complete(self) -> None:
         self.stage = _BETWEEN
-        super().on_message_complete()
+        HttpToolsProtocol.on_message_complete(self)
         if self.cycle is not None and self.cycle.response_complete:  # the answer was sent ahead of the body's end
             self.host.settle(self)
 
@@ -129,9 +128,7 @@ class Connection(HttpToolsProtocol):
         if late and not paused:
             self.marks[self.slot] = ANSWERING
             if self.cycle is None or self.cycle.response_complete or self.stage == _HEAD:
-                self.transport.write(
-                    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-                )
+                self.transport.write(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
                 self.transport.close()
             else:
                 self.transport.abort()
@@ -144,7 +141,9 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.task = None
-        super().on_response_complete()
+        HttpToolsProtocol.on_response_complete(self)
+        if self.stage == _BETWEEN and not self.transport.is_closing():
+            self.marks[self.slot] = ANSWERED
         self.host.settle(self)
 
     def settled(self) -> None:
@@ -203,11 +202,7 @@ class WebSocket(WebSocketsSansIOProtocol):
     def __init__(self, http: Connection, **arguments: Any) -> None:
         super().__init__(**arguments, _loop=http.loop)
         self.http = http
-        self.app = self._serve
-        self.app_task: asyncio.Task[Any] | None = None
-
-    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.http.host.serve(self.http, scope, receive, send)
+        self.app = partial(http.host.serve, http)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -58,7 +58,9 @@ async def relay(handle: Any, scope: Any, receive: Receive, send: Send) -> None:
                 continue
             for message in batch:
                 await send(message)
-                over = over or message["type"] in ("websocket.close", "http.response.body") and not message.get("more_body")
+                over = over or (
+                    message["type"] in ("websocket.close", "http.response.body") and not message.get("more_body")
+                )
         over = True
     finally:
         if pump is not None:

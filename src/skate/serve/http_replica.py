@@ -18,14 +18,32 @@ from typing import Any, Protocol
 
 from skate.serve import http_answers
 from skate.serve.connections import (
-    Closed, Drop, Hello, Holding, Keep, Kept, Leaving, Link, Marks, Message, Pass, Returned, Settings, Shed, Told,
-    batches, listen, raise_limit, same_user,
+    Closed,
+    Drop,
+    Hello,
+    Holding,
+    Keep,
+    Kept,
+    Leaving,
+    Link,
+    Marks,
+    Message,
+    Pass,
+    Returned,
+    Settings,
+    Shed,
+    Told,
+    batches,
+    listen,
+    raise_limit,
+    same_user,
 )  # fmt: skip
 from skate.serve.context import RequestContext, request_context
 from skate.serve.exceptions import BackPressureError
-from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, Target, identify, local_path
+from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, identify, local_path
 from skate.serve.http_host import Host
 from skate.serve.http_protocol import Connection
+from skate.serve.http_routes import Target
 
 clock = time.perf_counter
 
@@ -154,10 +172,10 @@ class ReplicaHTTP:
     def _take(self, settings: Settings) -> None:
         routes = {prefix: (app, deployment) for prefix, (app, deployment) in settings.routes.items()}
         self.entry.take(routes, settings.root_path, settings.request_timeout_s)
-        self.root_path = self.host.config.root_path = settings.root_path
+        self.root_path = settings.root_path
         self.timeout_s = settings.request_timeout_s
         self.max_body = settings.max_body_bytes
-        self.host.config.timeout_keep_alive = settings.keep_alive_timeout_s  # type: ignore[assignment]  takes fractions
+        self.host.configure(settings.root_path, settings.keep_alive_timeout_s)
 
     def _left(self, slot: int, kept: bool) -> None:
         """A connection has left this process: tell the proxy, with others of this turn of the loop."""
@@ -181,42 +199,15 @@ class ReplicaHTTP:
 
     async def serve(self, connection: Connection, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request that came on a connection."""
-        marks, slot = self.marks.page, connection.slot
-        request_id, model = identify(scope["headers"])
-        answer = Answer(send, request_id, marks, slot)
-        path = local_path(scope, self.root_path) if self.root_path else scope["path"]
-        routes = self.entry.routes
-        prefix = routes.prefix(path)
-        try:
-            if prefix is None or routes.table[prefix] != self.target or path.startswith("/-/"):
-                await self.entry.answer(scope, receive, answer, request_id, model)
-                return
-            if prefix != "/":
-                scope["root_path"] = scope.get("root_path", "") + prefix
-            if self.max_body is not None and scope["type"] == "http":
-                receive = _bounded(receive, scope, self.max_body)
-            gate = self.gate
-            if gate.ongoing >= gate.max_ongoing:
-                if self.room_elsewhere():
-                    request_context.set(RequestContext(request_id, prefix, self.target[0], model))
-                    await self.entry.call(self.target, model, scope, receive, answer, request_id)
-                    return
-                await self._turn()
-            gate.begin()
-            request_context.set(RequestContext(request_id, prefix, self.target[0], model))
-            began = clock()
-            timer = None
-            if self.timeout_s and scope["type"] == "http":
+        timer = None
+        if scope["type"] == "http":
+            connection.task, connection.late = asyncio.current_task(), False
+            if self.timeout_s:
                 timer = self.loop.call_later(self.timeout_s, _late, connection)
-            try:
-                await self.app(scope, receive, answer)
-            finally:
-                gate.end()
-                if timer is not None:
-                    timer.cancel()
-                if self.observe is not None:
-                    method = scope.get("method", "WEBSOCKET")
-                    self.observe(method, prefix, self.target[0], answer.status, clock() - began)
+        request_id, model = identify(scope["headers"])
+        answer = Answer(send, request_id, self.marks.page, connection.slot)
+        try:
+            await self._answer(scope, receive, answer, request_id, model)
         except asyncio.CancelledError:
             if connection.transport.is_closing():
                 return  # the client has gone, and with it whoever would hear of it
@@ -230,6 +221,37 @@ class ReplicaHTTP:
             connection.transport.abort()
         except Exception as error:  # noqa: BLE001  whatever the application raises, the client gets an answer
             await self._failed(connection, answer, scope, error, request_id)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _answer(self, scope: Any, receive: Any, answer: Answer, request_id: str, model: str) -> None:
+        path = local_path(scope, self.root_path) if self.root_path else scope["path"]
+        routes = self.entry.routes
+        prefix = routes.prefix(path)
+        if prefix is None or routes.table[prefix] != self.target or path.startswith("/-/"):
+            await self.entry.answer(scope, receive, answer, request_id, model)
+            return
+        if prefix != "/":
+            scope["root_path"] = scope.get("root_path", "") + prefix
+        if self.max_body is not None and scope["type"] == "http":
+            receive = _bounded(receive, scope, self.max_body)
+        request_context.set(RequestContext(request_id, prefix, self.target[0], model))
+        gate = self.gate
+        if gate.ongoing >= gate.max_ongoing:
+            if self.room_elsewhere():
+                await self.entry.call(self.target, model, scope, receive, answer, request_id)
+                return
+            await self._turn()
+        gate.begin()
+        began = clock()
+        try:
+            await self.app(scope, receive, answer)
+        finally:
+            gate.end()
+            if self.observe is not None:
+                method = scope.get("method", "WEBSOCKET")
+                self.observe(method, prefix, self.target[0], answer.status, clock() - began)
 
     async def _failed(
         self, connection: Connection, answer: Answer, scope: Any, error: BaseException, request_id: str

@@ -9,10 +9,14 @@ REMEMBERED = 1024
 """Paths whose application is remembered."""
 
 
+Target = tuple[str, str]
+"""An application, and its ingress deployment."""
+
+
 class Routes:
     """Applications by route prefix; the longest that fits wins."""
 
-    def __init__(self, routes: Mapping[str, str]) -> None:
+    def __init__(self, routes: Mapping[str, Target]) -> None:
         self.table = dict(routes)
         self._longest_first = sorted(routes, key=len, reverse=True)
         self._known: dict[str, str | None] = {}
@@ -32,22 +36,6 @@ class Routes:
             known.clear()
         known[path] = found
         return found
-
-    def app(self, path: str) -> str | None:
-        """The application that a decoded path belongs to, or None."""
-        prefix = self.prefix(path)
-        return None if prefix is None else self.table[prefix]
-
-
-def checked(prefix: str) -> str:
-    """A route prefix as it is kept. ValueError for one that cannot be one."""
-    if not prefix.startswith("/"):
-        raise ValueError(f"route_prefix must begin with '/', not {prefix!r}")
-    if "{" in prefix or "}" in prefix:
-        raise ValueError(f"route_prefix must be without '{{' and '}}', not {prefix!r}")
-    if prefix == "/-" or prefix.startswith("/-/"):
-        raise ValueError(f"route_prefix {prefix!r} is taken: paths from '/-/' on are Serve's own")
-    return prefix.rstrip("/") or "/"
 
 
 class BadRequestLineError(ValueError):

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from skate.serve import http_ingress as ingress
+from skate.serve import measures
 from skate.serve.context import request_context
 from skate.serve.handle import DeploymentHandle
 from skate.serve.http_answers import handler_app
@@ -17,18 +18,6 @@ from skate.serve.router import router_of
 
 if TYPE_CHECKING:
     from skate.serve.replica import Replica
-
-def _called(replica: Replica) -> Any:
-    """What answers requests. A deployment without ``__call__`` can be deployed, and answers none."""
-    try:
-        return replica.plain("__call__")
-    except AttributeError as error:
-        problem = error
-
-        def raises() -> None:
-            raise problem
-
-        return raises
 
 
 class HTTPSide:
@@ -49,7 +38,7 @@ class HTTPSide:
             self.lifespan = ingress.Lifespan(self.app)
             await self.lifespan.begin()
         else:
-            self.app = handler_app(_called(replica), replica.in_thread)
+            self.app = _handled(replica)
         folder = session_folder()
         if not folder:  # no proxy of this machine shares a folder with us: requests come by handles
             return
@@ -57,7 +46,7 @@ class HTTPSide:
         target = (replica.id.app_name, replica.id.deployment)
         self.http = ReplicaHTTP(
             replica, target, replica.id.unique_id, self.app, entry, max_queued=max_queued,
-            room_elsewhere=self._room_elsewhere,
+            room_elsewhere=self._room_elsewhere, observe=_observe,
         )  # fmt: skip
         if self.lifespan is not None:
             self.http.host.app_state = self.lifespan.state
@@ -95,3 +84,22 @@ class HTTPSide:
             self.http.close()
         if self.lifespan is not None:
             await self.lifespan.end()
+
+
+def _observe(method: str, route: str, app: str, status: int, seconds: float) -> None:
+    """Note a request that came on a connection."""
+    measures.http_done(method, route, app, status or 499, seconds)
+    measures.request_done(route, seconds, status >= 500)
+
+
+def _handled(replica: Replica) -> Any:
+    """The application of a deployment without ``@serve.ingress``."""
+    try:
+        return handler_app(replica.plain("__call__"), replica.in_thread)
+    except AttributeError as error:
+        problem = str(error)
+
+    async def none(scope: Any, receive: Any, send: Any) -> None:
+        raise AttributeError(problem)
+
+    return none

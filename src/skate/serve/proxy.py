@@ -16,12 +16,14 @@ from typing import Any
 
 import skate
 from skate import exceptions
-from skate.serve import context
-from skate.serve.config import HTTPOptions
+from skate.serve import context, measures
+from skate.serve.config import HTTPOptions, gRPCOptions
 from skate.serve.connections import Settings
 from skate.serve.handle import DeploymentHandle
-from skate.serve.http_entry import Entry, Target
+from skate.serve.http_entry import Entry
 from skate.serve.http_loop import FastLoop
+from skate.serve.http_routes import Target
+from skate.util.metrics_registry import Table
 
 log = logging.getLogger("skate.serve")
 
@@ -65,30 +67,40 @@ def tls_context(options: HTTPOptions) -> ssl.SSLContext | None:
     return made
 
 
-def start_proxy(options: HTTPOptions) -> Any:
+def start_proxy(options: HTTPOptions, grpc: gRPCOptions | None = None) -> Any:
     """The proxy's handle; it is started where there is none. ImportError names what is missing."""
-    for module in ("uvicorn", "httptools", "starlette"):
+    for module in ("uvicorn", "httptools", "starlette", "websockets"):
         if importlib.util.find_spec(module) is None:
             raise ImportError(f"HTTP needs {module}: pip install 'skate-ray[serve]'")
+    if grpc is not None and not grpc.grpc_servicer_functions:
+        grpc = None  # as in Ray: nothing is served then
+    if grpc is not None and importlib.util.find_spec("grpc") is None:
+        raise ImportError("grpc_options need grpcio: pip install 'skate-ray[grpc]'")
     own = {"num_cpus": 0, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 100_000}
     return (
         skate.remote(Proxy)
         .options(**own, name=NAME, namespace=context.NAMESPACE, get_if_exists=True)
-        .remote(FastLoop(), options)
+        .remote(FastLoop(), options, grpc)
     )
 
 
 class Proxy:
     """One proxy. `address` answers once it listens, or raises why it cannot."""
 
-    def __init__(self, loop: FastLoop, options: HTTPOptions) -> None:
+    def __init__(self, loop: FastLoop, options: HTTPOptions, grpc: gRPCOptions | None = None) -> None:
         from skate.serve.http_front import Front
 
         self.options = options
+        self.grpc: Any = None
+        self.grpc_port = 0
+        if grpc is not None:
+            from skate.serve.grpc_proxy import GRPCFront
+
+            self.grpc = GRPCFront(grpc, _handle, self._ingress, lambda: [app for app, _ in self._targets()])
         self.folder = session_folder()
         self.loop = asyncio.get_running_loop()
         context.loop = self.loop
-        self.entry = Entry(lambda app, deployment: DeploymentHandle(deployment, app))
+        self.entry = Entry(_handle)
         self.entry.ready = False
         self.front = Front(self.entry, self._demand)
         self.front.context = tls_context(options)
@@ -108,6 +120,8 @@ class Proxy:
         port = self.options.port or kept.get("proxy:port", 0)
         self.where = self.front.listen(self.options.host, port)
         vault.put.remote("proxy:port", self.where[1])
+        if self.grpc is not None:
+            self.grpc_port = await self.grpc.start(self.options.host)
 
     async def _greeted(self) -> None:
         """Wait until the replicas have handed over what they hold."""
@@ -160,6 +174,22 @@ class Proxy:
         except (exceptions.RayError, RuntimeError):
             return  # it is told again while they wait
 
+    def _targets(self) -> list[Target]:
+        return list(self.entry.routes.table.values())
+
+    async def _ingress(self, app: str) -> Target | None:
+        """The ingress of an application, which may be one without a route."""
+        known = dict(self._targets())
+        if app not in known:
+            rows = (await context.controller().status.remote())["applications"]
+            known = {name: row["ingress"] for name, row in rows.items()}
+        return (app, known[app]) if app in known else None
+
+    async def grpc_address(self) -> tuple[str, int]:
+        """Where gRPC is served; port 0: nowhere."""
+        await asyncio.shield(self.started)
+        return self.where[0], self.grpc_port
+
     async def address(self) -> tuple[str, int]:
         """Where it listens. Raises OSError when it cannot."""
         await asyncio.shield(self.started)
@@ -187,10 +217,18 @@ class Proxy:
             "pid": os.getpid(),
         }
 
+    async def measured(self) -> Table:
+        """What was measured in this process."""
+        return measures.table()
+
     async def stop(self) -> None:
         """Close everything."""
         for task in (*self.tasks, self.started):
             task.cancel()
+        if self.grpc is not None:
+            await self.grpc.stop()
         self.front.stop()
 
 
+def _handle(app: str, deployment: str) -> DeploymentHandle:
+    return DeploymentHandle(deployment, app)

@@ -135,6 +135,14 @@ class Replica:
         self.http = HTTPSide(self)
         await self.http.begin(config.max_queued_requests)
 
+    async def _relayed(self, scope: Any, first: Any, key: str) -> AsyncIterator[Any]:
+        """An HTTP request that comes by a handle; see `skate.serve.http_relay`."""
+        if self.http is None:  # it was started for an application without a route
+            assert self.target is not None
+            await self._serve_http(self.target.config)
+        async for batch in self.http.relayed.run(scope, first, key):
+            yield batch
+
     async def lives(self) -> None:
         """Answers when the replica ends: whoever waits for it hears of its death at once."""
         await self.gone.wait()
@@ -305,8 +313,8 @@ class Replica:
 
     def plain(self, name: str) -> Callable[..., Any]:
         """The deployment's function, or a method of its instance."""
-        if name == HTTP and self.http is not None:
-            return self.http.relayed.run  # type: ignore[no-any-return]
+        if name == HTTP:
+            return self._relayed
         method: Any = self.instance
         if not self.is_function:
             method = getattr(method, name, None)
