@@ -163,7 +163,7 @@ class Request:
         return True
 
     def send_again(self, ref: Any, error: exceptions.RayError) -> bool:
-        """Whether it, which failed, is sent anew: it had not begun, or what failed is a request whose answer it takes."""
+        """Whether it, which failed, is sent anew: it had not begun, or what failed is one whose answer it takes."""
         if not _is_lost(error):
             return False
         mended = self.mend()
