@@ -16,12 +16,13 @@ from typing import Any
 
 import skate
 from skate import exceptions
-from skate.serve import context
+from skate.serve import context, measures
 from skate.serve.config import HTTPOptions
 from skate.serve.connections import Settings
 from skate.serve.handle import DeploymentHandle
 from skate.serve.http_entry import Entry, Target
 from skate.serve.http_loop import FastLoop
+from skate.util.metrics_registry import Table
 
 log = logging.getLogger("skate.serve")
 
@@ -186,6 +187,10 @@ class Proxy:
             "accepted": front.accepted,
             "pid": os.getpid(),
         }
+
+    async def measured(self) -> Table:
+        """What was measured in this process."""
+        return measures.table()
 
     async def stop(self) -> None:
         """Close everything."""
