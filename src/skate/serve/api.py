@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import skate
 from skate import exceptions
-from skate.serve import context, proxy, router
+from skate.serve import context, router
 from skate.serve.build import build_app, http_is_installed
 from skate.serve.config import HTTPOptions, gRPCOptions
 from skate.serve.context import ReplicaContext
@@ -55,6 +55,8 @@ def start(
         raise ValueError(f"proxy_location must be 'HeadOnly', 'EveryNode' or 'Disabled', not {proxy_location!r}")
     _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location)
     if proxy_location != "Disabled" and http.location != "NoServer":
+        from skate.serve import proxy
+
         _ask(proxy.start_proxy(http, grpc), "address")
 
 
@@ -86,12 +88,14 @@ def _controller(
 def _proxy() -> Any:
     """The proxy, started if `start` did not: except where actors live in this process, and a test client is used."""
     try:
-        return skate.get_actor(proxy.NAME, namespace=context.NAMESPACE)
+        return skate.get_actor(context.PROXY, namespace=context.NAMESPACE)
     except ValueError:
         pass
     if not http_is_installed():
         print("serve: HTTP is not served, handles work. For HTTP: pip install 'skate-ray[serve]'", file=sys.stderr)
         return None
+    from skate.serve import proxy
+
     settings = ask("get_settings")
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
     if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
@@ -234,7 +238,7 @@ def shutdown() -> None:
         ask("shutdown")
     except exceptions.RayError as error:
         print(f"serve: the controller did not shut down cleanly: {error}")
-    for name in (proxy.NAME, context.CONTROLLER, context.VAULT):
+    for name in (context.PROXY, context.CONTROLLER, context.VAULT):
         try:
             skate.kill(skate.get_actor(name, namespace=context.NAMESPACE))
         except ValueError:
