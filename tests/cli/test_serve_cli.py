@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +130,10 @@ def running(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 def test_run_stays_until_ctrl_c_and_sees_changed_files(folder: Path) -> None:
     with running(folder, "shop:build", "size=3", "--http-port", "0", "--reload") as (process, wait_for):
-        wait_for("Application default runs")
+        wait_for("Application default runs at http://127.0.0.1:")
+        url = (folder / "log").read_text().split()[-1].rstrip(".")
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert json.loads(answer.read()) == ["one", "3"]
         (folder / "shop.py").write_text(MODULE.replace('"one"', "1/0/"))
         wait_for("could not be deployed")
         wait_for("SyntaxError")

@@ -27,6 +27,7 @@ LAST_LINES = {
     "monte_carlo_pi.py": "3.1401 from 1,600,000 darts",
     "parameter_server.py": "learnt 20 weights",
     "prime_sieve.py": "37 primes below 160",
+    "serve_composition.py": "updated while requests came, and each had its answer",
     "serve_batching.py": "200 texts in batches of up to 16",
     "tree_reduce.py": "32,000 numbers from 16 parts",
     "typed.py": "what the checker found is what came back",

@@ -14,7 +14,7 @@ from skate import serve
 def session() -> Iterator[None]:
     """A session with serve in it."""
     skate.init(engine="local", num_cpus=4, namespace="tests")
-    serve.start()
+    serve.start(proxy_location="Disabled")  # other programs of this machine may listen where HTTP would
     yield
     serve.shutdown()
     skate.shutdown()

@@ -368,6 +368,7 @@ def test_shutdown_leaves_nothing() -> None:
     rows: list[Any] = skate.util.list_named_actors(all_namespaces=True)
     assert [row for row in rows if row["namespace"] == "serve"] == []
     assert serve.status().applications == {}
+    serve.start(proxy_location="Disabled")
     handle = serve.run(Worker.bind(7))
     assert handle.remote().result() == 7
 

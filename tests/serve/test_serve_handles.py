@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +14,7 @@ import pytest
 
 import skate
 from skate import serve
-from skate.exceptions import RayTaskError
+from skate.exceptions import RayActorError, RayTaskError
 from skate.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 from skate.serve.handle import DeploymentHandle, DeploymentResponse
 
@@ -32,6 +34,12 @@ class Adder:
 
     async def fail(self) -> None:
         raise KeyError("nothing there")
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @serve.deployment
@@ -147,6 +155,58 @@ def test_what_upstream_raised_is_what_downstream_gets() -> None:
     handle = serve.run(Adder.bind())
     with pytest.raises(KeyError, match="nothing there"):
         handle.remote(handle.fail.remote()).result()
+
+
+@serve.deployment(max_ongoing_requests=1)
+class Narrow:
+    """Takes one request at a time, so that those of several callers are refused and sent again."""
+
+    def __init__(self) -> None:
+        self.at_once = self.most = 0
+
+    async def __call__(self, value: int) -> int:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await asyncio.sleep(0.001)
+        self.at_once -= 1
+        return value + 1
+
+    async def seen(self) -> int:
+        return self.most
+
+
+@serve.deployment(num_replicas=3, max_ongoing_requests=100)
+class Passing:
+    def __init__(self, first: DeploymentHandle, second: DeploymentHandle) -> None:
+        self.first, self.second = first, second
+
+    async def __call__(self, value: int) -> int:
+        return await self.second.remote(self.first.remote(self.second.remote(value)))
+
+
+def test_answers_that_are_passed_on_come_through_refusals() -> None:
+    handle = serve.run(Passing.bind(Narrow.bind(), Narrow.bind()))
+    responses = [handle.remote(value) for value in range(200)]
+    assert [response.result(timeout_s=30) for response in responses] == [value + 3 for value in range(200)]
+    for name in ("Narrow", "Narrow_1"):
+        assert serve.get_deployment_handle(name, "default").seen.remote().result() == 1
+
+
+def test_answers_that_are_passed_on_come_through_the_death_of_a_replica() -> None:
+    pids = serve.run(Adder.options(num_replicas=2, max_ongoing_requests=100).bind(1))
+    victim = pids.pid.remote().result()
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        responses = [pids.remote(pids.remote(value)) for value in range(20)]
+    finally:
+        os.kill(victim, signal.SIGKILL)
+    assert [response.result(timeout_s=30) for response in responses] == [value + 2 for value in range(20)]
+
+
+def test_an_upstream_request_that_died_under_way_is_no_reason_to_wait_for_ever() -> None:
+    handle = serve.run(Adder.bind(1))
+    with pytest.raises(RayActorError):
+        handle.remote(handle.die.remote()).result(timeout_s=30)
 
 
 def test_responses_do_not_travel_inside_of_values() -> None:

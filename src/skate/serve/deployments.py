@@ -19,6 +19,7 @@ class Unset:
 DEFAULT = Unset()
 _CONFIG = tuple(entry.name for entry in fields(DeploymentConfig))
 OPTIONS = (*_CONFIG, "name", "version", "route_prefix")
+NOT_BUILT = frozenset({"gang_scheduling_config", "deployment_actors", "request_router_config"})
 
 
 class Deployment:
@@ -148,6 +149,9 @@ def deployment(
     health_check_timeout_s: float | Unset = DEFAULT,
     logging_config: dict[str, Any] | Unset | None = DEFAULT,
     max_constructor_retry_count: int | Unset = DEFAULT,
+    rolling_update_percentage: float | Unset = DEFAULT,
+    max_surge_percent: int | Unset = DEFAULT,
+    **others: Any,
 ) -> Any:
     """Make a deployment of a class or function: ``@serve.deployment``, or with options ``@serve.deployment(...)``.
 
@@ -162,6 +166,7 @@ def deployment(
     Raises ValueError for a wrong value, TypeError for a wrong type; both name the option.
     """
     given = {key: value for key, value in locals().items() if not key.startswith("_") and value is not DEFAULT}
+    given.update(given.pop("others"))
 
     def decorate(target: Callable[..., Any]) -> Deployment:
         return _configured(target, given, None)
@@ -175,6 +180,10 @@ def _configured(target: Callable[..., Any], given: Mapping[str, Any], old: Deplo
         raise TypeError(f"{target!r} is a deployment already: .options(...) gives a copy with other options")
     if not callable(target):
         raise TypeError(f"@serve.deployment takes a class or a function, not {target!r} ({type(target).__name__})")
+    for option in NOT_BUILT & given.keys():
+        if given[option] is not None:
+            raise NotImplementedError(f"{option} is not built yet")
+    given = {key: value for key, value in given.items() if key not in NOT_BUILT}
     for option in given:
         if option not in OPTIONS:
             raise TypeError(f"There is no option {option!r} of deployments; there are: {', '.join(sorted(OPTIONS))}")
@@ -183,6 +192,8 @@ def _configured(target: Callable[..., Any], given: Mapping[str, Any], old: Deplo
     name = given.get("name", old.name if old else target.__name__)
     if not isinstance(name, str) or not name:
         raise TypeError(f"name must be a string that is not empty, not {name!r}")
+    if "#" in name:
+        raise ValueError(f"name may not hold '#', as {name!r} does: it parts the names of replicas")
     version = given.get("version", old.version if old else None)
     if version is not None and not isinstance(version, str):
         raise TypeError(f"version must be a string, not {version!r}")

@@ -18,7 +18,10 @@ from skate.serve.replica import Refused
 from skate.serve.router import Router, Target, Told, next_number, router_of
 from skate.serve.streams import Group
 
-_DEAD = (exceptions.RayActorError,)
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether it is the replica that failed, and not its code."""
+    return isinstance(error, exceptions.RayActorError) and not isinstance(error, exceptions.RayTaskError)
 
 
 class Request:
@@ -125,6 +128,55 @@ class Request:
                 self.waiters.append((loop, future))
             await future
 
+    def mend(self) -> bool | None:
+        """Have those sent anew whose answers this one takes, if they were refused or had not begun on a dead replica.
+
+        None: nothing is wrong with them. False: one of them will have no answer.
+        """
+        found: bool | None = None
+        for each in self._upstream:
+            verdict = each.looked_after()
+            if verdict is False:
+                return False
+            found = found or verdict
+        return found
+
+    def looked_after(self) -> bool | None:
+        """The same of this one."""
+        ref = self.ref
+        if ref is None:
+            return self.error is None
+        if skate.wait([ref], timeout=0)[1]:
+            return None
+        try:
+            value = skate.get(ref)
+        except exceptions.RayError as error:
+            mended = self.mend()
+            if mended:
+                self.router.again(self, ref, Refused("argument"))
+            return mended if mended is not None else _is_lost(error) and self.router.lost(self, ref)
+        if type(value) is not Refused:
+            return None
+        if value.why == "argument" and self.mend() is False:
+            return False
+        self.router.again(self, ref, value)
+        return True
+
+    def send_again(self, ref: Any, error: exceptions.RayError) -> bool:
+        """Whether it, which failed, is sent anew: it had not begun, or what failed is one whose answer it takes."""
+        if not _is_lost(error):
+            return False
+        mended = self.mend()
+        if mended:
+            self.router.again(self, ref, Refused("argument"))
+        return mended if mended is not None else self.router.lost(self, ref)
+
+    def was_refused(self, ref: Any, refused: Refused) -> None:
+        """It is sent anew."""
+        if refused.why == "argument":
+            self.mend()
+        self.router.again(self, ref, refused)
+
     def cancel(self) -> None:
         """Have it not run, or no further."""
         self.cancelled = True
@@ -202,17 +254,20 @@ class DeploymentResponse(_Response):
                 request.wait_until_sent(deadline)
             if request.error is not None:
                 raise request.error
+            ref = request.ref
+            if ref is None:
+                continue  # it was taken back in this moment
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                value = skate.get(request.ref, timeout=left)
+                value = skate.get(ref, timeout=left)
             except exceptions.GetTimeoutError as error:
-                if left is None or not skate.wait([request.ref], timeout=0)[1]:
+                if left is None or not skate.wait([ref], timeout=0)[1]:
                     raise  # the handler's own
                 raise TimeoutError(f"No answer within {timeout_s} s.") from error
             except exceptions.RayError as error:
-                self._failed(error)
+                self._failed(ref, error)
                 continue
-            self._answered(value)
+            self._answered(ref, value)
         return self._value
 
     def __await__(self) -> Any:
@@ -222,29 +277,31 @@ class DeploymentResponse(_Response):
                 yield from request.until_sent().__await__()
             if request.error is not None:
                 raise request.error
+            ref = request.ref
+            if ref is None:
+                continue
             try:
-                value = yield from request.ref.__await__()
+                value = yield from ref.__await__()
             except exceptions.RayError as error:
-                self._failed(error)
+                self._failed(ref, error)
                 continue
             except asyncio.CancelledError:
                 request.cancel()
                 raise
-            self._answered(value)
+            self._answered(ref, value)
         return self._value
 
-    def _answered(self, value: Any) -> None:
-        request = self.request
+    def _answered(self, ref: Any, value: Any) -> None:
         if type(value) is Refused:
-            request.router.again(request, value)
+            self.request.was_refused(ref, value)
             return
         self._value, self._done = value, True
-        request.router.ended(request)
+        self.request.router.ended(self.request)
 
-    def _failed(self, error: exceptions.RayError) -> None:
+    def _failed(self, ref: Any, error: exceptions.RayError) -> None:
         """Raise what the request failed of, unless it is sent anew."""
         request = self.request
-        if isinstance(error, _DEAD) and not isinstance(error, exceptions.RayTaskError) and request.router.lost(request):
+        if request.send_again(ref, error):
             return
         request.router.ended(request)
         if request.cancelled and isinstance(error, exceptions.TaskCancelledError):
@@ -300,16 +357,19 @@ class DeploymentResponseGenerator(_Response):
             request.wait_until_sent(None)
             if request.error is not None:
                 raise request.error
+            ref = request.ref
+            if ref is None:
+                continue  # it was taken back in this moment
             try:
-                value = skate.get(next(request.ref))
+                value = skate.get(next(ref))
             except StopIteration:
                 request.router.ended(request)
                 raise
             except exceptions.RayError as error:
-                self._failed(error)
+                self._failed(ref, error)
                 continue
             if type(value) is Refused:
-                request.router.again(request, value)
+                request.was_refused(ref, value)
                 continue
             self._first = False
             if type(value) is Group:
@@ -325,19 +385,22 @@ class DeploymentResponseGenerator(_Response):
             await request.until_sent()
             if request.error is not None:
                 raise request.error
+            ref = request.ref
+            if ref is None:
+                continue
             try:
-                value = await (await anext(request.ref))
+                value = await (await anext(ref))
             except StopAsyncIteration:
                 request.router.ended(request)
                 raise
             except exceptions.RayError as error:
-                self._failed(error)
+                self._failed(ref, error)
                 continue
             except asyncio.CancelledError:
                 request.cancel()
                 raise
             if type(value) is Refused:
-                request.router.again(request, value)
+                request.was_refused(ref, value)
                 continue
             self._first = False
             if type(value) is Group:
@@ -345,14 +408,9 @@ class DeploymentResponseGenerator(_Response):
                 return self._here.popleft()
             return value
 
-    def _failed(self, error: exceptions.RayError) -> None:
+    def _failed(self, ref: Any, error: exceptions.RayError) -> None:
         request = self.request
-        if (
-            self._first
-            and isinstance(error, _DEAD)
-            and not isinstance(error, exceptions.RayTaskError)
-            and request.router.lost(request)
-        ):
+        if self._first and request.send_again(ref, error):
             return
         request.router.ended(request)
         if request.cancelled and isinstance(error, exceptions.TaskCancelledError):

@@ -6,12 +6,10 @@ the tables of replicas and proxies are fetched (`skate.serve.metrics`).
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-import skate
 from skate.serve import context
 from skate.util.metrics_registry import Kind, Series, Table, Values
 
@@ -61,11 +59,16 @@ class Measure:
         sums[0] += value
         sums[1 + bisect_left(self._bounds, value)] += 1
 
-    def table(self) -> tuple[Series, Values]:
-        """A copy of its values, as the registry has them."""
-        return self._series, {
-            tags: list(value) if isinstance(value, list) else value for tags, value in list(self.values.items())
-        }
+    def table(self, of: tuple[str, ...] | None, everything: bool) -> tuple[Series, Values]:
+        """A copy of its values as the registry has them: those of the replica `of`, and those of no replica if
+        `everything` is wanted.
+        """
+        chosen = [
+            (tags, value)
+            for tags, value in list(self.values.items())
+            if (tags[:3] == of if self._of_replica else everything)
+        ]
+        return self._series, {tags: list(value) if isinstance(value, list) else value for tags, value in chosen}
 
 
 _all: list[Measure] = []
@@ -80,17 +83,15 @@ def where() -> tuple[str, ...]:
 NOWHERE = ("", "", "")
 
 
-def process() -> str:
-    """Names this process."""
-    return f"{skate.get_runtime_context().get_node_id()}:{os.getpid()}"
-
-
-def table() -> Table:
-    """All that has been measured in this process."""
-    found = {series.name: (series, values) for series, values in (measure.table() for measure in _all) if values}
-    for name, (of, description) in _COUNTS.items():
-        if of in found:
-            series, values = found[of]
+def table(of: tuple[str, ...] | None = None, everything: bool = True) -> Table:
+    """What has been measured in this process: of the replica that `of` names, and outside of replicas if `everything`
+    is wanted.
+    """
+    tables = [measure.table(of, everything) for measure in _all]
+    found = {series.name: (series, values) for series, values in tables if values}
+    for name, (histogram, description) in _COUNTS.items():
+        if histogram in found:
+            series, values = found[histogram]
             totals = {tags: sum(counts[1:]) for tags, counts in values.items()}
             found[name] = (Series(name, "counter", description, series.tags), totals)
     return found

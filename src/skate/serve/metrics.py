@@ -107,7 +107,7 @@ def snapshot() -> list[dict[str, Any]]:
     from skate.serve import measures
     from skate.util.metrics_registry import merged
 
-    tables = {measures.process(): measures.table()}
+    tables = {"here": measures.table()}
     rows = skate.util.list_named_actors(all_namespaces=True)
     names = [row["name"] for row in rows if row["namespace"] == context.NAMESPACE]  # type: ignore[index]
     asked = []
@@ -118,8 +118,7 @@ def snapshot() -> list[dict[str, Any]]:
     ready, _ = skate.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
     for ref in ready:
         with contextlib.suppress(RayError, GetTimeoutError):  # it has just ended
-            process, table = skate.get(ref)
-            tables[process] = table
+            tables[str(ref)] = skate.get(ref)
     with contextlib.suppress(RuntimeError):  # serve does not run
         status = skate.get(context.controller().status.remote())
         tables["controller"] = measures.replica_table(status)

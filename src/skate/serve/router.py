@@ -247,7 +247,7 @@ class Router:
                 if target is not None:
                     self._send(request, target)
                     return
-            if 0 <= self.max_queued <= len(self.queue) and self.targets:
+            if 0 <= self.max_queued <= len(self.queue):
                 request.fail(BackPressureError(len(self.queue), self.max_queued))
                 return
             self.queue.append(request)
@@ -315,11 +315,12 @@ class Router:
             with self.lock:
                 self._advance()
 
-    def again(self, request: Request, refused: Refused) -> None:
-        """A replica refused a request: it is the first to be sent anew."""
-        target = request.target
-        assert target is not None
+    def again(self, request: Request, ref: Any, refused: Refused) -> None:
+        """A replica refused the request whose answer was to be `ref`: it is the first to be sent anew."""
         with self.lock:
+            target = request.target
+            if target is None or request.ref is not ref:
+                return  # somebody else who takes its answer has seen to it
             target.flying.pop(request.number, None)
             if refused.why == "full":
                 target.full_until = clock() + TICK
@@ -330,11 +331,12 @@ class Router:
             self._advance()
             self._pump_soon()
 
-    def lost(self, request: Request) -> bool:
-        """A request's replica is gone; True when it had not begun there, and is sent anew."""
-        target = request.target
-        assert target is not None
+    def lost(self, request: Request, ref: Any) -> bool:
+        """The replica that was to give `ref` is gone; True when it had not begun the request, which is sent anew."""
         with self.lock:
+            target = request.target
+            if target is None or request.ref is not ref:
+                return True
             target.flying.pop(request.number, None)
             self._drop(target)
             if board.had_begun(target.words, target.word, request.number, request.begun_before):

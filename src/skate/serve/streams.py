@@ -93,60 +93,74 @@ class _End:
         self.error = error
 
 
-async def grouped_in_thread(
-    items: Iterator[Any], in_thread: Callable[..., Awaitable[Any]]
-) -> AsyncGenerator[list[Any], None]:
-    """The items of a generator that may block, which runs in a thread: those together that are there."""
-    loop = asyncio.get_running_loop()
-    ready: deque[Any] = deque()
-    arrived = asyncio.Event()
-    room = threading.Semaphore(AHEAD)
-    stop = False
+class _Running:
+    """A generator that runs in a thread, and what it has made that nobody took yet."""
 
-    def run() -> None:
+    def __init__(self, items: Iterator[Any]) -> None:
+        self.items = items
+        self.loop = asyncio.get_running_loop()
+        self.ready: deque[Any] = deque()
+        self.arrived = asyncio.Event()
+        self.room = threading.Semaphore(AHEAD)
+        self.stop = False
+
+    def run(self) -> None:
+        """Run the generator to its end, or until nobody reads on."""
         error: BaseException | None = None
         try:
-            for item in items:
-                ready.append(item)
-                if len(ready) == 1:
-                    loop.call_soon_threadsafe(arrived.set)
-                room.acquire()
-                if stop:
+            for item in self.items:
+                self._put(item)
+                self.room.acquire()
+                if self.stop:
                     break
         except BaseException as raised:  # noqa: BLE001  it is raised where the items are awaited
             error = raised
         finally:
-            close = getattr(items, "close", None)
+            close = getattr(self.items, "close", None)
             if close is not None:
                 close()
-        ready.append(_End(error))
-        loop.call_soon_threadsafe(arrived.set)
+        self._put(_End(error))
 
-    running = asyncio.ensure_future(in_thread(run, (), {}))
+    def _put(self, item: Any) -> None:
+        self.ready.append(item)
+        if len(self.ready) == 1:
+            self.loop.call_soon_threadsafe(self.arrived.set)
+
+    def take(self) -> tuple[Group, _End | None]:
+        """What is there, and the end if that is next."""
+        group, size = Group(), 0
+        while self.ready and len(group) < MOST and size < LARGEST:
+            item = self.ready.popleft()
+            if type(item) is _End:
+                return group, item
+            self.room.release()
+            size += size_of(item)
+            group.append(item)
+        return group, None
+
+
+async def grouped_in_thread(
+    items: Iterator[Any], in_thread: Callable[..., Awaitable[Any]]
+) -> AsyncGenerator[list[Any], None]:
+    """The items of a generator that may block, which runs in a thread: those together that are there."""
+    running = _Running(items)
+    task = asyncio.ensure_future(in_thread(running.run, (), {}))
     try:
-        while True:
-            if not ready:
-                await arrived.wait()
-            arrived.clear()
-            group, size = Group(), 0
-            while ready and len(group) < MOST and size < LARGEST:
-                item = ready.popleft()
-                if type(item) is _End:
-                    if group:
-                        yield group
-                    if item.error is not None:
-                        raise item.error
-                    return
-                room.release()
-                size += size_of(item)
-                group.append(item)
+        end = None
+        while end is None:
+            if not running.ready:
+                await running.arrived.wait()
+            running.arrived.clear()
+            group, end = running.take()
             if group:
                 yield group
+        if end.error is not None:
+            raise end.error
     finally:
-        stop = True
-        room.release()
-        if not running.done():
-            running.add_done_callback(_look_away)
+        running.stop = True
+        running.room.release()
+        if not task.done():
+            task.add_done_callback(_look_away)
 
 
 def _look_away(running: asyncio.Future[Any]) -> None:
