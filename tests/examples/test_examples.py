@@ -29,6 +29,8 @@ LAST_LINES = {
     "prime_sieve.py": "37 primes below 160",
     "serve_composition.py": "updated while requests came, and each had its answer",
     "serve_batching.py": "200 texts in batches of up to 16",
+    "serve_http.py": "an update and a death, and no request failed",
+    "serve_streaming.py": "for a client that has gone no token is made",
     "tree_reduce.py": "32,000 numbers from 16 parts",
     "typed.py": "what the checker found is what came back",
     "word_count.py": "as counted alone",

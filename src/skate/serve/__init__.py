@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from skate.serve.api import start as start
     from skate.serve.api import status as status
     from skate.serve.asgi import get_asgi_app as get_asgi_app
+    from skate.serve.asgi import get_http_address as get_http_address
     from skate.serve.batching import batch as batch
     from skate.serve.config import HTTPOptions as HTTPOptions
     from skate.serve.deployments import Application as Application
@@ -57,6 +58,7 @@ _NAMES = {
     "get_app_handle": "api",
     "multiplexed": "multiplex",
     "get_asgi_app": "asgi",
+    "get_http_address": "asgi",
     "get_deployment_handle": "api",
     "get_multiplexed_model_id": "api",
     "get_replica_context": "api",
@@ -82,6 +84,7 @@ __all__ = [
     "deployment",
     "get_app_handle",
     "get_asgi_app",
+    "get_http_address",
     "get_deployment_handle",
     "get_multiplexed_model_id",
     "get_replica_context",

@@ -1,13 +1,31 @@
-"""Applications as ASGI callables, for test clients that call them without a socket."""
+"""How programs reach applications: by an address, or as ASGI callables without a socket."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import skate
+from skate.serve import context, proxy
 from skate.serve.api import ask
 from skate.serve.exceptions import RayServeException
 from skate.serve.handle import DeploymentHandle
 from skate.serve.http_entry import Entry
+
+
+def get_http_address() -> str:
+    """Where HTTP is served, as in ``http://127.0.0.1:8000``; with ``port=0`` the port that it became.
+
+    Raises RayServeException when no HTTP is served.
+    """
+    settings = ask("get_settings").get("http") or {}
+    try:
+        front = skate.get_actor(proxy.NAME, namespace=context.NAMESPACE)
+    except ValueError:
+        raise RayServeException("No HTTP is served: no application has a route prefix yet, or it is disabled") from None
+    host, port = skate.get(front.address.remote())
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    scheme = "https" if settings.get("ssl_certfile") else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def get_asgi_app(name: str | None = None) -> Any:

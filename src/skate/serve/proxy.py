@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import ssl
+import sys
 import zlib
 from typing import Any
 
@@ -76,6 +77,9 @@ def start_proxy(options: HTTPOptions, grpc: gRPCOptions | None = None) -> Any:
         grpc = None  # as in Ray: nothing is served then
     if grpc is not None and importlib.util.find_spec("grpc") is None:
         raise ImportError("grpc_options need grpcio: pip install 'skate-ray[grpc]'")
+    # The program has imported what its applications need: replicas start with it, and with what serves HTTP.
+    frameworks = [name for name in ("starlette.responses", "fastapi") if name in sys.modules]
+    skate.util.preload("skate.serve.http_front", "skate.serve.http_side", *frameworks)
     own = {"num_cpus": 0, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 100_000}
     return (
         skate.remote(Proxy)
