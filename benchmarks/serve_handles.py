@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CHILD = '''
+CHILD = """
 import asyncio, json, os, sys, time
 package, what = sys.argv[1:]
 if package == "ray":
@@ -101,7 +101,7 @@ for line in sys.stdin:
     print("RATE", rate, flush=True)
 serve.shutdown()
 ray.shutdown()
-'''
+"""
 CASES = {
     "one_by_one": "handle call from a deployment to another, one at a time, calls/s",
     "hundred": "the same, 100 in flight, calls/s",
@@ -127,7 +127,7 @@ def answer(process: subprocess.Popen[str], word: str) -> float:
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(word):
-            return float((line.split() + ["0"])[1])
+            return float([*line.split(), "0"][1])
     raise RuntimeError(f"it ended with {process.wait()}")
 
 

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from skate import serve
 
 api = FastAPI()
-TEXT = "It is not the mountain we conquer but ourselves".split()
+TEXT = ["It", "is", "not", "the", "mountain", "we", "conquer", "but", "ourselves"]
 
 
 @serve.deployment(max_ongoing_requests=100)

@@ -141,6 +141,26 @@ def test_requests_go_on_while_the_controller_is_killed_and_a_redeploy_works_afte
     assert load.errors == []
 
 
+def test_the_vault_is_filled_again_when_it_died(eventually: Eventually) -> None:
+    handle = serve.run(Worker.options(num_replicas=2).bind(1))
+    before = {handle.pid.remote().result() for _ in range(50)}
+    vault = skate.get_actor(context.VAULT, namespace=context.NAMESPACE)
+    _, old = skate.get(vault.everything.remote())
+    skate.kill(vault, no_restart=False)
+    eventually(lambda: has_record(vault, old.pid))
+    kill_controller()
+    eventually(is_healthy)
+    assert {handle.pid.remote().result() for _ in range(50)} == before
+
+
+def has_record(vault: Any, old: int) -> bool:
+    try:
+        kept, place = skate.get(vault.everything.remote())
+    except RayActorError:
+        return False
+    return "app:default" in kept and place is not None and place.pid != old
+
+
 def test_a_replica_that_dies_while_there_is_no_controller_is_replaced(eventually: Eventually) -> None:
     handle = serve.run(Worker.options(num_replicas=2).bind())
     victim = handle.pid.remote().result()

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import skate
+from skate import exceptions
 from skate.serve import board, context
 from skate.serve.autoscaling import Autoscaler
 from skate.serve.declared import Declared, plain_config
@@ -25,6 +26,7 @@ from skate.serve.topics import Topics
 
 clock = time.monotonic
 Key = tuple[str, str]
+VAULT_AGAIN_S = 0.05
 FORGET_S = 10.0
 """Seconds for which what a router told of its queue is believed."""
 
@@ -57,11 +59,13 @@ class Controller:
         """What routers told of how many requests wait there, and when."""
         self.salt, self.salts = os.urandom(3).hex(), 0
         self.vault = skate.get_actor(context.VAULT, namespace=context.NAMESPACE)
+        self.record: dict[str, Any] = {}
+        """What the vault keeps."""
         self.declared = Declared(
             self.deploy,
             lambda names: self.delete(names, wait=False),
-            lambda name, value: self.vault.put.remote(name, value),
-            lambda name: self.vault.drop.remote(name),
+            self._keep,
+            self._drop,
             self.topics.notify,
         )
         self.timer: asyncio.TimerHandle | None = None
@@ -83,7 +87,30 @@ class Controller:
         else:
             await self._recover()
         self.ready.set()
+        self.tender.task(self._see_vault())
         self.decide()
+
+    def _keep(self, name: str, value: Any) -> Any:
+        """Put something on record; a reference that is ready when it is there."""
+        self.record[name] = value
+        return self.vault.put.remote(name, value)
+
+    def _drop(self, name: str) -> Any:
+        """Take something off the record."""
+        self.record.pop(name, None)
+        return self.vault.drop.remote(name)
+
+    async def _see_vault(self) -> None:
+        """Fill the vault that takes the place of one that died."""
+        while True:
+            try:
+                await self.vault.lives.remote()
+            except exceptions.ActorDiedError:
+                return  # it was ended, and so are we
+            except exceptions.RayError:
+                await asyncio.sleep(VAULT_AGAIN_S)
+            with contextlib.suppress(exceptions.RayError):  # then the next turn sees to it
+                await self.vault.refill.remote(self.record, self.tender.board.place if self.tender.board else None)
 
     def _own_board(self) -> None:
         self.tender.board = page = board.create()
@@ -91,7 +118,8 @@ class Controller:
 
     async def _recover(self) -> None:
         kept, place = await self.vault.everything.remote()
-        page = board.attach(place) if place is not None else None
+        self.record = dict(kept)
+        page = board.held(place) if place is not None else None
         if page is None or page.place is None:
             self._own_board()
         else:
@@ -125,10 +153,9 @@ class Controller:
             if spec.declared is None:
                 self.declared.drop(spec.name)
             self._set(spec, clock())
-        kept = [self.vault.put.remote(f"app:{spec.name}", spec) for spec in specs]
+        kept = [self._keep(f"app:{spec.name}", spec) for spec in specs]
         self.decide()
-        for ref in kept:
-            await ref
+        await _recorded(kept)
 
     async def apply(self, config: dict[str, Any]) -> None:
         """Have the applications of a configuration run, and of those declared before no others. See `Declared`."""
@@ -229,11 +256,10 @@ class Controller:
             app.deleting = True
             for state in app.states.values():
                 state.delete()
-        kept = [self.vault.drop.remote(f"app:{name}") for name in known]
+        kept = [self._drop(f"app:{name}") for name in known]
         self._publish_routes()
         self.decide()
-        for ref in kept:
-            await ref
+        await _recorded(kept)
         while wait and any(name in self.apps and self.apps[name].deleting for name in known):
             await self.topics.changed(None)
         return known
@@ -417,6 +443,13 @@ class Controller:
             if app.spec.route_prefix is not None and not app.deleting
         }
         self.topics.set(("routes",), routes)
+
+
+async def _recorded(refs: list[Any]) -> None:
+    """Wait until the vault has something. One that died in between gets it when it is filled again."""
+    for ref in refs:
+        with contextlib.suppress(exceptions.ActorUnavailableError):
+            await ref
 
 
 def _names_of_replicas() -> list[str]:

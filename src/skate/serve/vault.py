@@ -1,7 +1,11 @@
-"""The vault: a small actor that keeps what the controller must not forget."""
+"""The vault: a small actor that keeps what the controller must not forget.
+
+Should it die, the controller fills the one that takes its place. Only both at once forget.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from skate.serve import board
@@ -14,18 +18,28 @@ class Vault:
         self.kept: dict[str, Any] = {}
         self.board: board.Board | None = None
 
-    def put(self, name: str, value: Any) -> None:
+    async def lives(self) -> None:
+        """Answers when the vault ends: whoever waits for it hears of its death at once."""
+        await asyncio.Event().wait()
+
+    async def refill(self, kept: dict[str, Any], place: board.Place | None) -> None:
+        """Have what another one had."""
+        self.kept = {**kept, **self.kept}
+        if place is not None and self.board is None:
+            self.board = board.held(place)
+
+    async def put(self, name: str, value: Any) -> None:
         """Keep a value."""
         self.kept[name] = value
 
-    def drop(self, name: str) -> None:
+    async def drop(self, name: str) -> None:
         """Keep it no longer."""
         self.kept.pop(name, None)
 
-    def everything(self) -> tuple[dict[str, Any], board.Place | None]:
+    async def everything(self) -> tuple[dict[str, Any], board.Place | None]:
         """All values, and where the board is found."""
         return self.kept, self.board.place if self.board is not None else None
 
-    def hold(self, place: board.Place) -> None:
+    async def hold(self, place: board.Place) -> None:
         """Keep the board's memory, whatever becomes of who made it."""
         self.board = board.held(place)
