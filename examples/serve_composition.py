@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 
+import skate as ray
 from skate import serve
 from skate.serve.handle import DeploymentHandle
 
@@ -55,6 +56,7 @@ def application(order: str) -> serve.Application:
 
 
 def main() -> None:
+    ray.init()
     handle = serve.run(application("frequent"), name="words", route_prefix=None)
     print("the most frequent word:", handle.remote(TEXT).result()[0])
     print("streamed:", *list(handle.options(stream=True).ranked.remote(TEXT))[:3])
@@ -79,7 +81,8 @@ def main() -> None:
     for name, deployment in serve.status().applications["words"].deployments.items():
         print(f"{name}: {deployment.status.value}, {deployment.replica_states}")
     serve.shutdown()
-    print("serve_composition.py: updated while requests came, and each had its answer")
+    ray.shutdown()
+    print("serve_composition: updated while requests came, and each had its answer")
 
 
 if __name__ == "__main__":
