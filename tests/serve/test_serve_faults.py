@@ -403,3 +403,45 @@ def test_scale_from_zero_and_back(eventually: Eventually) -> None:
     responses = [handle.remote(0.5) for _ in range(10)]
     assert [response.result(timeout_s=20) for response in responses] == [1] * 10
     eventually(lambda: overview().replica_states == {})
+
+
+def test_autoscaling_follows_a_load_up_and_down_and_fails_no_request(eventually: Eventually) -> None:
+    scaling = {
+        "min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 1, "look_back_period_s": 0.4,
+        "metrics_interval_s": 0.1, "upscale_delay_s": 0.2, "downscale_delay_s": 0.5,
+    }  # fmt: skip
+    handle = serve.run(Worker.options(autoscaling_config=scaling).bind())
+    with Load(handle, seconds=0.05, threads=6) as load:
+        eventually(lambda: overview().replica_states.get("RUNNING") == 3)
+    eventually(lambda: overview().replica_states == {"RUNNING": 1})
+    assert load.errors == [] and len(load.values) > 10
+
+
+def test_replicas_have_placement_groups_of_their_own_which_go_with_them(eventually: Eventually) -> None:
+    @serve.deployment(num_replicas=2, placement_group_bundles=[{"CPU": 0.5}, {"CPU": 0.25}])
+    def where() -> str | None:
+        return skate.get_runtime_context().get_placement_group_id()
+
+    handle = serve.run(where.bind())
+    groups = set()
+    eventually(lambda: groups.add(handle.remote().result()) or len(groups) == 2)
+    assert None not in groups
+    serve.delete("default")
+    eventually(lambda: {row["state"] for row in skate.util.placement_group_table().values()} == {"REMOVED"})
+
+
+def test_no_more_replicas_on_a_node_than_allowed(eventually: Eventually) -> None:
+    serve.run(Worker.options(num_replicas=3, max_replicas_per_node=2).bind(), _blocking=False)
+    eventually(lambda: overview().replica_states == {"RUNNING": 2, "STARTING": 1})
+    assert serve.status().applications["default"].status is ApplicationStatus.DEPLOYING
+    serve.delete("default")
+    assert replicas_alive() == []
+
+
+def test_replicas_wait_for_resources_and_the_old_ones_serve_meanwhile() -> None:
+    deployment = Worker.options(ray_actor_options={"num_cpus": 3})
+    handle = serve.run(deployment.bind(1))
+    with Load(handle, seconds=0.01, threads=2) as load:
+        serve.run(deployment.bind(2))  # of the session's 4 CPUs: the old replica has to make room
+    assert load.errors == [] and load.values[0] == 1
+    assert handle.remote().result() == 2

@@ -37,7 +37,6 @@ def start(
     http_options: dict[str, Any] | HTTPOptions | None = None,
     grpc_options: dict[str, Any] | gRPCOptions | None = None,
     logging_config: dict[str, Any] | None = None,
-    **kwargs: Any,
 ) -> None:
     """Start serve in this session (`run` does so by itself); nothing happens when it runs already.
 
@@ -116,7 +115,8 @@ def run(
     logging_config: dict[str, Any] | None = None,
     _blocking: bool = True,
     wait_for_ingress_deployment_creation: bool = True,
-    **_: Any,
+    external_scaler_enabled: bool = False,
+    _local_testing_mode: bool = False,
 ) -> DeploymentHandle:
     """Deploy an application in place of what had its name, and return the handle of its ingress once it runs.
 
@@ -125,12 +125,18 @@ def run(
         blocking: do not return, but print the status until Ctrl-C.
         name: the application's name.
         route_prefix: HTTP paths that begin so belong to it; "/" by default, None: it has no HTTP.
+        _local_testing_mode: where no session runs yet, start one of the engine `inline`: all in this process.
 
     Raises:
         TypeError: `target` is not a bound deployment.
+        NotImplementedError: `external_scaler_enabled` here; a configuration can have it.
         ValueError: the name is empty; the route_prefix does not begin with "/" or is taken.
         RuntimeError: it could not be deployed; the message says which deployment failed of what.
     """
+    if external_scaler_enabled:
+        raise NotImplementedError("external_scaler_enabled works in a configuration only; see docs/serve_config.md")
+    if _local_testing_mode and not skate.is_initialized():
+        skate.init(engine="inline")
     prefix = "/" if isinstance(route_prefix, Unset) else route_prefix
     (handle,) = run_many([RunTarget(target, name, prefix, logging_config)], wait_for_applications_running=_blocking)
     if blocking:
