@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -133,3 +134,24 @@ def test_importing_serve_imports_nothing_of_http() -> None:
     code = "import sys; from skate import serve; serve.deployment, serve.run; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"starlette", "fastapi", "uvicorn", "pydantic", "numpy", "yaml"} & set(found)
+
+
+def test_a_session_that_ends_with_serve_in_it_is_over_and_the_next_is_another() -> None:
+    for amount in (1, 2):
+        skate.init(engine="local", num_cpus=2)
+        serve.start(proxy_location="Disabled")
+        handle = serve.run(Answer.bind(amount), route_prefix=None)
+        assert handle.remote().result(timeout_s=20) == amount
+        skate.shutdown()
+        time.sleep(0.5)  # longer than routers wait before they ask for the controller again
+        assert not skate.is_initialized()
+    serve.shutdown()  # nothing runs; what this process still maps of the session's memory is given back
+
+
+@serve.deployment
+class Answer:
+    def __init__(self, amount: int) -> None:
+        self.amount = amount
+
+    def __call__(self) -> int:
+        return self.amount

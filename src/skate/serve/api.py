@@ -251,9 +251,9 @@ def status() -> ServeStatus:
 
 def shutdown() -> None:
     """End all applications, and serve itself. Does nothing when it does not run."""
+    router.forget_all()
     if not skate.is_initialized():
         return
-    router.forget_all()
     try:
         context.controller()
     except RuntimeError:

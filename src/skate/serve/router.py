@@ -191,6 +191,9 @@ class Router:
         """Call the controller; its answer comes by a callback, which calls again."""
         if self.closed:
             return
+        if not skate.is_initialized():  # the session has ended, and to ask for an actor would begin another
+            forget_all()
+            return
         try:
             answer = context.controller().listen.remote({self._key(): self.version}, LISTEN_S).future()
         except (exceptions.RayError, RuntimeError):
