@@ -202,8 +202,7 @@ class Replica:
             self.idle = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.idle.wait(), timeout_s)
-        elif wait_loop_s:
-            await asyncio.sleep(0)
+        await asyncio.sleep(wait_loop_s)  # requests of callers who have not heard of it yet are sent back to them
         for farewell in context.farewells:
             await farewell(self)
         if self.http is not None:

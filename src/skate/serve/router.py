@@ -75,7 +75,19 @@ class Published(NamedTuple):
 class Target:
     """A replica as a router knows it."""
 
-    __slots__ = ("board", "call", "flying", "full_until", "max_ongoing", "models", "name", "stream", "word", "words")
+    __slots__ = (
+        "alone",
+        "board",
+        "call",
+        "flying",
+        "full_until",
+        "max_ongoing",
+        "models",
+        "name",
+        "stream",
+        "word",
+        "words",
+    )
 
     def __init__(self, entry: ReplicaEntry, page: board.Board) -> None:
         self.name = entry.name
@@ -85,6 +97,8 @@ class Target:
         self.models = frozenset(entry.models)
         self.word = board.word_of(entry.slot)
         self.words = page.words
+        self.alone = page.place is None
+        """Whether the replica's part of the board cannot be seen from here."""
         self.flying: dict[int, Any] = {}
         """References of this caller's requests, by number, that are not known to have ended."""
         self.full_until = 0.0
@@ -342,7 +356,7 @@ class Router:
                 return True
             target.flying.pop(request.number, None)
             self._drop(target)
-            if board.had_begun(target.words, target.word, request.number, request.begun_before):
+            if target.alone or board.had_begun(target.words, target.word, request.number, request.begun_before):
                 return False
             request.take_back()
             self.queue.appendleft(request)

@@ -252,8 +252,10 @@ class Tender:
     async def _drain(self, state: DeploymentState, name: str, actor: Any) -> None:
         entry = state.replicas.get(name)
         config = entry.target.config if entry is not None else DeploymentConfig()
+        # Callers on this machine know by the board what a replica that is gone had not begun; others must hear in time.
+        wait = config.graceful_shutdown_wait_loop_s if _several_machines() else 0.0
         try:
-            await actor.drain.remote(config.graceful_shutdown_wait_loop_s, config.graceful_shutdown_timeout_s)
+            await actor.drain.remote(wait, config.graceful_shutdown_timeout_s)
         except exceptions.RayActorError:
             return
         except exceptions.RayError as error:
@@ -266,6 +268,10 @@ class Tender:
         if known is None or self.board is None:
             return 0
         return int(self.board.words[board.word_of(known.slot)])
+
+
+def _several_machines() -> bool:
+    return len({node["NodeManagerAddress"] for node in skate.nodes() if node["Alive"]}) > 1
 
 
 async def _awaited(ref: Any) -> Any:

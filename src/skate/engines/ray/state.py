@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -57,7 +58,11 @@ def _actor(engine: RayEngine, here: Any) -> ActorInfo | None:
 
 
 def _reconstructed(here: Any) -> bool:
-    return bool(here.get_actor_id()) and bool(here.was_current_actor_reconstructed)
+    if not here.get_actor_id():
+        return False
+    with warnings.catch_warnings():  # Ray's own code warns of Ray's own names
+        warnings.simplefilter("ignore")
+        return bool(here.was_current_actor_reconstructed)
 
 
 def rows(kind: str) -> list[dict[str, Any]]:
