@@ -433,6 +433,8 @@ def test_replicas_have_placement_groups_of_their_own_which_go_with_them(eventual
 def test_no_more_replicas_on_a_node_than_allowed(eventually: Eventually) -> None:
     serve.run(Worker.options(num_replicas=3, max_replicas_per_node=2).bind(), _blocking=False)
     eventually(lambda: overview().replica_states == {"RUNNING": 2, "STARTING": 1})
+    time.sleep(0.3)
+    assert overview().replica_states == {"RUNNING": 2, "STARTING": 1}, "there is one node"
     assert serve.status().applications["default"].status is ApplicationStatus.DEPLOYING
     serve.delete("default")
     assert replicas_alive() == []

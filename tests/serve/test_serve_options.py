@@ -148,6 +148,15 @@ def test_a_session_that_ends_with_serve_in_it_is_over_and_the_next_is_another() 
     serve.shutdown()  # nothing runs; what this process still maps of the session's memory is given back
 
 
+def test_replicas_spread_over_nodes_where_each_may_have_one() -> None:
+    skate.init(nodes=[{"num_cpus": 1}] * 3)
+    serve.start(proxy_location="Disabled")
+    handle = serve.run(Answer.options(num_replicas=3, max_replicas_per_node=1).bind(1), route_prefix=None)
+    assert len({handle.node.remote().result() for _ in range(60)}) == 3
+    serve.shutdown()
+    skate.shutdown()
+
+
 @serve.deployment
 class Answer:
     def __init__(self, amount: int) -> None:
@@ -155,3 +164,6 @@ class Answer:
 
     def __call__(self) -> int:
         return self.amount
+
+    def node(self) -> str:
+        return skate.get_runtime_context().get_node_id()

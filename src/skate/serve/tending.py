@@ -84,7 +84,7 @@ class Tender:
         target, name = command.target, command.replica
         full = context.ReplicaID(name, state.name, state.app).to_full_id_str()
         slot = self._slot()
-        group = None
+        group, node = None, ""
         assert self.board is not None
         try:
             options = _actor_options(target.config, full)
@@ -106,7 +106,9 @@ class Tender:
             _remove(group)
             self._report(state.failed, name, told(error), clock())
             return
-        self.know(state, name, Tended(actor, slot, group))
+        known = Tended(actor, slot, group)
+        known.node = node  # so that the next to look for a node counts this one
+        self.know(state, name, known)
         entry = state.replicas.get(name)
         if entry is None or entry.phase.value == "STOPPING":
             skate.kill(actor)  # it was told to go before it was there
@@ -271,7 +273,7 @@ class Tender:
 
 
 def _several_machines() -> bool:
-    return len({node["NodeManagerAddress"] for node in skate.nodes() if node["Alive"]}) > 1
+    return len({node["NodeManagerHostname"] for node in skate.nodes() if node["Alive"]}) > 1
 
 
 async def _awaited(ref: Any) -> Any:
