@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import skate
 from skate import exceptions
-from skate.serve import context, proxy, router
+from skate.serve import context, router
 from skate.serve.build import build_app, http_is_installed
-from skate.serve.config import HTTPOptions, gRPCOptions
+from skate.serve.config import HTTPOptions, gRPCOptions, logging_of
 from skate.serve.context import ReplicaContext
-from skate.serve.deployments import DEFAULT, Application, Unset
+from skate.serve.deployments import DEFAULT, Application, Deployment, Unset
 from skate.serve.exceptions import RayServeException
 from skate.serve.handle import DeploymentHandle
 from skate.serve.schema import ServeStatus, read_status
@@ -45,7 +45,7 @@ def start(
         proxy_location: ``"HeadOnly"``, ``"EveryNode"`` or ``"Disabled"``: whether there is HTTP.
         http_options: see `HTTPOptions`.
         grpc_options: see `gRPCOptions`.
-        logging_config: how controller, proxy and replicas log.
+        logging_config: how replicas log that have none of their own: a dict or a `LoggingConfig`.
 
     Raises ValueError and TypeError for wrong options, which they name.
     """
@@ -53,13 +53,18 @@ def start(
     grpc = gRPCOptions.read(grpc_options, "grpc_options") if grpc_options is not None else None
     if proxy_location not in (None, "HeadOnly", "EveryNode", "Disabled"):
         raise ValueError(f"proxy_location must be 'HeadOnly', 'EveryNode' or 'Disabled', not {proxy_location!r}")
-    _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location)
+    _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location, logging_of(logging_config))
     if proxy_location != "Disabled" and http.location != "NoServer":
+        from skate.serve import proxy
+
         _ask(proxy.start_proxy(http, grpc), "address")
 
 
 def _controller(
-    http: dict[str, Any] | None = None, grpc: dict[str, Any] | None = None, location: str | None = None
+    http: dict[str, Any] | None = None,
+    grpc: dict[str, Any] | None = None,
+    location: str | None = None,
+    logging: dict[str, Any] | None = None,
 ) -> Any:
     """The controller, started where there is none."""
     skate.util.preload("skate.serve.controller", "skate.serve.vault")
@@ -79,19 +84,21 @@ def _controller(
     except ValueError:  # the controller was killed, what it wanted is still there
         fresh = False
     options = {**own, "name": context.CONTROLLER, "max_concurrency": 100_000, "max_task_retries": 0}
-    settings = {"http": http, "grpc": grpc, "location": location}
+    settings = {"http": http, "grpc": grpc, "location": location, "logging": logging}
     return skate.remote(Controller).options(**options, get_if_exists=True).remote(fresh, settings)
 
 
 def _proxy() -> Any:
     """The proxy, started if `start` did not: except where actors live in this process, and a test client is used."""
     try:
-        return skate.get_actor(proxy.NAME, namespace=context.NAMESPACE)
+        return skate.get_actor(context.PROXY, namespace=context.NAMESPACE)
     except ValueError:
         pass
     if not http_is_installed():
         print("serve: HTTP is not served, handles work. For HTTP: pip install 'skate-ray[serve]'", file=sys.stderr)
         return None
+    from skate.serve import proxy
+
     settings = ask("get_settings")
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
     if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
@@ -143,7 +150,10 @@ def run_many(
         _check(each)
     _controller()
     front = _proxy() if any(each.route_prefix is not None for each in targets) else None
-    specs = [build_app(each.target, each.name, each.route_prefix) for each in targets]
+    specs = [
+        build_app(each.target, each.name, each.route_prefix, adjust=_with_logging(each.logging_config))
+        for each in targets
+    ]
     ask("deploy", specs)
     handles = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
     if wait_for_applications_running:
@@ -179,6 +189,18 @@ def _ask(actor: Any, method: str, *args: Any, **kwargs: Any) -> Any:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+def _with_logging(given: Any) -> Any:
+    """For `build_app`: gives deployments that have no ``logging_config`` this one."""
+    config = logging_of(given)
+    if config is None:
+        return None
+
+    def adjust(name: str, deployment: Deployment) -> Deployment:
+        return deployment if deployment._config.logging_config else deployment.options(logging_config=config)
+
+    return adjust
 
 
 def _check(target: RunTarget) -> None:
@@ -234,7 +256,7 @@ def shutdown() -> None:
         ask("shutdown")
     except exceptions.RayError as error:
         print(f"serve: the controller did not shut down cleanly: {error}")
-    for name in (proxy.NAME, context.CONTROLLER, context.VAULT):
+    for name in (context.PROXY, context.CONTROLLER, context.VAULT):
         try:
             skate.kill(skate.get_actor(name, namespace=context.NAMESPACE))
         except ValueError:

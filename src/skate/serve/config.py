@@ -201,8 +201,7 @@ class DeploymentConfig(Settings):
             set_field(self, "autoscaling_config", AutoscalingConfig.read(self.autoscaling_config, "autoscaling_config"))
         _check_actor_options(self.ray_actor_options)
         _check_placement(self)
-        if self.logging_config is not None:
-            check_logging(self.logging_config)
+        set_field(self, "logging_config", logging_of(self.logging_config))
 
     def heavy(self) -> tuple[Any, ...]:
         """What cannot change without new replicas."""
@@ -284,6 +283,15 @@ LOGGING_FIELDS: dict[str, Callable[[Any], bool]] = {
     "enable_access_log": lambda value: isinstance(value, bool),
     "additional_log_standard_attrs": lambda value: isinstance(value, list),
 }
+
+
+def logging_of(given: Any) -> Any:
+    """A ``logging_config`` as a dict, from one or from a `LoggingConfig`. Raises ValueError and TypeError."""
+    dump = getattr(given, "model_dump", None)
+    config = given if dump is None else dump(exclude_unset=True)
+    if config is not None:
+        check_logging(config)
+    return config
 
 
 def check_logging(given: Any) -> None:

@@ -14,6 +14,7 @@ import skate
 NAMESPACE = "serve"
 CONTROLLER = "SKATE_SERVE_CONTROLLER"
 VAULT = "SKATE_SERVE_VAULT"
+PROXY = "SERVE_PROXY"
 
 
 class RequestContext(NamedTuple):

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import skate
@@ -172,6 +173,8 @@ class Controller:
                 self.salts += 1
                 app.states[name] = DeploymentState(spec.name, name, f"{self.salt}{self.salts:x}-")
             state = app.states[name]
+            if target.config.logging_config is None and (logging := self.settings.get("logging")):
+                target = replace(target, config=replace(target.config, logging_config=logging))
             self.tender.codes.setdefault(target.code, spec.codes[target.code])
             state.deploy(self._scaled(state, target), now)
         self._publish_routes()

@@ -1,6 +1,7 @@
 """The controller's part for configurations: applications that are built from import paths.
 
-Building goes on beside everything else. While it does, and when it fails, what is deployed stays as it is.
+Building goes on beside everything else. While it does, and when it fails, what is deployed stays as it is. What reads
+configurations is imported when there is one: every application's first answer would wait for it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from typing import Any
 import skate
 from skate import exceptions
 from skate.serve.config import DeploymentConfig
-from skate.serve.config_file import ServeApplicationSchema, ServeDeploySchema
-from skate.serve.importing import Builder, split_environment
 from skate.serve.specs import AppSpec
 from skate.serve.state import ApplicationStatus
 
@@ -57,6 +56,8 @@ class Declared:
 
         Raises SchemaError for what is wrong in it, before anything is done.
         """
+        from skate.serve.config_file import ServeDeploySchema
+
         schema = ServeDeploySchema.model_validate(config)
         wanted = {app.name: app for app in schema.applications}
         gone = [name for name in self.configs if name not in wanted]
@@ -111,6 +112,9 @@ class Declared:
         self._tell()
 
     async def _build(self, name: str, config: dict[str, Any]) -> None:
+        from skate.serve.config_file import ServeApplicationSchema
+        from skate.serve.importing import Builder, split_environment
+
         environment, _ = split_environment(ServeApplicationSchema.model_validate(config).runtime_env)
         options: dict[str, Any] = {"runtime_env": environment} if environment else {}
         try:

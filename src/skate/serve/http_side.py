@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from skate.serve import http_ingress as ingress
-from skate.serve import measures
+from skate.serve import logs, measures
 from skate.serve.context import request_context
 from skate.serve.handle import DeploymentHandle
 from skate.serve.http_answers import handler_app
@@ -46,11 +46,18 @@ class HTTPSide:
         target = (replica.id.app_name, replica.id.deployment)
         self.http = ReplicaHTTP(
             replica, target, replica.id.unique_id, self.app, entry, max_queued=max_queued,
-            room_elsewhere=self._room_elsewhere, observe=_observe,
+            room_elsewhere=self._room_elsewhere, observe=self._observe,
         )  # fmt: skip
         if self.lifespan is not None:
             self.http.host.app_state = self.lifespan.state
         self.http.listen(socket_path(folder, replica.id.unique_id))
+
+    def _observe(self, method: str, route: str, app: str, status: int, seconds: float) -> None:
+        """Note a request that came on a connection."""
+        measures.http_done(method, route, app, status or 499, seconds)
+        measures.request_done(route, seconds, status >= 500)
+        if self.replica.logs_requests:
+            logs.http(method, route, status or 499, seconds)
 
     def _room_elsewhere(self) -> bool:
         """Could another replica take a request at once?"""
@@ -84,12 +91,6 @@ class HTTPSide:
             self.http.close()
         if self.lifespan is not None:
             await self.lifespan.end()
-
-
-def _observe(method: str, route: str, app: str, status: int, seconds: float) -> None:
-    """Note a request that came on a connection."""
-    measures.http_done(method, route, app, status or 499, seconds)
-    measures.request_done(route, seconds, status >= 500)
 
 
 def _handled(replica: Replica) -> Any:

@@ -28,7 +28,7 @@ from skate.util.metrics_registry import Table
 
 log = logging.getLogger("skate.serve")
 
-NAME = "SERVE_PROXY"
+NAME = context.PROXY
 LISTEN_S = 30.0
 """Seconds after which the controller answers though nothing has changed."""
 RETRY_S = 0.2

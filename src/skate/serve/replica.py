@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import skate
 from skate import exceptions
-from skate.serve import board, context, measures, streams
+from skate.serve import board, context, logs, measures, streams
 from skate.serve.config import DeploymentConfig
 from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, replica_here, request_context
 from skate.serve.http_loop import FastLoop
@@ -43,6 +43,7 @@ class Replica:
         self.id = ReplicaID(name, deployment, app)
         self.tags = (deployment, name, app)
         """Of its metrics."""
+        self.logs_requests = False
         self.rank, self.world_size = rank, world_size
         self.shares = place is not None and board.is_known(place)
         """Whether the process holds more than this replica."""
@@ -112,6 +113,7 @@ class Replica:
         self.is_function = not isinstance(made, type)
         self.context = here = ReplicaContext(self.id, None, config, ReplicaRank(self.rank), self.world_size)
         self.max_ongoing = config.max_ongoing_requests
+        self.logs_requests = logs.set_up(config.logging_config, self.tags)
         if self.is_function:
             self.instance = here.servable_object = made
         else:
@@ -155,6 +157,8 @@ class Replica:
         old, config = here.deployment_config, target.config
         here.deployment_config = config
         self.max_ongoing = config.max_ongoing_requests
+        if config.logging_config != old.logging_config:
+            self.logs_requests = logs.set_up(config.logging_config, self.tags)
         if config.user_config != old.user_config:
             await self._reconfigure(config.user_config)
         self.target = target
@@ -236,7 +240,7 @@ class Replica:
             failed = False
             return value
         finally:
-            measures.request_done(meta[3], perf_counter() - began, failed)
+            self._note(method, meta[3], perf_counter() - began, failed)
             self.end()
 
     async def stream(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
@@ -258,8 +262,14 @@ class Replica:
                 yield group if len(group) > 1 else group[0]
             failed = False
         finally:
-            measures.request_done(meta[3], perf_counter() - began, failed)
+            self._note(method, meta[3], perf_counter() - began, failed)
             self.end()
+
+    def _note(self, method: str, route: str, seconds: float, failed: bool) -> None:
+        """A request by a handle is over."""
+        measures.request_done(route, seconds, failed)
+        if self.logs_requests:
+            logs.call(method, failed, seconds)
 
     def begin(self) -> None:
         """Count a request."""

@@ -1,10 +1,17 @@
-"""Statuses as `serve.status` gives them."""
+"""Statuses as `serve.status` gives them; the classes of configurations under the names that Ray has."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from skate.serve.config_file import DeploymentSchema as DeploymentSchema
+from skate.serve.config_file import HTTPOptionsSchema as HTTPOptionsSchema
+from skate.serve.config_file import LoggingConfig as LoggingConfig
+from skate.serve.config_file import RayActorOptionsSchema as RayActorOptionsSchema
+from skate.serve.config_file import ServeApplicationSchema as ServeApplicationSchema
+from skate.serve.config_file import ServeDeploySchema as ServeDeploySchema
+from skate.serve.config_file import gRPCOptionsSchema as gRPCOptionsSchema
 from skate.serve.state import ApplicationStatus, DeploymentStatus
 
 
