@@ -58,7 +58,7 @@ class Contestant:
     def __init__(self, name: str, python: str) -> None:
         self.name = name
         self.port = free_port()
-        environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+        environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
         self.process = subprocess.Popen(
             [python, str(HERE / "serve_http_apps.py"), name, str(self.port)], env=environment, start_new_session=True
         )

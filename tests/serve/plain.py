@@ -84,6 +84,13 @@ def proxy(port: Any, paths: Any, settings: Settings, known: dict[str, str]) -> N
 
     async def main() -> None:
         front = Front(Entry(lambda *_: None))
+        joined = front.joined
+
+        def count(backend: Any) -> None:
+            joined(backend)
+            port[4:8] = sum(one.ready for one in front.backends[TARGET].values()).to_bytes(4, "little")
+
+        front.joined = count  # type: ignore[method-assign]
         front.take(settings)
         front.join(TARGET, known)
         await asyncio.sleep(0.1 if known else 0)
@@ -143,12 +150,17 @@ class Serving:
             time.sleep(0.005)
         self.replicas[name], self.paths[name] = process, path
         self.ours.send(dict(self.paths))
+        deadline = time.monotonic() + 5
+        while int.from_bytes(self.shared[4:8], "little") < len(self.paths):
+            assert time.monotonic() < deadline, "the proxy has not heard of the replica"
+            time.sleep(0.005)
         return process
 
     def kill(self, name: str) -> None:
         self.replicas[name].kill()
         self.replicas.pop(name).join(5)
         del self.paths[name]
+        self.shared[4:8] = len(self.paths).to_bytes(4, "little")
 
     def close(self) -> None:
         for process in [self.proxy, *self.replicas.values()]:

@@ -316,6 +316,7 @@ class HTTPOptions(Settings):
         root_path: a path that a proxy in front takes off before it passes requests on.
         request_timeout_s: seconds after which a request is answered 408; None: none.
         keep_alive_timeout_s: seconds for which an idle connection is kept.
+        max_body_bytes: the largest body of a request; a larger one is answered 413. None: any. Not in Ray.
         location: ``"HeadOnly"``, ``"EveryNode"`` or ``"NoServer"``.
         middlewares: Starlette middlewares around every application.
         ssl_keyfile, ssl_certfile, ssl_keyfile_password, ssl_ca_certs: files for HTTPS.
@@ -325,7 +326,8 @@ class HTTPOptions(Settings):
     port: int = 8000
     root_path: str = ""
     request_timeout_s: float | None = None
-    keep_alive_timeout_s: float = 5
+    keep_alive_timeout_s: float = 90
+    max_body_bytes: int | None = None
     location: str = "HeadOnly"
     middlewares: list[Any] = field(default_factory=list)
     ssl_keyfile: str | None = None
@@ -344,6 +346,8 @@ class HTTPOptions(Settings):
         if self.request_timeout_s is not None:
             number("http_options.request_timeout_s", self.request_timeout_s, 0, open_end=True)
         number("http_options.keep_alive_timeout_s", self.keep_alive_timeout_s, 0)
+        if self.max_body_bytes is not None:
+            number("http_options.max_body_bytes", self.max_body_bytes, 0, whole=True)
         if self.location not in ("HeadOnly", "EveryNode", "NoServer"):
             raise ValueError(
                 f"http_options.location must be 'HeadOnly', 'EveryNode' or 'NoServer', not {self.location!r}"

@@ -200,8 +200,9 @@ class Front:
         self.distant: dict[Target, set[str]] = {}
         """Replicas that no connection can be passed to: on another machine, or not to be reached."""
         self.held: dict[Target, deque[Client]] = {}
-        self.limit = max(raise_limit() // 2 - RESERVED, 16)
-        """Connections at most; one that is passed on takes a descriptor more for a moment."""
+        most = raise_limit()
+        self.limit = max(most - most // 8 - RESERVED, 16)
+        """Connections at most; one that is served here takes a descriptor more."""
         self.epoll = select.epoll()
         self.loop.add_reader(self.epoll.fileno(), self._events)
         self._own_marks = bytearray(SLOTS)
@@ -380,6 +381,8 @@ class Front:
     def _release(self, target: Target) -> None:
         """Replicas are there: pass on what is held for them."""
         line = self.held.pop(target, None)
+        if line:
+            self.demand(target, 0)
         for client in line or ():
             client.state = WAITING
             self._look(client)

@@ -61,6 +61,9 @@ class Host:
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # we log what is to be logged, with request ids
         self.state = ServerState()
         self.app_state: dict[str, Any] = {}
+        self.now = loop.time()
+        """The loop's time, as of the last tick."""
+        self.date_line = b""
         self.held: dict[int, Connection] = {}
         """Connections by slot."""
         self._settling: list[Connection] = []
@@ -80,10 +83,11 @@ class Host:
         with contextlib.suppress(OSError):  # not every kind of socket has it
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.marks[slot] = IDLE
-        protocol = Connection(self, connection, slot)
-        self.held[slot] = protocol
         if self._ticker is None:
             self._tick()
+            self._ticker = self._ticker or self.loop.call_later(0.1, self._tick)
+        protocol = Connection(self, connection, slot)
+        self.held[slot] = protocol
         task = self.loop.create_task(self._open(protocol, connection, context))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -102,11 +106,18 @@ class Host:
             protocol.give_back()
 
     def _tick(self) -> None:
-        """Keep the Date header up to date while there are connections."""
+        """While there are connections: keep the Date header up to date, close those that were idle for too long."""
         self._ticker = None
-        self.state.default_headers[:] = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+        self.now = now = self.loop.time()
+        patience: float = self.config.timeout_keep_alive
+        date = formatdate(time.time(), usegmt=True).encode()
+        self.state.default_headers[:] = [(b"date", date)]
+        self.date_line = b"date: %b\r\n" % date
+        for connection in list(self.held.values()):
+            if now - connection.idle_since > patience and connection.transport is not None and connection.is_idle():
+                connection.transport.close()
         if self.held:
-            self._ticker = self.loop.call_later(1.0, self._tick)
+            self._ticker = self.loop.call_later(min(1.0, patience / 2 + 0.01), self._tick)
 
     # ------------------------------------------------------------------ what connections tell
 

@@ -16,11 +16,14 @@ import contextlib
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from skate.serve.connections import ANSWERED, ANSWERING, IDLE, REQUEST
+from skate.serve.http_cycle import Cycle
 
 if TYPE_CHECKING:
     from skate.serve.http_host import Host
@@ -34,7 +37,23 @@ HEAD_TIME = 20.0
 
 _OVER = (IDLE, ANSWERED)
 _BETWEEN, _HEAD, _BODY = range(3)
+REMEMBERED = 1024
+"""Targets of requests whose parts are remembered."""
+_targets: dict[bytes, tuple[str, bytes, bytes]] = {}
 _TOO_LARGE = b"Request header fields too large"
+
+
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """The path, the path as it was sent, and the query of a request's target."""
+    parsed = httptools.parse_url(url)
+    raw = parsed.path
+    path = raw.decode("ascii")
+    found = unquote(path) if "%" in path else path, raw, parsed.query or b""
+    if len(url) < 256:
+        if len(_targets) >= REMEMBERED:
+            _targets.clear()
+        _targets[url] = found
+    return found
 
 
 class Connection(HttpToolsProtocol):
@@ -56,6 +75,7 @@ class Connection(HttpToolsProtocol):
         self.large = False
         self.stalled: asyncio.TimerHandle | None = None
         self.heard = self.head_since = 0.0
+        self.idle_since = host.now
         self.leaving = False
         """Is to be given back as soon as it is idle."""
         self.returning = False
@@ -76,7 +96,13 @@ class Connection(HttpToolsProtocol):
             self.marks[self.slot] = REQUEST
         if self.stage != _BODY:
             self.head += len(data)
-        HttpToolsProtocol.data_received(self, data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
         if self.stage != _BETWEEN and self.stalled is None and self.websocket is None:
             self.heard = self.head_since = self.loop.time()
             self.stalled = self.loop.call_later(STALL, self._look)
@@ -98,7 +124,37 @@ class Connection(HttpToolsProtocol):
                 raise ValueError("the head of the request is too large")
         self.head = 0
         self.stage = _BODY
-        HttpToolsProtocol.on_headers_complete(self)
+        parser, scope, url = self.parser, self.scope, self.url
+        version = parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        if parser.should_upgrade() and self._should_upgrade():
+            return
+        path, raw, query = _targets.get(url) or _target(url)
+        if root := self.root_path:
+            path, raw = root + path, root.encode("ascii") + raw
+        scope["path"], scope["raw_path"], scope["query_string"] = path, raw, query
+        earlier = self.cycle
+        self.cycle = cycle = Cycle(
+            self,
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if earlier is None or earlier.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:  # pipelined
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def on_message_complete(self) -> None:
         self.stage = _BETWEEN
@@ -141,8 +197,13 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.task = None
-        HttpToolsProtocol.on_response_complete(self)
-        if self.stage == _BETWEEN and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif self.stage == _BETWEEN:
             self.marks[self.slot] = ANSWERED
         self.host.settle(self)
 
@@ -155,6 +216,7 @@ class Connection(HttpToolsProtocol):
             self.loop.call_later(0.02, self.settled)  # a slow client; such an answer is not over
             return
         self.marks[self.slot] = IDLE
+        self.idle_since = self.host.now
         if self.leaving:
             self.give_back()
 
@@ -171,10 +233,6 @@ class Connection(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ the end
 
-    def timeout_keep_alive_handler(self) -> None:
-        if self.is_idle():
-            super().timeout_keep_alive_handler()
-
     def connection_lost(self, exc: Exception | None) -> None:
         if self.stalled is not None:
             self.stalled.cancel()
@@ -182,7 +240,6 @@ class Connection(HttpToolsProtocol):
         task, cycle = self.task, self.cycle
         running = cycle is not None and not cycle.response_complete
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
         if running and task is not None:
             task.cancel()
         self.pipeline.clear()

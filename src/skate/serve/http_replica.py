@@ -40,6 +40,7 @@ from skate.serve.connections import (
 )  # fmt: skip
 from skate.serve.context import RequestContext, request_context
 from skate.serve.exceptions import BackPressureError
+from skate.serve.http_cycle import Cycle
 from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, identify, local_path
 from skate.serve.http_host import Host
 from skate.serve.http_protocol import Connection
@@ -199,15 +200,19 @@ class ReplicaHTTP:
 
     async def serve(self, connection: Connection, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request that came on a connection."""
+        request_id, model = identify(scope["headers"])
         timer = None
+        cycle: Cycle | None = None
         if scope["type"] == "http":
+            cycle = send.__self__
+            cycle.request_id = request_id.encode("latin-1")
             connection.task, connection.late = asyncio.current_task(), False
             if self.timeout_s:
                 timer = self.loop.call_later(self.timeout_s, _late, connection)
-        request_id, model = identify(scope["headers"])
-        answer = Answer(send, request_id, self.marks.page, connection.slot)
+        else:
+            send = Answer(send, request_id, self.marks.page, connection.slot)
         try:
-            await self._answer(scope, receive, answer, request_id, model)
+            await self._answer(scope, receive, send, cycle or send, request_id, model)
         except asyncio.CancelledError:
             if connection.transport.is_closing():
                 return  # the client has gone, and with it whoever would hear of it
@@ -216,20 +221,21 @@ class ReplicaHTTP:
             if connection.task is not None:
                 connection.task.uncancel()
             late = http_answers.RequestTimeoutError(f"Request {request_id} timed out after {self.timeout_s}s.")
-            await self._failed(connection, answer, scope, late, request_id)
+            await self._failed(connection, cycle, scope, send, late, request_id)
         except BrokenAnswerError:
             connection.transport.abort()
         except Exception as error:  # noqa: BLE001  whatever the application raises, the client gets an answer
-            await self._failed(connection, answer, scope, error, request_id)
+            await self._failed(connection, cycle, scope, send, error, request_id)
         finally:
             if timer is not None:
                 timer.cancel()
 
-    async def _answer(self, scope: Any, receive: Any, answer: Answer, request_id: str, model: str) -> None:
+    async def _answer(self, scope: Any, receive: Any, send: Any, seen: Any, request_id: str, model: str) -> None:
         path = local_path(scope, self.root_path) if self.root_path else scope["path"]
         routes = self.entry.routes
         prefix = routes.prefix(path)
         if prefix is None or routes.table[prefix] != self.target or path.startswith("/-/"):
+            answer = send if seen is send else Answer(send, request_id)
             await self.entry.answer(scope, receive, answer, request_id, model)
             return
         if prefix != "/":
@@ -240,22 +246,28 @@ class ReplicaHTTP:
         gate = self.gate
         if gate.ongoing >= gate.max_ongoing:
             if self.room_elsewhere():
+                answer = send if seen is send else Answer(send, request_id)
                 await self.entry.call(self.target, model, scope, receive, answer, request_id)
                 return
             await self._turn()
         gate.begin()
         began = clock()
         try:
-            await self.app(scope, receive, answer)
+            await self.app(scope, receive, send)
         finally:
             gate.end()
             if self.observe is not None:
                 method = scope.get("method", "WEBSOCKET")
-                self.observe(method, prefix, self.target[0], answer.status, clock() - began)
+                self.observe(method, prefix, self.target[0], seen.status, clock() - began)
 
     async def _failed(
-        self, connection: Connection, answer: Answer, scope: Any, error: BaseException, request_id: str
+        self, connection: Connection, cycle: Cycle | None, scope: Any, send: Any, error: BaseException, request_id: str
     ) -> None:
+        answer: Answer = send
+        if cycle is not None:
+            answer = Answer(send, request_id)
+            if not cycle.take_back():
+                answer.status, answer.complete = cycle.status, cycle.response_complete
         try:
             await answer.fail(scope, error, request_id)
         except BrokenAnswerError:

@@ -59,6 +59,12 @@ class Measure:
         sums[0] += value
         sums[1 + bisect_left(self._bounds, value)] += 1
 
+    def merge(self, more: list[float], *tags: str) -> None:
+        """A histogram takes in another of the same bounds."""
+        tags = where() + tags if self._of_replica else tags
+        sums = self.values.get(tags)
+        self.values[tags] = list(more) if sums is None else [one + other for one, other in zip(sums, more, strict=True)]
+
     def table(self, of: tuple[str, ...] | None, everything: bool) -> tuple[Series, Values]:
         """A copy of its values as the registry has them: those of the replica `of`, and those of no replica if
         `everything` is wanted.
@@ -141,6 +147,23 @@ def request_done(route: str, seconds: float, failed: bool) -> None:
     _latency.add(seconds * 1000, route)
     if failed:
         _errors.count(route)
+
+
+def http_many(method: str, route: str, application: str, status: int, sums: list[float]) -> None:
+    """Many requests that came on connections of this replica have their answers.
+
+    Args:
+        sums: the sum of their milliseconds, and after it how many took so long, by `LATENCY_MS`.
+    """
+    code = str(status)
+    if method not in METHODS:
+        method = "OTHER"
+    _http.merge(sums, method, route, application, code)
+    _latency.merge(sums, route)
+    for _ in range(int(sum(sums[1:])) if status >= 400 else 0):
+        _http_errors.count(method, route, application, code)
+        if status >= 500:
+            _errors.count(route)
 
 
 def http_done(method: str, route: str, application: str, status: int, seconds: float) -> None:

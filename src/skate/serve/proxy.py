@@ -162,7 +162,13 @@ class Proxy:
         options = self.options
         self.entry.ready = True
         self.front.take(
-            Settings(routes, options.root_path, options.request_timeout_s, float(options.keep_alive_timeout_s))
+            Settings(
+                routes,
+                options.root_path,
+                options.request_timeout_s,
+                float(options.keep_alive_timeout_s),
+                options.max_body_bytes,
+            )
         )
         wanted = {("replicas", *target) for target in routes.values()}
         for key in [key for key in self.versions if key[0] == "replicas" and key not in wanted]:

@@ -129,6 +129,8 @@ class Replica:
         """What was measured in this process, or of it what is this replica's where there are others."""
         replica_here.set(self)
         measures.ongoing(self.ongoing)
+        if self.http is not None:
+            self.http.tell()
         return measures.table(self.tags, everything=not self.shares)
 
     async def _serve_http(self, config: DeploymentConfig) -> None:
