@@ -149,8 +149,8 @@ class DeploymentConfig(Settings):
         max_ongoing_requests: requests that a replica runs at once.
         max_queued_requests: requests that wait in one caller's handle; -1: no limit.
         user_config: given to the class's ``reconfigure``; may change without new replicas.
-        graceful_shutdown_wait_loop_s: seconds for which a replica that is to go still turns requests away, where there are
-            several machines: callers there must hear of it.
+        graceful_shutdown_wait_loop_s: seconds for which a replica that is to go still turns requests away, where there
+            are several machines: callers there must hear of it.
         graceful_shutdown_timeout_s: seconds after which it is ended all the same.
         health_check_period_s: seconds between two health checks.
         health_check_timeout_s: seconds after which one counts as failed.
