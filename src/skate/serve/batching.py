@@ -26,6 +26,8 @@ from skate.serve.receiver import is_receiver
 T = TypeVar("T")
 R = TypeVar("R")
 Size = Callable[[list[Any]], float]
+MOST_KINDS = 100
+"""Classes of which is remembered whether calls with their objects are calls of methods."""
 EARLY = 0.001
 """Seconds by which a timer may come too soon: event loops count in milliseconds."""
 
@@ -368,22 +370,43 @@ class Batching:
         self.function, self.settings = state
         self.streams = inspect.isasyncgenfunction(self.function)
         self._signature = inspect.signature(self.function)
+        parameters = self._signature.parameters.values()
+        simple = all(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters)
+        required = sum(one.default is one.empty for one in parameters)
+        self._fitting = range(required, len(parameters) + 1) if simple else range(0)
+        """So many arguments without names fit for sure."""
+        self._receivers: dict[type, bool] = {}
         self._batchers: dict[tuple[int, int], Batcher] = {}
         self._told = 0
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
         """Have a call be part of a batch."""
         loop = asyncio.get_running_loop()
-        instance = args[0] if is_receiver(self.function, args) else None
-        bound = self._signature.bind(*args, **kwargs)
-        positional = bound.args if instance is None else bound.args[1:]
-        shape = Shape(context.request_context.get().multiplexed_model_id, len(positional), tuple(bound.kwargs))
-        values = positional + tuple(bound.kwargs.values())
+        named: dict[str, Any] = {}
+        if kwargs or len(args) not in self._fitting:
+            bound = self._signature.bind(*args, **kwargs)  # takes longer than all the rest
+            args, named = bound.args, bound.kwargs
+        instance = args[0] if self._on_object(args) else None
+        positional = args if instance is None else args[1:]
+        shape = Shape(context.request_context.get().multiplexed_model_id, len(positional), tuple(named))
+        values = positional + tuple(named.values())
         if not values:
             raise TypeError(f"{self.function.__qualname__} is batched: a call needs an argument.")
         answer: Answer = Items(loop) if self.streams else loop.create_future()
         self._batcher(instance, loop).join(shape, values, answer)
         return answer
+
+    def _on_object(self, args: tuple[Any, ...]) -> bool:
+        """Is it called as a method?"""
+        if not args:
+            return False
+        kind = type(args[0])
+        known = self._receivers.get(kind)
+        if known is None:
+            if len(self._receivers) > MOST_KINDS:
+                self._receivers.clear()
+            known = self._receivers[kind] = is_receiver(self.function, args)
+        return known
 
     def _batcher(self, instance: Any, loop: asyncio.AbstractEventLoop) -> Batcher:
         key = (id(loop), id(instance))
