@@ -11,9 +11,10 @@ from skate.actor import ActorHandle, exit_actor, make_actor_class, method
 from skate.actor_handle import found_handle
 from skate.core import engine as engines
 from skate.core.generator import ObjectRefGenerator
+from skate.core.init_arguments import check_namespace
 from skate.core.refs import ObjectRef
 from skate.remote_function import make_remote_function
-from skate.session import check_namespace, init, is_initialized, shutdown
+from skate.session import init, is_initialized, shutdown
 
 if TYPE_CHECKING:
     from skate.remote_function import RemoteFunction
