@@ -453,3 +453,20 @@ def test_a_gpu_that_is_free_only_in_pieces_starts_no_workers_for_nothing():
     assert not bench.starting and len(bench.workers) <= 4
     bench.finish(bench.busy()[0])
     assert sorted(dict(worker.taken)["GPU"] for worker in bench.busy()) == [6_000, 8_000]
+
+
+def test_a_call_that_leaves_nothing_to_decide_gets_its_worker_at_once_and_no_other_is_passed_over() -> None:
+    bench = Bench({"CPU": 2 * CPU})
+    family = bench.family()
+    bench.add(family)
+    bench.decide()
+    bench.arrive_all()
+    bench.finish(bench.busy()[0])
+    worker = bench.scheduler.at_once(family)
+    assert worker is not None and worker.family is family
+    assert bench.scheduler.free == {"CPU": CPU}
+    assert bench.scheduler.at_once(family) is None  # no worker is idle
+    bench.scheduler.dry(worker, 0.0)
+    bench.add(bench.family((("CPU", 2 * CPU),)))
+    assert bench.scheduler.at_once(family) is None  # another came first
+    assert bench.scheduler.at_once(bench.family((("other", 1),))) is None

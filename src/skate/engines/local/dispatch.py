@@ -135,6 +135,12 @@ class Dispatch(Streams):
             return
         family = self._family(row.options)
         scheduler = self.scheduler
+        worker = scheduler.at_once(family)
+        if worker is not None:
+            self.assign(worker, row)
+            if self._spared:
+                self.refill(self._spared.pop())
+            return
         scheduler.add(family, row)
         if family.picky and self._refused(family, row):
             return
