@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skate.dag import memory
 from skate.dag.channel import LEAST, VALUE, Closed, Kept, Member, Place, Receiver, Sender, decode, encode
 from skate.dag.memory import CLOSED, PAGE, Memory, bell, fence, head_size
 from skate.exceptions import RayChannelTimeoutError
@@ -66,6 +67,27 @@ def test_a_hundred_thousand_messages_between_two_threads(pair: Pair) -> None:
     got = [int(pair.receiver.receive(time.monotonic() + 30)[1]) for _ in range(count)]
     sending.join()
     assert got == list(range(count))
+
+
+def test_threads_fence_at_once_and_one_that_was_interrupted_harms_nobody() -> None:
+    wrong: list[BaseException] = []
+    ends = time.monotonic() + 0.3
+
+    def run() -> None:
+        try:
+            while time.monotonic() < ends:
+                for _ in range(500):
+                    fence()
+        except BaseException as error:  # noqa: BLE001  it is what the test is about
+            wrong.append(error)
+
+    memory._acquire(False)  # as if a Ctrl-C had come in the middle
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert not wrong and not any(thread.is_alive() for thread in threads)
 
 
 def test_a_full_channel_holds_up_its_writer(pair: Pair) -> None:

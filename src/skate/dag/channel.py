@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from skate.core import engine as engines
 from skate.core import refs
 from skate.core.serialization import _ATOMS, Packed, pack, unpack_value
-from skate.dag.memory import CLOSED, LINE, PAGE, WEAK, Memory, acquire, bell, fence, release
+from skate.dag.memory import CLOSED, LINE, PAGE, WEAK, Memory, bell, fence
 from skate.exceptions import RayChannelError, RayChannelTimeoutError
 
 VALUE, ERROR, PART = 1, 2, 4
@@ -299,8 +299,7 @@ class Sender:
             fence()
         words[word] = size << 3 | kind
         self._next = self._after[self._next]
-        release()
-        acquire()
+        fence()
         if words[self._reader]:
             self.memory.knock(self._reader)
         return True

@@ -35,18 +35,21 @@ _machine = platform.machine()
 WEAK = _machine != "x86_64"
 """Whether this machine may show another process's writes out of order."""
 
-_held = threading.Lock()
-_held.acquire()  # by nobody in particular: threads that fence at once pass it to and fro
-release, acquire = _held.release, _held.acquire
+_lock = threading.Lock()
+_acquire, _release = _lock.acquire, _lock.release
 
 
 def fence() -> None:
     """Let all writes before this be seen before anything after it is read: a lock's own barriers do that.
 
-    Where every tenth of a microsecond counts, its two calls stand instead of it.
+    Nobody ever waits for the lock. Who finds it taken, by another thread or by what a destructor interrupted, gives it
+    back in the other's place, and who finds it given back has been off the interpreter in between: each is a barrier.
     """
-    release()
-    acquire()
+    _acquire(False)
+    try:
+        _release()
+    except RuntimeError:
+        return
 
 
 class _Time(ctypes.Structure):
