@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from skate.dag import memory
-from skate.dag.channel import LEAST, VALUE, Closed, Kept, Member, Place, Receiver, Sender, decode, encode
+from skate.dag.channel import LEAST, VALUE, Closed, Member, Receiver, Sender
 from skate.dag.memory import CLOSED, PAGE, Memory, bell, fence, head_size
+from skate.dag.place import KEPT, Place
+from skate.dag.values import Kept, decode, encode
 from skate.exceptions import RayChannelTimeoutError
 
 ROOM = 1000
@@ -177,6 +179,41 @@ def test_arrays_survive_and_are_read_only() -> None:
     again = travelled(np.arange(10_000))
     assert (again == np.arange(10_000)).all()
     assert not again.flags.writeable
+
+
+def test_what_looks_at_a_message_keeps_it_and_others_take_other_blocks() -> None:
+    pair, values = Pair(room=1 << 20), []
+    for number in range(3 * KEPT):
+        pair.sender.send(VALUE, encode(np.full(50_000, number), Kept()), time.monotonic() + 5)
+        values.append(decode(pair.receiver.receive()[1]))
+    assert all((value == number).all() for number, value in enumerate(values))
+    assert len(pair.receiver._keeps) == KEPT
+    del values
+    assert not pair.receiver._keeps
+    pair.memory.close()
+
+
+def test_a_block_serves_again_as_soon_as_nothing_looks_at_it() -> None:
+    pair = Pair(slots=4, room=1 << 20)
+    for number in range(50):
+        pair.sender.send(VALUE, encode(np.full(50_000, number), Kept()), time.monotonic() + 5)
+        half = decode(pair.receiver.receive()[1])[::2]
+        assert (half == number).all()
+    assert sum(map(bool, pair.sender._reserved)) == 2  # the one that is looked at, and the next
+    del half
+    assert not pair.receiver._keeps
+    pair.memory.close()
+
+
+def test_a_value_outlives_the_memory_of_its_graph() -> None:
+    pair = Pair(room=1 << 20)
+    for number in range(2):
+        pair.sender.send(VALUE, encode(np.full(50_000, number), Kept()))
+    first = decode(pair.receiver.receive()[1])
+    pair.memory.unmap()
+    assert (first == 0).all()
+    del first
+    assert not pair.receiver._keeps
 
 
 def test_memory_of_another_process_is_known_by_its_token(pair: Pair) -> None:

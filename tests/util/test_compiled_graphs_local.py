@@ -59,6 +59,13 @@ class Worker:
     def nested(self, x: int) -> int:
         return int(skate.get(skate.put(x))) + 1
 
+    def keep(self, x: Any) -> Any:
+        self.seen.append(x)
+        return x
+
+    def sums(self) -> list[int]:
+        return [int(x.sum()) for x in self.seen]
+
     def open_it(self, refs: list[Any]) -> Any:
         return skate.get(refs[0])
 
@@ -155,6 +162,32 @@ def test_large_values_go_both_ways_at_once(two: list[Any]) -> None:
     data = [os.urandom(1_000_000) for _ in range(6)]
     refs = [graph.execute(block) for block in data]
     assert skate.get(refs) == data
+    graph.teardown()
+
+
+def test_arrays_that_are_kept_stay_what_they_were(two: list[Any]) -> None:
+    """They are views of the graph's memory, which serves the next runs, and ends with the graph."""
+    graph = chain(two[0].keep, two[1].echo)
+    results = [skate.get(graph.execute(np.full(20_000, number))) for number in range(30)]
+    refs = [graph.execute(np.full(20_000, number)) for number in range(30, 36)]
+    results += [skate.get(ref) for ref in refs]
+    graph.teardown()
+    del graph
+    gc.collect()
+    assert all((result == number).all() for number, result in enumerate(results))
+    assert skate.get(two[0].sums.remote()) == [20_000 * number for number in range(36)]
+    graph = chain(two[0].echo)
+    assert (skate.get(graph.execute(np.full(20_000, -1))) == -1).all()
+    assert skate.get(two[0].sums.remote())[0] == 0
+    graph.teardown()
+
+
+def test_one_large_array_at_a_time_takes_the_memory_of_two(two: list[Any]) -> None:
+    graph = chain(two[0].echo, two[1].echo, _buffer_size_bytes=2_000_000)
+    for number in range(30):
+        assert (skate.get(graph.execute(np.full(100_000, number))) == number).all()
+    blocks = os.fstat(graph._end.memory.fd).st_blocks * 512
+    assert blocks < 3 * 2 * 900_000 + 500_000  # three channels
     graph.teardown()
 
 

@@ -15,9 +15,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from skate.dag.channel import ERROR, VALUE, Closed, Data, Kept, Member, Receiver, Sender, decode, encode
+from skate.dag.channel import ERROR, VALUE, Closed, Member, Receiver, Sender
 from skate.dag.memory import CLOSED, Memory, bell, ended, fence
 from skate.dag.plan import Const, Operation, Take
+from skate.dag.values import Data, Kept, decode, encode
 from skate.engines.execution import pack_error, split_returns, task_error
 
 

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from skate.api import kill
 from skate.core import engine as engines
 from skate.dag.async_results import AsyncResults, CompiledDAGFuture
-from skate.dag.channel import ERROR, VALUE, Closed, Message, decode
+from skate.dag.channel import ERROR, VALUE, Closed, Message
 from skate.dag.context import DAGContext
 from skate.dag.dag_node import DAGNode
 from skate.dag.driver_end import DriverEnd
 from skate.dag.in_process import PLAIN, InProcess
 from skate.dag.plan import Plan, make_plan
+from skate.dag.values import decode
 from skate.exceptions import RayCgraphCapacityExceeded, RayChannelError, RayChannelTimeoutError, RayTaskError
 from skate.experimental.compiled_dag_ref import CompiledDAGRef
 
