@@ -24,11 +24,13 @@ def test_functions_go_with_the_last_job_that_sent_them_unless_a_call_is_left() -
         definitions=dict.fromkeys(names),
         rows={1: call, 2: SimpleNamespace(spec=None)},
         recipes={1: recipe},
+        scheduler=SimpleNamespace(speed=dict.fromkeys(names[1:], 5.0)),
     )
     jobs: Any = SimpleNamespace(jobs={1: gone, 2: also_gone, 3: alive})
     over: Any = {gone, also_gone}
     _forget_definitions(hub, over, jobs)
     assert set(hub.definitions) == {b"shared", b"queued", b"remembered", b"hubs"}
+    assert hub.scheduler.speed.keys() == hub.definitions.keys()
     hub.rows.clear()  # the call has ended, and the last driver goes
     _forget_definitions(hub, over | {alive}, jobs)
     assert set(hub.definitions) == {b"remembered", b"hubs"}

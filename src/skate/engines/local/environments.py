@@ -408,10 +408,22 @@ class Environments:
                         ground.nursery = None
 
         used = {worker.environment for worker in self.host.hub.workers.values()}
+        jobs = self.host.jobs
         for text, ground in list(self.grounds.items()):
-            job = self.host.jobs.of(text)
-            if JOB in text and (job is None or job.peer is None) and text not in used and not ground.missing:
+            job = jobs.of(text)
+            over = job is None or job.peer is None if JOB in text else jobs.alone and text != ""  # a submitted job's
+            if over and text not in used and not ground.missing:
                 del self.grounds[text]
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Give up the locks of what no environment needs any more: others may clear the cache of it."""
+        recipes = [ground.recipe for ground in self.grounds.values() if ground.recipe is not None]
+        recipes += [nursery.recipe for nursery in self.nurseries.values()]
+        needed = {need.key for recipe in recipes for need in recipe.needs}
+        for key in [key for key in self.locks if key not in needed]:
+            self.locks.pop(key).close()
+            del self.made[key]
 
     def close(self) -> None:
         """End every process, and give back what was held."""

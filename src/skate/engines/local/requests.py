@@ -8,6 +8,7 @@ from typing import Any
 
 from skate.core import ids
 from skate.engines.local import errors, guard, sites
+from skate.engines.local.actors import USUAL
 from skate.engines.local.asks import Asks
 from skate.engines.local.messages import (
     Ask,
@@ -71,10 +72,13 @@ class Requests(Asks):
         self.submit(spec, options, worker, message.parent if message.parent in worker.running else 0)
 
     def _call(self, worker: Worker, message: Call) -> None:
-        spec = guard.method(self, worker, message.spec, message.options)
+        options = message.options
+        spec = guard.method(self, worker, message.spec, options)
+        if options == USUAL:
+            options = USUAL  # the one object for all, which records keep
         self.history.clock = monotonic()
         try:
-            self.call(spec, message.options, worker, message.parent if message.parent in worker.running else 0)
+            self.call(spec, options, worker, message.parent if message.parent in worker.running else 0)
         except PendingCallsLimitExceeded as error:
             # The worker has gone on: the error waits where the result would be.
             self.forget_lost(spec)

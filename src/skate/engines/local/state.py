@@ -199,7 +199,7 @@ def _refusals(hub: Hub) -> list[dict[str, Any]]:
 
 def _placement_groups(hub: Hub) -> list[dict[str, Any]]:
     groups = hub.scheduler.groups
-    return [group.row() for group in (*groups.gone.values(), *groups.live.values())]
+    return [*(gone.row() for gone in groups.gone.values()), *(group.row() for group in groups.live.values())]
 
 
 _TABLES = {
