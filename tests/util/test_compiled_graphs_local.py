@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -237,6 +238,67 @@ def test_a_death_is_raised_by_get_and_execute_and_ends_teardown(two: list[Any], 
     graph.teardown()
     assert time.monotonic() - began < 5
     assert skate.get(a.echo.remote(5)) == 5
+
+
+def test_a_death_ends_all_runs_under_way_also_those_awaited(two: list[Any]) -> None:
+    a, b = two
+    with InputNode() as inp:
+        node = MultiOutputNode([a.echo.bind(inp), b.nap.bind(inp)])
+    graph = node.experimental_compile(enable_asyncio=True)
+
+    async def main() -> list[Any]:
+        futures = [future for _ in range(5) for future in await graph.execute_async(0.3)]
+        os.kill(pid, signal.SIGKILL)
+        return await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 10)
+
+    pid = skate.get(b.pid.remote(0))
+    results = asyncio.run(main())
+    assert all(isinstance(result, ActorDiedError) for result in results[3::2])
+    began = time.monotonic()
+    graph.teardown()
+    assert time.monotonic() - began < 5
+
+
+def test_teardown_with_many_runs_under_way(two: list[Any]) -> None:
+    graph = chain(two[0].nap, two[1].echo)
+    refs = [graph.execute(0.2) for _ in range(10)]
+    began = time.monotonic()
+    graph.teardown()  # the one that runs ends, the others never begin
+    assert time.monotonic() - began < 1.5
+    for ref in refs:
+        with pytest.raises(RayChannelError):
+            skate.get(ref)
+    graph = chain(two[0].echo, two[1].echo)
+    assert skate.get(graph.execute(1)) == 1
+    graph.teardown()
+
+
+def test_a_thread_submits_while_another_takes_results(two: list[Any]) -> None:
+    graph = chain(two[0].echo, two[1].echo, _max_inflight_executions=100)
+    count = 2000
+    refs: deque[Any] = deque()
+    wrong: list[Any] = []
+
+    def submit() -> None:
+        try:
+            for number in range(count):
+                while len(refs) > 50:
+                    time.sleep(0)
+                refs.append((number, graph.execute(number)))
+        except BaseException as error:  # noqa: BLE001  it is the test's
+            wrong.append(error)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    taken = 0
+    while taken < count and not wrong:
+        if refs:
+            number, ref = refs.popleft()
+            assert skate.get(ref) == number
+            taken += 1
+    thread.join()
+    assert not wrong
+    graph.teardown()
 
 
 def test_exit_within_a_method_does_not_hang(two: list[Any]) -> None:

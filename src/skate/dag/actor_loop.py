@@ -93,11 +93,13 @@ class ActorLoop:
         self.steps = [self._step(operation) for operation in share.operations]
 
     def run(self) -> None:
-        """Until the graph ends."""
-        steps = self.steps
+        """Until the graph ends; what has come for later steps is left then."""
+        steps, words = self.steps, self.memory.words
         try:
             while True:
                 for step in steps:
+                    if words[CLOSED]:
+                        raise Closed("The compiled graph has ended.")
                     step()
         except Closed:
             pass
@@ -106,7 +108,6 @@ class ActorLoop:
             self.memory.words[CLOSED] = 1
         finally:
             self.kept.drop()
-            words = self.memory.words
             words[ended(self.share.member)] = 1
             fence()
             for number in range(self.share.members):
