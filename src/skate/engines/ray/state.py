@@ -26,7 +26,7 @@ def context(engine: RayEngine) -> Context:
     here = ray.get_runtime_context()
     task = None if engine.driver else here.get_task_id()
     environment = dict(here.runtime_env)
-    group = here.get_placement_group_id()
+    group = None if engine.driver else here.get_placement_group_id()
     return Context(
         namespace=here.namespace,
         node=here.get_node_id(),
@@ -60,14 +60,34 @@ def _reconstructed(here: Any) -> bool:
     return bool(here.get_actor_id()) and bool(here.was_current_actor_reconstructed)
 
 
+def session_folder() -> str:
+    """The folder of Ray's session."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        return str(node.get_session_dir_path())
+    return str(ray.get(ray.remote(num_cpus=0)(session_folder).remote()))  # through Ray Client: a worker knows
+
+
+def locations(natives: list[Any], timeout: float | None, ask: bool) -> list[dict[str, Any] | None]:
+    """Where objects lie, of Ray's references."""
+    if ask:
+        found = ray.experimental.get_object_locations(natives, -1 if timeout is None else int(timeout * 1000))
+    else:
+        found = ray.experimental.get_local_object_locations(natives)
+    return [found.get(native) for native in natives]
+
+
 def rows(kind: str) -> list[dict[str, Any]]:
-    """Rows of ``nodes``, ``names``, ``actors``, ``tasks``, ``workers``, ``objects``, ``placement_groups``, ``jobs``."""
+    """Rows of ``nodes``, ``names``, ``actors``, ``tasks``, ``workers``, ``objects``, ``placement_groups``, ``jobs``,
+    ``session``."""
     if kind == "nodes":
         return list(ray.nodes())
     if kind == "names":
         return list(ray.util.list_named_actors(all_namespaces=True))
     if kind == "placement_groups":
         return groups.rows()
+    if kind == "session":
+        return [{"folder": session_folder()}]
     from ray.util import state
 
     try:
