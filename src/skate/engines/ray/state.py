@@ -69,7 +69,9 @@ def session_folder() -> str:
 
 
 def locations(natives: list[Any], timeout: float | None, ask: bool) -> list[dict[str, Any] | None]:
-    """Where objects lie, of Ray's references."""
+    """Where objects lie, of Ray's references; NotImplementedError through Ray Client, which cannot tell."""
+    if ray.util.client.ray.is_connected():
+        raise NotImplementedError("Ray Client does not tell where objects lie: join the cluster as HOST:PORT for that.")
     if ask:
         found = ray.experimental.get_object_locations(natives, -1 if timeout is None else int(timeout * 1000))
     else:
