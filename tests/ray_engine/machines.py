@@ -75,6 +75,10 @@ class Machines:
         }  # fmt: skip
         self.nodes: list[Node] = []
 
+    def place(self, number: int) -> tuple[str, list[str]]:
+        """The address of a node, counted from 1, and what goes before its command."""
+        return f"127.0.0.{number}", []
+
     def head(self, *options: str) -> Node:
         """Start the head."""
         return self._start(
@@ -88,9 +92,10 @@ class Machines:
 
     def _start(self, *words: str) -> Node:
         number = len(self.nodes) + 1
+        address, prefix = self.place(number)
         node = Node(
             [
-                *(*self.launcher, "start", *words, f"--node-ip-address=127.0.0.{number}", "--num-cpus=2", "--block"),
+                *(*prefix, *self.launcher, "start", *words, f"--node-ip-address={address}", "--num-cpus=2", "--block"),
                 *("--object-store-memory=80000000", "--disable-usage-stats"),
             ],
             self.environment,
@@ -112,6 +117,62 @@ class Machines:
         for node in reversed(self.nodes):
             node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Apart(Machines):
+    """Two nodes, each in a network namespace of its own, joined by a cable; it takes rights that few machines give."""
+
+    def __init__(self, launcher: list[str], **settings: str) -> None:
+        super().__init__(launcher, **settings)
+        self.names = [f"skate{os.getpid()}{side}" for side in "ab"]
+        self.net = f"10.231.{os.getpid() % 250}"
+        self.address = f"{self.net}.1:{self.port}"
+        first, second = self.names
+        for name in self.names:
+            ip("netns", "add", name)
+        ip("link", "add", "cable", "netns", first, "type", "veth", "peer", "name", "cable", "netns", second)
+        for number, name in enumerate(self.names, 1):
+            ip("-n", name, "address", "add", f"{self.net}.{number}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+
+    def place(self, number: int) -> tuple[str, list[str]]:
+        """Each in its namespace."""
+        return f"{self.net}.{number}", self.inside(number)
+
+    def inside(self, number: int) -> list[str]:
+        """What goes before a command that is to run beside a node."""
+        return ["ip", "netns", "exec", self.names[number - 1]]
+
+    def cut(self) -> None:
+        """Pull the cable."""
+        ip("-n", self.names[1], "link", "set", "cable", "down")
+
+    def close(self) -> None:
+        """The namespaces too; the cable goes with them."""
+        super().close()
+        for name in self.names:
+            ip("netns", "delete", name)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
+
+
+def can_be_apart() -> bool:
+    """Whether this machine lets us make network namespaces and cables."""
+    name = f"skate{os.getpid()}try"
+    try:
+        ip("netns", "add", name)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    try:
+        ip("link", "add", "cable", "netns", name, "type", "veth", "peer", "name", "eb", "netns", name)
+    except subprocess.SubprocessError:
+        return False
+    finally:
+        ip("netns", "delete", name)
+    return True
 
 
 def rays_own() -> list[str]:
