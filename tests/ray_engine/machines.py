@@ -6,6 +6,7 @@ A node is ended by its own process id, never by Ray's command for that: that one
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -55,7 +56,7 @@ class Node:
 
 
 class Machines:
-    """A head on 127.0.0.1 and further nodes on 127.0.0.2, 127.0.0.3 and so on.
+    """A head on 127.0.0.11 and further nodes on 127.0.0.12, 127.0.0.13 and so on. (Ray takes another for 127.0.0.1.)
 
     Nodes are started without this repository on their import path: they get Skate from the driver.
     """
@@ -65,7 +66,7 @@ class Machines:
         # Ray's sockets lie below, and their paths must be short
         self.folder = Path(tempfile.mkdtemp(prefix="sk", dir="/tmp"))
         self.port, self.client_port = free_port(), free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"127.0.0.11:{self.port}"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("SKATE_", "RAY_", "PYTHON"))},
             "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(self.folder),
@@ -77,13 +78,13 @@ class Machines:
 
     def place(self, number: int) -> tuple[str, list[str]]:
         """The address of a node, counted from 1, and what goes before its command."""
-        return f"127.0.0.{number}", []
+        return f"127.0.0.{number + 10}", []
 
     def head(self, *options: str) -> Node:
         """Start the head."""
         return self._start(
-            *("--head", "--port", str(self.port), "--include-dashboard=false"),
-            *(f"--ray-client-server-port={self.client_port}", *options),
+            *("--head", "--port", str(self.port), "--include-dashboard=false", *options),
+            *([f"--ray-client-server-port={self.client_port}"] if importlib.util.find_spec("grpc") else []),
         )
 
     def join(self, *options: str) -> Node:

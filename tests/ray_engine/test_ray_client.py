@@ -117,10 +117,10 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(120)
 def test_a_driver_works_through_ray_client(machines):
-    done = run(PROGRAM % f"ray://127.0.0.1:{machines.client_port}")
+    done = run(PROGRAM % f"ray://127.0.0.11:{machines.client_port}")
     assert done.stdout.endswith("done\n"), done.stderr
 
 
-def test_nobody_at_the_address_is_told_at_once():
+def test_nobody_at_the_address_is_told_soon():
     done = run("import skate; skate.init(engine='ray', address='ray://127.0.0.1:1')")
     assert "ConnectionError: There is no Ray cluster at 'ray://127.0.0.1:1'" in done.stderr

@@ -57,9 +57,9 @@ def on(node: str) -> NodeAffinitySchedulingStrategy:
 
 def test_every_node_has_its_address(cluster):
     assert [row["NodeManagerAddress"] for row in sorted(skate.nodes(), key=lambda row: row["NodeManagerAddress"])] == [
-        "127.0.0.1",
-        "127.0.0.2",
-        "127.0.0.3",
+        "127.0.0.11",
+        "127.0.0.12",
+        "127.0.0.13",
     ]
     assert skate.cluster_resources()["CPU"] == 6
 
@@ -80,8 +80,12 @@ def test_skate_is_sent_along_to_nodes_that_lack_it(cluster):
 
 
 def test_tasks_spread_over_the_nodes(cluster):
-    spread = where.options(scheduling_strategy="SPREAD")
-    assert set(skate.get([spread.remote() for _ in range(24)])) == set(cluster)
+    @skate.remote(scheduling_strategy="SPREAD")
+    def where_slowly():
+        time.sleep(0.5)  # else one node has done them all before the others' workers are up
+        return skate.get_runtime_context().get_node_id()
+
+    assert set(skate.get([where_slowly.remote() for _ in range(12)])) == set(cluster)
 
 
 def test_affinity_and_labels_choose_the_node(cluster):
@@ -119,14 +123,14 @@ def test_objects_travel_between_nodes(cluster):
     assert skate.get(use.options(scheduling_strategy=on(cluster[2])).remote(made, [made])) == (total, total, cluster[2])
     assert int(skate.get(made).sum()) == total
     found = skate.experimental.get_object_locations([made])[made]
-    assert set(found["node_ids"]) == set(cluster) and found["object_size"] > 8 << 20
+    assert set(found["node_ids"]) >= set(cluster[1:]) and found["object_size"] > 8 << 20
 
 
 def test_a_second_driver_joins_by_auto(machines, cluster, tmp_path):
     program = (
         "import skate\n"
         "with skate.init(engine='ray', address='auto', log_to_driver=False):\n"
-        "    print(sum(row['Alive'] for row in skate.nodes()), skate.get(skate.remote(max).remote(3, 4)))\n"
+        "    print(sum(row['Alive'] for row in skate.nodes()), skate.get(skate.remote(lambda n: n + 1).remote(3)))\n"
     )
     environment = {**os.environ, **{k: v for k, v in machines.environment.items() if k.startswith("RAY_")}}
     environment.pop("RAY_ADDRESS", None)
@@ -147,7 +151,8 @@ def test_errors_and_streams_cross_nodes(cluster):
 
     @skate.remote
     def count():
-        yield from range(3)
+        for number in range(3):
+            yield number
 
     stream = count.options(scheduling_strategy=on(cluster[2])).remote()
     assert [skate.get(item) for item in stream] == [0, 1, 2]
@@ -174,7 +179,7 @@ def test_an_actor_comes_back_elsewhere_when_its_node_is_killed(machines, cluster
 
     node, pid = skate.get(actor.where.remote())
     assert node == doomed
-    lost = sleep.options(scheduling_strategy=on(doomed)).remote()
+    lost = sleep.options(resources={"fourth": 0.5}).remote()
     skate.wait([lost], timeout=2)
     fourth.kill()
     after, new_pid = skate.get(actor.where.remote(), timeout=60)

@@ -19,13 +19,13 @@ from skate.core.refs import ObjectRef
 from skate.core.settings import Settings
 from skate.core.signature import ANYTHING
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, GroupSpec, MethodInfo, TaskOptions
+from skate.engines import hosted
 from skate.engines.ray import groups, state
 from skate.engines.ray import options as as_ray
 from skate.engines.ray.errors import translated
 from skate.engines.ray.joining import connect
 from skate.engines.ray.refs import make_ray_ref, native_of, results
 from skate.engines.ray.shipping import check_worker
-from skate.engines.ray.state import in_worker
 
 SWEEP_EVERY = 0.2
 """Seconds after which handles that were dropped are let go, if nothing is asked of the engine meanwhile."""
@@ -52,7 +52,7 @@ class RayEngine:
     name = "ray"
 
     def __init__(self, settings: Settings) -> None:
-        self.driver = not in_worker()
+        self.driver = not hosted()
         self.closed = threading.Event()
         self.lock = threading.RLock()
         self.actors: dict[int, Known] = {}

@@ -16,17 +16,15 @@ if TYPE_CHECKING:
     from skate.engines.ray.engine import RayEngine
 
 
-def in_worker() -> bool:
-    """Whether this process is one of Ray's workers."""
-    return bool(ray._private.worker.global_worker.mode == ray.WORKER_MODE)
-
-
 def context(engine: RayEngine) -> Context:
     """Where the calling code runs."""
+    if not ray.is_initialized():  # the connection is gone: to ask for more would start another Ray
+        return Context(namespace="", node="", worker="", driver=engine.driver)
     here = ray.get_runtime_context()
-    task = None if engine.driver else here.get_task_id()
+    works = here.worker.mode == ray.WORKER_MODE
+    task = here.get_task_id() if works else None
     environment = dict(here.runtime_env)
-    group = None if engine.driver else here.get_placement_group_id()
+    group = here.get_placement_group_id() if works else None
     return Context(
         namespace=here.namespace,
         node=here.get_node_id(),
@@ -34,9 +32,9 @@ def context(engine: RayEngine) -> Context:
         task=ids.foreign(bytes.fromhex(task)) if task else 0,
         task_name=(here.get_task_name() or "") if task else "",
         function_name=(here.get_task_function_name() or "") if task else "",
-        actor=None if engine.driver else _actor(engine, here),
-        reconstructed=_reconstructed(here),
-        resources={} if engine.driver else here.get_assigned_resources(),
+        actor=_actor(engine, here) if works else None,
+        reconstructed=works and _reconstructed(here),
+        resources=here.get_assigned_resources() if works else {},
         gpus=ray.get_gpu_ids(),
         environment=msgspec.json.encode(environment).decode() if environment else "",
         driver=engine.driver,
