@@ -151,8 +151,9 @@ def test_errors_and_streams_cross_nodes(cluster):
 
     @skate.remote
     def count():
-        for number in range(3):
-            yield number
+        yield 0
+        yield 1
+        yield 2
 
     stream = count.options(scheduling_strategy=on(cluster[2])).remote()
     assert [skate.get(item) for item in stream] == [0, 1, 2]

@@ -31,6 +31,11 @@ SWEEP_EVERY = 0.2
 """Seconds after which handles that were dropped are let go, if nothing is asked of the engine meanwhile."""
 
 
+PLAIN = CallOptions()
+"""Of methods that are called as they are. What Ray makes of options is more work, and Ray 2.53 keeps it, and the actor
+with it, until the garbage collector finds it."""
+
+
 class Known:
     """An actor that handles of this process stand for."""
 
@@ -116,7 +121,9 @@ class RayEngine:
         known = self.actors[actor]
         ready = known.methods.get((method, id(options)))
         if ready is None:
-            bound = getattr(known.handle, method).options(**as_ray.call(options))
+            bound = getattr(known.handle, method)
+            if options != PLAIN or as_ray.of_method(known.handle, method) != PLAIN:
+                bound = bound.options(**as_ray.call(options))
             ready = known.methods[method, id(options)] = (bound.remote, options)
         if kwargs:
             kwargs = {name: _plain(value) for name, value in kwargs.items()}

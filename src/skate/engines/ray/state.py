@@ -28,7 +28,7 @@ def context(engine: RayEngine) -> Context:
     return Context(
         namespace=here.namespace,
         node=here.get_node_id(),
-        worker=here.get_worker_id(),
+        worker=here.get_worker_id() if hasattr(here.worker, "worker_id") else "",  # Ray Client 2.53 has none
         task=ids.foreign(bytes.fromhex(task)) if task else 0,
         task_name=(here.get_task_name() or "") if task else "",
         function_name=(here.get_task_function_name() or "") if task else "",
