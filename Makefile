@@ -105,5 +105,5 @@ $(RAY_VENV)/.ray:
 	@echo "Installing Ray $(RAY_VERSION), in $(RAY_VENV) (about 300 MB)."
 	@echo "To use one that is installed already: make bench RAY_PYTHON=path/to/its/python"
 	@$(PYTHON) -m venv $(RAY_VENV)
-	@$(RAY_VENV)/bin/python $(PIP) install -e ".[numpy]" "ray==$(RAY_VERSION)" "pytest>=8.3,<10" "pytest-timeout>=2.3,<3"
+	@$(RAY_VENV)/bin/python $(PIP) install -e ".[numpy]" "ray[client]==$(RAY_VERSION)" "pytest>=8.3,<10" "pytest-timeout>=2.3,<3"
 	@touch $@

@@ -15,9 +15,17 @@ from skate._version import __version__
 from skate.core import clusters, gpus, refs
 from skate.core import engine as engines
 from skate.core.config import load as load_config
-from skate.core.environment import merge_environments, pack_environment
+from skate.core.environment import logs_of, merge_environments, pack_environment, with_logs
 from skate.core.folder import SessionFolder
-from skate.core.init_arguments import address_of, capacity, job_environment, lives_apart, namespace_of, refuse_capacity
+from skate.core.init_arguments import (
+    address_of,
+    capacity,
+    job_environment,
+    lives_apart,
+    logging_config_of,
+    namespace_of,
+    refuse_capacity,
+)
 from skate.core.keeping import keeping
 from skate.core.memory_rules import memory_rules
 from skate.core.settings import Settings, most_workers, spilling
@@ -136,6 +144,8 @@ def init(
         log_to_driver: whether what workers print shows here; True when None.
         namespace: where actors' names live; a fresh one when None.
         runtime_env: ``env_vars``, ``working_dir``, ``py_modules`` of all workers; none when None.
+        logging_config: a `skate.LoggingConfig`: how log records are written, here and in all workers; when None as
+            the environment variable RAY_LOGGING_CONFIG_ENCODING says, or as the program has it.
         engine: ``"local"``, ``"inline"`` or ``"ray"``; when None: the environment variable SKATE_ENGINE, then
             what is configured (`skate.core.config`: ``use_ray = true`` in ``config.toml``), then ``"local"``.
         nodes: virtual nodes, each a dict of ``num_cpus`` (1), ``num_gpus``, ``resources``, ``labels``, ``memory``,
@@ -195,7 +205,6 @@ def init(
         "configure_logging": configure_logging,
         "logging_level": logging_level,
         "logging_format": logging_format,
-        "logging_config": logging_config,
         "enable_resource_isolation": enable_resource_isolation,
         "cgroup_path": cgroup_path,
         "system_reserved_cpu": system_reserved_cpu,
@@ -207,12 +216,13 @@ def init(
         refuse_capacity(
             {**own, "nodes": nodes, "max_workers": max_workers, "_system_config": kwargs.get("_system_config") or None}
         )
+    logs = logging_config_of(logging_config)
     settings = Settings(
         **capacity(own, nodes, cluster),
         namespace=namespace_of(namespace, job_config),
         environment=merge_environments(
             os.environ.get("SKATE_JOB_ENV", "") if where else "",  # a submitted job hands its own to its drivers
-            pack_environment(job_environment(runtime_env, job_config), job=True),
+            with_logs(pack_environment(job_environment(runtime_env, job_config), job=True), logs),
         ),
         log_to_driver=log_to_driver is None or bool(log_to_driver),
         memory=memory_rules(kwargs.get("_system_config"), os.environ),
@@ -287,6 +297,11 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
             raise
         _folder = folder
     engines.use(engine)
+    logs = logs_of(settings.environment)
+    if logs and name != "ray":  # Ray has done it already
+        from skate.core.logging_config import apply_packed
+
+        apply_packed(logs)
     engines.start_with(_start_by_itself)
     return engine
 

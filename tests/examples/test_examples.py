@@ -23,6 +23,7 @@ LAST_LINES = {
     "async_actor.py": "200 readers waited in one actor",
     "crawler.py": "56 pages found, 2 missing",
     "engines.py": "both gave the same results",
+    "harvest.py": "the same on every engine",
     "game_of_life.py": "the glider went once around the board",
     "monte_carlo_pi.py": "3.1401 from 1,600,000 darts",
     "parameter_server.py": "learnt 20 weights",

@@ -140,6 +140,14 @@ class Engine(Protocol):
         Times are milliseconds since the epoch, errors are packed.
         """
 
+    def locations(
+        self, refs: Sequence[ObjectRef[Any]], timeout: float | None, ask: bool
+    ) -> list[dict[str, Any] | None]:
+        """Where objects lie: ``node_ids``, ``object_size``, ``did_spill``; None for one that nobody knows.
+
+        `ask`: of others too, within `timeout` seconds; GetTimeoutError after that.
+        """
+
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """``(total, free)`` of the cluster."""
 

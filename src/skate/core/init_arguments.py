@@ -105,3 +105,20 @@ def refuse_capacity(given: dict[str, Any]) -> None:
             f"init: {', '.join(wrong)} must not be given with an address (or SKATE_ADDRESS, RAY_ADDRESS): the session "
             "that runs there has its resources already."
         )
+
+
+def logging_config_of(given: Any) -> str:
+    """The ``logging_config`` of `init` as it travels; empty: none."""
+    encoding = os.environ.get("RAY_LOGGING_CONFIG_ENCODING", "")
+    if given is None and not encoding:
+        return ""
+    from skate.core.logging_config import LoggingConfig, packed
+
+    if given is None:
+        return packed(LoggingConfig(encoding))
+    try:  # one of Ray's own, or one that was changed since, says the same
+        return packed(LoggingConfig(given.encoding, given.log_level, list(given.additional_log_standard_attrs)))
+    except AttributeError:
+        raise TypeError(
+            f"init(logging_config=...) must be a LoggingConfig, not {type(given).__name__}: {given!r}"
+        ) from None

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from skate.core.environment import JOB, merge_environments, unpack_environment, without_job
+from skate.core.environment import JOB, LOGS, merge_environments, shown_environment, unpack_environment
+from skate.engines import setup
 from skate.engines.local import boot
 from skate.engines.local.pool import Pipes, Pool, pipes
 
@@ -126,7 +127,7 @@ class Environments:
 
     def rows(self) -> list[dict[str, Any]]:
         """The table ``runtime_envs``: those that are ready, with how many workers each has."""
-        asked = [without_job(worker.environment) for worker in self.host.hub.workers.values()]
+        asked = [shown_environment(worker.environment) for worker in self.host.hub.workers.values()]
         return [
             {
                 "runtime_env": unpack_environment(text),
@@ -187,10 +188,10 @@ class Environments:
 
     def _make(self, ground: Ground) -> None:
         job = self.host.jobs.of(ground.text)
-        fields = unpack_environment(merge_environments(self.host.job_environment(job), without_job(ground.text)))
+        fields = unpack_environment(merge_environments(self.host.job_environment(job), shown_environment(ground.text)))
         ground.path = self.host.search_path(job)
-        if fields.keys() <= {"env_vars", "config"}:
-            ground.setup = json.dumps({"env_vars": fields.get("env_vars", {}), "path": [], "folder": "", "hook": ""})
+        if fields.keys() <= {"env_vars", "config", LOGS}:
+            ground.setup = json.dumps(setup.plan(fields, str))
             return
         from skate.engines.local import recipes
 

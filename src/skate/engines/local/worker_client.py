@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from skate import exceptions
 from skate.core import refs
 from skate.core.engine import Context, Ready
-from skate.core.environment import merge_environments, without_job
+from skate.core.environment import merge_environments, shown_environment
 from skate.core.gpus import named, visible
 from skate.core.ids import FOREIGN, worker_hex
 from skate.core.nodes import NodeSpec
@@ -402,7 +402,7 @@ class WorkerClient(Blocks):
             reconstructed=self.reconstructed,
             resources=as_floats(holder.resources),
             gpus=named(here.gpus, self.visible_gpus),
-            environment=without_job(merge_environments(self.welcome.job_environment, holder.environment)),
+            environment=shown_environment(merge_environments(self.welcome.job_environment, holder.environment)),
             driver=False,
             job=self.welcome.job,
             group=holder.where.group if holder.where is not None else 0,

@@ -113,7 +113,8 @@ def mark_methods(target: Any, methods: tuple[MethodInfo, ...]) -> None:
 
 def of_method(handle: Any, name: str) -> CallOptions:
     """The options of a method of an actor that was made elsewhere."""
-    number = getattr(handle, "_ray_method_num_returns", {}).get(name)
+    known = getattr(handle, "_ray_method_num_returns", None) or getattr(handle, "_method_num_returns", None) or {}
+    number = known.get(name)
     if number in ("streaming", "dynamic"):
         return CallOptions(returns=STREAMING if number == "streaming" else DYNAMIC)
     if number is None and getattr(handle, "_ray_method_is_generator", {}).get(name):
