@@ -55,7 +55,15 @@ NEVER = {
 HIDDEN = frozenset({"T", "V", "F", "_config", "instance"})
 """Type variables and leftovers that Ray's modules show by accident."""
 LIBRARIES = ("air", "data", "llm", "rllib", "serve", "train", "tune")
-BELOW = ("_private.services", "_private.state", "_private.worker", "_raylet", "internal", "autoscaler.sdk")
+BELOW = (
+    "_private.services",
+    "_private.state",
+    "_private.worker",
+    "_raylet",
+    "internal",
+    "autoscaler.sdk",
+    "train._internal.session",
+)
 
 HEAD = """\
 # Compatibility with Ray
@@ -168,7 +176,7 @@ def page(found: dict[str, object]) -> str:
     different = [f"| `{name}` | {how} |" for name, how in DIFFERENT.items() if look_up(name)]
     never = [f"| `{name}` | {why} |" for name, why in NEVER.items() if name in every]
     private = [f"| `ray.{name}` | {code(importlib.import_module(f'ray.{name}').__all__)} |" for name in BELOW]
-    libraries = [f"| `ray.{name}` | {'works' if look_up(f'ray.{name}') else 'not yet'} |" for name in LIBRARIES]
+    libraries = [f"| `ray.{name}` | {'works' if look_up(f'skate.{name}') else 'not yet'} |" for name in LIBRARIES]
     parts = [
         HEAD.format(version=found["version"]),
         f"## Names\n\n{good} of {total} names work. A class's row lists its members.\n\n" + "\n".join(table),

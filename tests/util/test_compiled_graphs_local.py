@@ -159,7 +159,7 @@ def test_an_input_that_cannot_be_pickled_is_refused_and_survived(two: list[Any])
 def test_large_values_go_both_ways_at_once(two: list[Any]) -> None:
     """More is under way than the channels hold: who waits for room must take what comes."""
     a, b = two
-    graph = chain(a.echo, b.echo, a.echo, _buffer_size_bytes=10_000, _max_inflight_executions=6)
+    graph = chain(a.echo, b.echo, a.echo, _buffer_size_bytes=1000, _max_inflight_executions=6)
     data = [os.urandom(1_000_000) for _ in range(6)]
     refs = [graph.execute(block) for block in data]
     assert skate.get(refs) == data

@@ -26,6 +26,8 @@ __all__ = ["CompiledDAG"]
 
 MOST_SLOTS = 16
 """A channel holds so many messages at most; a run that is further ahead waits for room."""
+GROWS, LARGEST = 16, 64 << 20
+"""How many times its first size a buffer may grow, and to how many bytes, unless it was larger from the start."""
 _numbers = itertools.count(1)
 
 
@@ -70,7 +72,9 @@ class Settings(NamedTuple):
 
 def compile_graph(output: DAGNode, settings: Settings) -> CompiledDAG:
     """The graph that ends in `output`, ready to run."""
-    plan = make_plan(output, min(settings.most_in_flight, MOST_SLOTS), settings.buffer_size)
+    size = settings.buffer_size
+    room = min(GROWS * size, max(size, LARGEST))
+    plan = make_plan(output, min(settings.most_in_flight, MOST_SLOTS), room)
     end: Any = DriverEnd(plan)
     if not end.start():
         end = InProcess(output, plan)
