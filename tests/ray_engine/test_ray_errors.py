@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,17 @@ def test_another_python(machines, pretended):
     pretended(python_version="3.9.1")
     with pytest.raises(RuntimeError, match=r"run this program with Python 3.9.1"):
         join(machines)
+
+
+def test_something_else_at_the_address(monkeypatch):
+    def silent(address):
+        raise ray.exceptions.RpcError("Timed out while waiting for GCS to become available.")  # after half a minute
+
+    monkeypatch.setattr(ray._raylet, "GcsClient", silent)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "127.0.0.1:{1}".format(*server.getsockname())
+        with pytest.raises(ConnectionError, match="Something listens at '127.0.0.1:.*, but no cluster of Ray answers"):
+            skate.init(engine="ray", address=address)
 
 
 def test_workers_without_skate(machines, monkeypatch):
