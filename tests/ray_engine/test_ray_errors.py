@@ -88,7 +88,7 @@ def test_something_else_at_the_address(monkeypatch):
     monkeypatch.setattr(ray._raylet, "GcsClient", silent)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = "127.0.0.1:{1}".format(*server.getsockname())
-        with pytest.raises(ConnectionError, match="Something listens at '127.0.0.1:.*, but no cluster of Ray answers"):
+        with pytest.raises(ConnectionError, match=r"Something listens at '127.0.0.1:.*, but no cluster of Ray answers"):
             skate.init(engine="ray", address=address)
 
 
