@@ -136,9 +136,13 @@ def test_a_library_that_only_the_driver_has(machines, package):
         assert "The workers cannot import 'grist'" in said and f"'py_modules': ['{package}']" in said
     with pytest.raises(ModuleNotFoundError):
         skate.get(inside.remote())
-    actor = skate.remote(grist.Mill).remote()
-    with pytest.raises(skate.exceptions.ActorDiedError, match="The workers cannot import 'grist'"):
-        skate.get(actor.go.remote())
+    said = ""
+    for _ in range(3):  # on a busy machine Ray may tell no more than that the actor is gone
+        actor = skate.remote(grist.Mill).remote()
+        with pytest.raises(skate.exceptions.ActorDiedError) as gone:
+            skate.get(actor.go.remote())
+        said = said or str(gone.value) * ("import" in str(gone.value))
+    assert "The workers cannot import 'grist'" in said
     skate.shutdown()
     join(machines, runtime_env={"py_modules": [str(package)]})
     assert skate.get([inside.remote(), by_name.remote(2)]) == [10, 20]
