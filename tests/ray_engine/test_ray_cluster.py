@@ -160,7 +160,7 @@ def test_errors_and_streams_cross_nodes(cluster):
 
 
 @pytest.mark.timeout(120)
-def test_an_actor_comes_back_elsewhere_when_its_node_is_killed(machines, cluster):
+def test_an_actor_comes_back_elsewhere_when_its_node_is_killed(machines, cluster, tmp_path):
     fourth = machines.join('--resources={"fourth": 1}')
     end = time.monotonic() + 30
     while sum(row["Alive"] for row in skate.nodes()) < 4 and time.monotonic() < end:
@@ -175,13 +175,16 @@ def test_an_actor_comes_back_elsewhere_when_its_node_is_killed(machines, cluster
     actor = Survivor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(doomed, soft=True)).remote()
 
     @skate.remote(max_retries=0)
-    def sleep():
+    def sleep(begun):
+        open(begun, "w").close()
         time.sleep(600)
 
     node, pid = skate.get(actor.where.remote())
     assert node == doomed
-    lost = sleep.options(resources={"fourth": 0.5}).remote()
-    skate.wait([lost], timeout=2)
+    lost = sleep.options(resources={"fourth": 0.5}).remote(str(tmp_path / "begun"))
+    end = time.monotonic() + 30
+    while not (tmp_path / "begun").exists() and time.monotonic() < end:
+        time.sleep(0.1)
     fourth.kill()
     after, new_pid = skate.get(actor.where.remote(), timeout=60)
     assert after in cluster and new_pid != pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,17 @@ def test_another_python(machines, pretended):
         join(machines)
 
 
+def test_something_else_at_the_address(monkeypatch):
+    def silent(address):
+        raise ray.exceptions.RpcError("Timed out while waiting for GCS to become available.")  # after half a minute
+
+    monkeypatch.setattr(ray._raylet, "GcsClient", silent)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "127.0.0.1:{1}".format(*server.getsockname())
+        with pytest.raises(ConnectionError, match=r"Something listens at '127.0.0.1:.*, but no cluster of Ray answers"):
+            skate.init(engine="ray", address=address)
+
+
 def test_workers_without_skate(machines, monkeypatch):
     monkeypatch.setenv("SKATE_SHIP", "0")
     with pytest.raises(RuntimeError, match=r"workers of this cluster have no Skate.*Leave SKATE_SHIP out"):
@@ -124,9 +136,13 @@ def test_a_library_that_only_the_driver_has(machines, package):
         assert "The workers cannot import 'grist'" in said and f"'py_modules': ['{package}']" in said
     with pytest.raises(ModuleNotFoundError):
         skate.get(inside.remote())
-    actor = skate.remote(grist.Mill).remote()
-    with pytest.raises(skate.exceptions.ActorDiedError, match="The workers cannot import 'grist'"):
-        skate.get(actor.go.remote())
+    said = ""
+    for _ in range(3):  # on a busy machine Ray may tell no more than that the actor is gone
+        actor = skate.remote(grist.Mill).remote()
+        with pytest.raises(skate.exceptions.ActorDiedError) as gone:
+            skate.get(actor.go.remote())
+        said = said or str(gone.value) * ("import" in str(gone.value))
+    assert "The workers cannot import 'grist'" in said
     skate.shutdown()
     join(machines, runtime_env={"py_modules": [str(package)]})
     assert skate.get([inside.remote(), by_name.remote(2)]) == [10, 20]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import platform
 import re
 from typing import Any
 
@@ -11,20 +13,20 @@ import ray
 
 from skate.core.environment import given_environment, logs_of
 from skate.core.logging_config import LoggingConfig
-from skate.core.ray_cluster import CLIENT, knock
+from skate.core.ray_cluster import CLIENT, KNOCK, knock
 from skate.core.settings import Settings
 from skate.engines.ray.shipping import check_cluster, ships, with_skate
 
 _CLIENT_TAKES = ("address", "namespace", "runtime_env", "log_to_driver", "logging_config")
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
-"""Of the cluster, then of this process, in Ray's text about two that differ."""
+"""Of the cluster, in Ray's text about versions that differ."""
 
 
 def connect(settings: Settings) -> dict[str, Any]:
     """Start Ray, or join the cluster at ``settings.address``; what Ray tells of it.
 
     Raises:
-        ConnectionError: nobody listens at the address.
+        ConnectionError: nobody listens at the address, or somebody else than Ray.
         RuntimeError: the cluster runs another Ray, Python or Skate.
         ImportError: the address is of Ray Client, which needs a package that is not installed.
         ValueError: virtual nodes, or what Ray refuses.
@@ -38,6 +40,7 @@ def connect(settings: Settings) -> dict[str, Any]:
     joins = settings.address not in ("", "local")
     if joins:
         knock(settings.address)
+        _compare(settings.address)
         environment = with_skate(environment)
     given = {
         "address": settings.address or "local",
@@ -58,7 +61,14 @@ def connect(settings: Settings) -> dict[str, Any]:
     try:
         made = ray.init(**{name: value for name, value in given.items() if value is not None})
     except RuntimeError as error:
-        raise _mismatch(settings.address, error) or error from None
+        told = _VERSIONS.search(str(error))
+        raise (_mismatch(settings.address, *told.groups()) if told else None) or error from None
+    except ConnectionAbortedError as error:
+        raise ConnectionError(
+            f"The server at {settings.address!r} could not begin to act for this program, which has Ray "
+            f"{ray.__version__} on Python {platform.python_version()}; the cluster must have the same. It says:\n"
+            f"{error}"
+        ) from None
     if joins and not ships():
         try:
             check_cluster()
@@ -85,18 +95,40 @@ def _need_client(address: str) -> None:
         )
 
 
-def _mismatch(address: str, error: RuntimeError) -> RuntimeError | None:
-    """What to say where Ray, or Python, of the cluster is another one; None for any other error."""
-    versions = _VERSIONS.findall(str(error))
-    if len(versions) != 2:
-        return None
-    (their_ray, their_python), (our_ray, our_python) = versions
+def _compare(address: str) -> None:
+    """RuntimeError where Ray, or Python, of the cluster at ``host:port`` is another one; ConnectionError where none is.
+
+    Ray asks this too, but only after much that fails in other words, or takes a minute, when versions differ.
+    """
+    if address.startswith(CLIENT) or not address.rpartition(":")[2].isdigit():
+        return
+    try:
+        told = ray._raylet.GcsClient(address=address).internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=KNOCK)
+    except ray.exceptions.RpcError as error:
+        raise ConnectionError(f"Something listens at {address!r}, but no cluster of Ray answers: {error}") from None
+    except ray.exceptions.RayError:
+        return  # `init` will say what it is
+    if not told:
+        return
+    facts = msgspec.json.decode(told)
+    problem = _mismatch(address, facts["ray_version"], facts["python_version"])
+    if problem is not None:
+        raise problem
+
+
+def _mismatch(address: str, their_ray: str, their_python: str) -> RuntimeError | None:
+    """What to say where Ray, or Python, of the cluster is another one."""
+    our_python = platform.python_version()
+    parts = 2 if os.environ.get("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL") == "minor" else 3
     advice = []
-    if their_ray != our_ray:
+    if their_ray != ray.__version__:
         advice.append(f"pip install 'ray=={their_ray}'")
-    if their_python != our_python:
+    if their_python.split(".")[:parts] != our_python.split(".")[:parts]:
         advice.append(f"run this program with Python {their_python}")
+    if not advice:
+        return None
     return RuntimeError(
-        f"The cluster at {address!r} has Ray {their_ray} on Python {their_python}, this program has Ray {our_ray} on "
-        f"Python {our_python}. They must be the same: {' and '.join(advice) or 'make them so'}, or the cluster anew."
+        f"The cluster at {address!r} has Ray {their_ray} on Python {their_python}, this program has Ray "
+        f"{ray.__version__} on Python {our_python}. They must be the same: {' and '.join(advice)}, or start the "
+        "cluster anew with what is here."
     )

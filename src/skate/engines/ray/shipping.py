@@ -29,11 +29,9 @@ def ships() -> bool:
 
 
 def with_skate(environment: dict[str, Any]) -> dict[str, Any]:
-    """A job's runtime environment that brings Skate along, and tells workers which one to expect."""
-    variables = {**environment.get("env_vars", {}), DRIVERS: __version__}
-    environment = {**environment, "env_vars": variables}
+    """A job's runtime environment that brings Skate along; or else tells workers which one the driver has."""
     if not ships():
-        return environment
+        return {**environment, "env_vars": {**environment.get("env_vars", {}), DRIVERS: __version__}}
     paths = [os.path.dirname(os.path.abspath(str(importlib.import_module(name).__file__))) for name in MODULES]
     return {**environment, "py_modules": [*environment.get("py_modules", ()), *paths]}
 
