@@ -40,6 +40,7 @@ FLOORS = {
     "skate.standing": API,
     "skate.util": API,
     "skate.compat": API,
+    "skate.testing.serve_soak": LIBRARIES,  # it rehearses serve
     "skate.testing": API,
     "skate.dag": API,
     "skate.experimental": API,

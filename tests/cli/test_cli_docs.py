@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 from skate.cli import commands
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHOWN = re.findall(r"^\$ (.+)$", PAGE, flags=re.MULTILINE)
 SLOW = ("bench",)
-STANDING = ("start", "status", "job", "stop")
+STANDING = ("start", "status", "job", "serve", "stop")
 """What these do depends on those before; they are shown in an order that works."""
 
 
@@ -26,6 +28,8 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "script.py").write_text("print('done')\n")
     (tmp_path / "mypackage").mkdir()
     (tmp_path / "mypackage" / "train.py").write_text("print('trained')\n")
+    for name in ("shop.py", "serve.yaml"):
+        shutil.copy(EXAMPLES / "serve_config" / name, tmp_path)
     return tmp_path
 
 

@@ -28,6 +28,10 @@ LAST_LINES = {
     "monte_carlo_pi.py": "3.1401 from 1,600,000 darts",
     "parameter_server.py": "learnt 20 weights",
     "prime_sieve.py": "37 primes below 160",
+    "serve_composition.py": "updated while requests came, and each had its answer",
+    "serve_batching.py": "200 texts in batches of up to 16",
+    "serve_http.py": "an update and a death, and no request failed",
+    "serve_streaming.py": "for a client that has gone no token is made",
     "tree_reduce.py": "32,000 numbers from 16 parts",
     "typed.py": "what the checker found is what came back",
     "word_count.py": "as counted alone",
@@ -93,6 +97,14 @@ def test_example_checks_its_own_result(name: str, engine: str) -> None:
     assert last.startswith(f"{name.removesuffix('.py')}: ") or name == "engines.py"
     assert LAST_LINES[name] in last
     assert "Traceback" not in done.stderr
+
+
+@both_engines
+def test_example_of_a_configuration(engine: str) -> None:
+    done = run(engine, "examples/serve_config/deploy.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "deploy: all 3 replicas went on running, 1 was added"
+    assert "serve_config" in (EXAMPLES / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", [name for name in LAST_LINES if name not in ("engines.py", "typed.py")])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skate._version import __version__
-from skate.cli import clusters, jobs, observe, standing
+from skate.cli import clusters, jobs, mcp, observe, serve, standing
 from skate.cli.environments import env
 
 if TYPE_CHECKING:
@@ -54,7 +54,15 @@ def skate(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (env, *observe.COMMANDS, *standing.COMMANDS, *clusters.COMMANDS, *jobs.COMMANDS):
+for command in (
+    env,
+    *observe.COMMANDS,
+    *standing.COMMANDS,
+    *clusters.COMMANDS,
+    *jobs.COMMANDS,
+    *serve.COMMANDS,
+    *mcp.COMMANDS,
+):
     skate.add_command(command)
 
 

@@ -91,6 +91,9 @@ class Engine(Protocol):
     def asyncio_future(self, ref: ObjectRef[Any]) -> Any:
         """A future of the running event loop that gets the value or the error."""
 
+    def asyncio_ready(self, ref: ObjectRef[Any]) -> Any:
+        """A future of the running event loop that gets None when `ref` is ready, whatever came of it."""
+
     def next_item(self, stream: int) -> ObjectRef[Any]:
         """Name the next item of a stream; it becomes ready with a value, an error, or as the end (see `is_end`)."""
 

@@ -40,7 +40,7 @@ class ObjectRefGenerator(Generic[R_co]):
 
     async def __anext__(self) -> ObjectRef[R_co]:
         while (item := self._peek()) is not None:
-            await _until_ready(item)
+            await engines.current().asyncio_ready(item)
             if self._take(item):
                 return item
         raise StopAsyncIteration
@@ -133,14 +133,15 @@ def _is_ready(item: ObjectRef[Any]) -> bool:
     return bool(engines.current().wait([item], 1, 0)[0])
 
 
-async def _until_ready(item: ObjectRef[Any]) -> None:
-    if _is_ready(item):
-        return
-    engine = engines.current()
+def asyncio_ready(engine: engines.Engine, ref: ObjectRef[Any]) -> Any:
+    """`Engine.asyncio_ready` by way of `Engine.on_ready`."""
     import asyncio
 
     loop = asyncio.get_running_loop()
     woken: asyncio.Future[None] = loop.create_future()
+    if engine.wait([ref], 1, 0)[0]:
+        woken.set_result(None)
+        return woken
 
     def wake() -> None:
         if not woken.done():
@@ -150,8 +151,8 @@ async def _until_ready(item: ObjectRef[Any]) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(wake)
 
-    engine.on_ready(item, ready)
-    await woken
+    engine.on_ready(ref, ready)
+    return woken
 
 
 class DynamicObjectRefGenerator(Generic[R_co]):

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from skate.core import engine as engines
+from skate.core.preloads import preload
 
 # At once, for there is a module of this name too: importing that later would put it in the function's place.
 from skate.util.placement_group import (
@@ -41,6 +42,7 @@ __all__ = [
     "map_unordered",
     "placement_group",
     "placement_group_table",
+    "preload",
     "register_serializer",
     "remove_placement_group",
 ]

@@ -109,7 +109,7 @@ class Registry:
         if engines.running() is not None:
             with contextlib.suppress(ValueError):  # no worker has recorded anything
                 tables.update(get(get_actor(NAME, NAMESPACE).give.remote()))
-        return _merged(tables)
+        return merged(tables)
 
 
 class Gatherer:
@@ -127,7 +127,8 @@ class Gatherer:
         return self.tables
 
 
-def _merged(tables: dict[str, Table]) -> list[dict[str, Any]]:
+def merged(tables: dict[str, Table]) -> list[dict[str, Any]]:
+    """The tables of processes as rows: summed up, but for gauges."""
     sums: dict[tuple[str, tuple[str, ...], str], tuple[Series, Any]] = {}
     for process, table in tables.items():
         for name, (series, values) in table.items():

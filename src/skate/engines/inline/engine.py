@@ -15,7 +15,7 @@ from skate.core import ids
 from skate.core.calls import PackedCall, pack_call
 from skate.core.engine import Context, Ready
 from skate.core.environment import merge_environments, shown_environment
-from skate.core.generator import ObjectRefGenerator
+from skate.core.generator import ObjectRefGenerator, asyncio_ready
 from skate.core.groups import GroupUnschedulable, actor_group_removed, no_such_name
 from skate.core.locations import of_rows
 from skate.core.nodes import NodeSpec
@@ -359,6 +359,10 @@ class InlineEngine:
         else:
             self.on_ready(ref, ready)
         return future
+
+    def asyncio_ready(self, ref: ObjectRef[Any]) -> Any:
+        """A future of the running loop."""
+        return asyncio_ready(self, ref)
 
     def next_item(self, stream: int) -> ObjectRef[Any]:
         """The next item of a stream; one that is made on demand is made now."""

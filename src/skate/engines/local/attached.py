@@ -293,6 +293,13 @@ class AttachedEngine(WorkerClient):
         self.pump.join_loop(loop)
         return super().asyncio_future(ref)
 
+    def asyncio_ready(self, ref: ObjectRef[Any]) -> Any:
+        """A future of the running loop, which reads the connection itself while it waits."""
+        import asyncio
+
+        self.pump.join_loop(asyncio.get_running_loop())
+        return super().asyncio_ready(ref)
+
     # -------------------------------------------------------------------- others
 
     def context(self) -> Context:

@@ -15,6 +15,7 @@ import cloudpickle  # noqa: F401  the first call needs both: here they load besi
 from skate import exceptions
 from skate.core import ids, refs
 from skate.core.engine import Context, Ready
+from skate.core.generator import asyncio_ready
 from skate.core.nodes import NodeSpec
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import pack, unpack, unpack_value
@@ -345,6 +346,10 @@ class LocalEngine(Client):
             self.hub.hold(key)
 
     # ------------------------------------------------------------------- streams
+
+    def asyncio_ready(self, ref: ObjectRef[Any]) -> Any:
+        """A future of the running loop."""
+        return asyncio_ready(self, ref)
 
     def next_item(self, stream: int) -> ObjectRef[Any]:
         """Name the next item of a stream."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from skate.core import ids, refs
+from skate.core import ids, preloads, refs
 from skate.core.environment import logs_of, shown_environment
 from skate.core.nodes import NodeSpec, address
 from skate.core.resources import UNIT, to_units
@@ -75,6 +75,9 @@ class Host:
             self.hub.history.sink = self.logbook.event
         self.path = search_path()
         self.preloaded: set[str] = set()
+        self.imported = 0
+        """How many of `preloads.modules` the zygote was told of."""
+        self._import()
         self.signals: list[tuple[Worker, int]] = []
         self.hub.timers.at(time.monotonic() + REAP_EVERY, self._reap)
         self.meter: Callable[[Worker], int] | None = None
@@ -86,6 +89,8 @@ class Host:
 
     def start(self, environment: str, node: Node) -> Worker | None:
         """Start a worker process of a node; None when the zygote is gone."""
+        if len(preloads.modules) > self.imported:
+            self._import()
         client = self.new_client()
         job = self.jobs.of(environment)
         special = bool(self.job_environment(job) or shown_environment(environment))
@@ -337,6 +342,13 @@ class Host:
         if modules:
             self.preloaded.update(modules)
             self.pool.preload(modules)
+
+    def _import(self) -> None:
+        """What libraries of ours want workers to have."""
+        modules = preloads.modules[self.imported :]
+        self.imported += len(modules)
+        if modules:
+            self.pool.preload(modules, at_once=True)
 
     def _bury(self, worker: Worker, how: str) -> None:
         """Take in the last messages and lines of a dead worker, then tell the hub."""

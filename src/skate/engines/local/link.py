@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -191,11 +192,26 @@ class BlockingLink:
         out, self.out = self.out, []
         for data in framed(out):
             while data:
-                data = data[os.write(self.write_fd, data) :]
+                try:
+                    data = data[os.write(self.write_fd, data) :]
+                except BlockingIOError:
+                    _wait(self.write_fd, select.POLLOUT)
 
     def read(self) -> list[Any]:
         """The messages that one read completes, waiting for it; EOFError when the hub is gone."""
-        data = os.read(self.read_fd, max(READ_SIZE, min(self.frames.wanting(), 1 << 20)))
+        while True:
+            try:
+                data = os.read(self.read_fd, max(READ_SIZE, min(self.frames.wanting(), 1 << 20)))
+                break
+            except BlockingIOError:
+                _wait(self.read_fd, select.POLLIN)
         if not data:
             raise EOFError
         return self.frames.feed(data)
+
+
+def _wait(fd: int, event: int) -> None:
+    """Wait for a descriptor that somebody has made non-blocking, as uvloop does with those that it watches."""
+    ready = select.poll()
+    ready.register(fd, event)
+    ready.poll()

@@ -235,13 +235,13 @@ class Mailbox(Client):
 
     def until(self, arrived: Callable[[], object]) -> None:
         """Wait for something to arrive; a cancel of the waiting task interrupts it."""
+        self.flush()  # whoever reads for this thread may have begun to already
         if self.interruptible and threading.get_ident() == self.main:
             task = self.current.task
             self.turns.until(lambda: arrived() or task in self.cancelled)
             if not arrived():
                 self.heed_cancel()
         else:
-            self.flush()
             self.turns.until(arrived)
 
     def heed_cancel(self) -> None:

@@ -61,10 +61,10 @@ class Pool:
                 os.close(fd)
         return True
 
-    def preload(self, modules: list[str]) -> None:
-        """Have later workers find these modules imported."""
+    def preload(self, modules: list[str], *, at_once: bool = False) -> None:
+        """Have later workers find these modules imported; with `at_once` all of them, which may wait for it."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # reported on its own way
-            self.control.send(msgspec.msgpack.encode(["preload", modules]))
+            self.control.send(msgspec.msgpack.encode(["import" if at_once else "preload", modules]))
 
     def signal(self, pid: int, number: int) -> None:
         """Have the zygote signal a worker, if it still lives."""

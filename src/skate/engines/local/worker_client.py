@@ -6,6 +6,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from skate import exceptions
 from skate.core import refs
 from skate.core.engine import Context, Ready
 from skate.core.environment import merge_environments, shown_environment
+from skate.core.generator import asyncio_ready
 from skate.core.gpus import named, visible
 from skate.core.ids import FOREIGN, worker_hex
 from skate.core.nodes import NodeSpec
@@ -83,6 +85,10 @@ class WorkerClient(Blocks):
         self.target: Any = None
         """The function of the task that runs, or the actor's class."""
         self._helper: threading.Thread | None = None
+        self.helping = threading.Lock()
+        """Held to begin or end that thread."""
+        self.due: deque[Ready] = deque()
+        """Callbacks that it is to make."""
         if welcome.sites:
             sites.record(self, self._note_site)
 
@@ -234,11 +240,12 @@ class WorkerClient(Blocks):
         return ready, rest
 
     def on_ready(self, ref: ObjectRef[Any], callback: Ready) -> None:
-        """Call back when `ref` is ready, from whichever thread reads."""
-        self._subscribe(ref, False, lambda _: callback())
-        if self._helper is None or not self._helper.is_alive():
-            self._helper = threading.Thread(target=self._keep_reading, name="skate-reader", daemon=True)
-            self._helper.start()
+        """Call back when `ref` is ready, from a thread that may ask for its value."""
+        self._subscribe(ref, False, lambda _: self.due.append(callback))
+        with self.helping:
+            if self._helper is None:
+                self._helper = threading.Thread(target=self._keep_reading, name="skate-reader", daemon=True)
+                self._helper.start()
 
     def _subscribe(self, ref: ObjectRef[Any], values: bool, callback: Callable[[Values], None]) -> None:
         request = next(self.requests)
@@ -257,8 +264,19 @@ class WorkerClient(Blocks):
             self.link.flush()
 
     def _keep_reading(self) -> None:
-        """Read as long as somebody waits for a callback and nobody else reads."""
-        self.turns.until(lambda: not self.callbacks)
+        """Read as long as somebody waits for a callback and nobody else reads; make the callbacks.
+
+        They are not made by whoever reads: they may ask for values, which he would have to read.
+        """
+        due = self.due
+        while True:
+            self.turns.until(lambda: due or not self.callbacks)
+            while due:
+                due.popleft()()
+            with self.helping:
+                if not due and not self.callbacks:
+                    self._helper = None
+                    return
 
     def asyncio_future(self, ref: ObjectRef[Any]) -> asyncio.Future[Any]:
         """A future of the running loop, which reads the link itself while it waits."""
@@ -292,6 +310,26 @@ class WorkerClient(Blocks):
             loop.add_reader(self.link.read_fd, self.readable)
         self._subscribe(ref, True, answered)
         return future
+
+    def asyncio_ready(self, ref: ObjectRef[Any]) -> Any:
+        """A future of the running loop; an actor's own loop reads for it, and needs no other thread."""
+        import asyncio
+
+        if self.on_inbox is None:
+            return asyncio_ready(self, ref)
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        def answered(_: Values) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(wake)
+
+        self._subscribe(ref, False, answered)
+        return woken
 
     def readable(self) -> None:
         """The link has something to read: read once, unless another thread does."""

@@ -6,6 +6,7 @@ hang on any lock that another thread held. It imports what every worker needs on
 Requests and reports are msgpack arrays over a socket that keeps message boundaries:
 
 * ``["fork", client]`` with four descriptors (the worker's reading and writing pipe, its stdout, its stderr);
+* ``["import", [module, ...]]``: import these at once, for the workers that follow;
 * ``["preload", [module, ...]]``: import these when there is nothing else to do; later workers are spared it;
 * ``["signal", pid, number]``: only the parent can be sure that a pid is still its child's;
 * ``["forked", client, pid, 0]`` and ``["ended", client, status, peak]`` back; a negative status is a signal, the peak
@@ -109,7 +110,10 @@ class Zygote:
             return
         for fd in fds:
             os.close(fd)
-        if kind == "preload":
+        if kind == "import":
+            for module in rest[0]:
+                self._preload(module)
+        elif kind == "preload":
             self.preload += rest[0]
         elif kind == "signal" and rest[0] in self.children:
             os.kill(rest[0], rest[1])
@@ -186,7 +190,7 @@ def understood(message: bytes, descriptors: int) -> list[Any]:
     match request:
         case ["fork", int()] if descriptors == 4:
             return list(request)
-        case ["preload", [*modules]] if all(isinstance(module, str) for module in modules):
+        case ["preload" | "import", [*modules]] if all(isinstance(module, str) for module in modules):
             return list(request)
         case ["signal", int(), int(number)] if 0 < number < signal.NSIG:
             return list(request)

@@ -238,6 +238,10 @@ class RayEngine:
 
         return asyncio.ensure_future(value())
 
+    def asyncio_ready(self, ref: ObjectRef[Any]) -> Any:
+        """As `next_item`."""
+        raise NotImplementedError
+
     def next_item(self, stream: int) -> ObjectRef[Any]:
         """Ray's streams give their items themselves."""
         raise NotImplementedError

@@ -91,6 +91,22 @@ def test_done_callback_of_a_future_runs(ray):
     assert eventually(lambda: seen == [3])
 
 
+def test_futures_inside_of_a_task(ray):
+    @ray.remote
+    def f(i):
+        time.sleep(0.01)
+        return i
+
+    @ray.remote
+    def outer():
+        futures = [f.remote(i).future() for i in range(20)]
+        # the thread that sees to the futures and the one that waits for a value share one connection
+        others = [ray.get(f.remote(i)) for i in range(20)]
+        return [future.result(timeout=20) for future in futures], others
+
+    assert ray.get(outer.remote(), timeout=30) == (list(range(20)), list(range(20)))
+
+
 def test_gather_of_refs(ray):
     @ray.remote
     def f(i):

@@ -1,0 +1,312 @@
+"""The verbs: start, run, delete, status, shutdown, and finding handles."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import skate
+from skate import exceptions
+from skate.serve import context, router
+from skate.serve.build import build_app, http_is_installed
+from skate.serve.config import HTTPOptions, gRPCOptions, logging_of
+from skate.serve.context import ReplicaContext
+from skate.serve.deployments import DEFAULT, Application, Deployment, Unset
+from skate.serve.exceptions import RayServeException
+from skate.serve.handle import DeploymentHandle
+from skate.serve.schema import ServeStatus, read_status
+
+DEFAULT_APP = "default"
+PATIENCE_S = 30.0
+"""Seconds for which a controller that is being restarted is waited for."""
+
+
+class RunTarget(NamedTuple):
+    """One of the applications of `run_many`."""
+
+    target: Application
+    name: str = DEFAULT_APP
+    route_prefix: str | None = "/"
+    logging_config: dict[str, Any] | None = None
+
+
+def start(
+    proxy_location: str | None = None,
+    http_options: dict[str, Any] | HTTPOptions | None = None,
+    grpc_options: dict[str, Any] | gRPCOptions | None = None,
+    logging_config: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> None:
+    """Start serve in this session (`run` does so by itself); nothing happens when it runs already.
+
+    Args:
+        proxy_location: ``"HeadOnly"``, ``"EveryNode"`` or ``"Disabled"``: whether there is HTTP.
+        http_options: see `HTTPOptions`.
+        grpc_options: see `gRPCOptions`.
+        logging_config: how replicas log that have none of their own: a dict or a `LoggingConfig`.
+
+    Raises ValueError and TypeError for wrong options, which they name.
+    """
+    http = HTTPOptions.read(http_options or {}, "http_options")
+    grpc = gRPCOptions.read(grpc_options, "grpc_options") if grpc_options is not None else None
+    if proxy_location not in (None, "HeadOnly", "EveryNode", "Disabled"):
+        raise ValueError(f"proxy_location must be 'HeadOnly', 'EveryNode' or 'Disabled', not {proxy_location!r}")
+    _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location, logging_of(logging_config))
+    if proxy_location != "Disabled" and http.location != "NoServer":
+        from skate.serve import proxy
+
+        _ask(proxy.start_proxy(http, grpc), "address")
+
+
+def _controller(
+    http: dict[str, Any] | None = None,
+    grpc: dict[str, Any] | None = None,
+    location: str | None = None,
+    logging: dict[str, Any] | None = None,
+) -> Any:
+    """The controller, started where there is none."""
+    skate.util.preload("skate.serve.controller", "skate.serve.vault")
+    if not skate.is_initialized():
+        skate.init()
+    try:
+        return context.controller()
+    except RuntimeError:
+        pass
+    from skate.serve.controller import Controller
+    from skate.serve.vault import Vault
+
+    own = {"num_cpus": 0, "namespace": context.NAMESPACE, "lifetime": "detached", "max_restarts": -1}
+    try:
+        skate.remote(Vault).options(**own, name=context.VAULT).remote()
+        fresh = True
+    except ValueError:  # the controller was killed, what it wanted is still there
+        fresh = False
+    options = {**own, "name": context.CONTROLLER, "max_concurrency": 100_000, "max_task_retries": 0}
+    settings = {"http": http, "grpc": grpc, "location": location, "logging": logging}
+    return skate.remote(Controller).options(**options, get_if_exists=True).remote(fresh, settings)
+
+
+def _proxy() -> Any:
+    """The proxy, started if `start` did not: except where actors live in this process, and a test client is used."""
+    try:
+        return skate.get_actor(context.PROXY, namespace=context.NAMESPACE)
+    except ValueError:
+        pass
+    if not http_is_installed():
+        print("serve: HTTP is not served, handles work. For HTTP: pip install 'skate-ray[serve]'", file=sys.stderr)
+        return None
+    from skate.serve import proxy
+
+    settings = ask("get_settings")
+    options = HTTPOptions.read(settings.get("http") or {}, "http_options")
+    if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
+        return None
+    grpc = settings.get("grpc")
+    return proxy.start_proxy(options, gRPCOptions.read(grpc, "grpc_options") if grpc else None)
+
+
+def run(
+    target: Application,
+    *,
+    blocking: bool = False,
+    name: str = DEFAULT_APP,
+    route_prefix: str | Unset | None = DEFAULT,
+    logging_config: dict[str, Any] | None = None,
+    _blocking: bool = True,
+    wait_for_ingress_deployment_creation: bool = True,
+    **_: Any,
+) -> DeploymentHandle:
+    """Deploy an application in place of what had its name, and return the handle of its ingress once it runs.
+
+    Args:
+        target: what ``Deployment.bind`` gave.
+        blocking: do not return, but print the status until Ctrl-C.
+        name: the application's name.
+        route_prefix: HTTP paths that begin so belong to it; "/" by default, None: it has no HTTP.
+
+    Raises:
+        TypeError: `target` is not a bound deployment.
+        ValueError: the name is empty; the route_prefix does not begin with "/" or is taken.
+        RuntimeError: it could not be deployed; the message says which deployment failed of what.
+    """
+    prefix = "/" if isinstance(route_prefix, Unset) else route_prefix
+    (handle,) = run_many([RunTarget(target, name, prefix, logging_config)], wait_for_applications_running=_blocking)
+    if blocking:
+        _block()
+    return handle
+
+
+def run_many(
+    targets: Sequence[RunTarget],
+    *,
+    blocking: bool = False,
+    wait_for_ingress_deployment_creation: bool = True,
+    wait_for_applications_running: bool = True,
+) -> list[DeploymentHandle]:
+    """Deploy several applications at once; see `run`."""
+    for each in targets:
+        _check(each)
+    _controller()
+    front = _proxy() if any(each.route_prefix is not None for each in targets) else None
+    specs = [
+        build_app(each.target, each.name, each.route_prefix, adjust=_with_logging(each.logging_config))
+        for each in targets
+    ]
+    ask("deploy", specs)
+    handles = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
+    if wait_for_applications_running:
+        found, told = ask("until_settled", [spec.name for spec in specs])
+        for name, (status, message) in found.items():
+            if status != "RUNNING":
+                raise RuntimeError(f"Deploying application {name!r} failed ({status}):\n{message}")
+        for handle in handles:
+            handle._init(told)
+        if front is not None:
+            for each in targets:
+                if each.route_prefix is not None:
+                    _ask(front, "routed", each.name, each.route_prefix)
+    if blocking:
+        _block()
+    return handles
+
+
+def ask(method: str, *args: Any, **kwargs: Any) -> Any:
+    """Call the controller: what it gave, or raised. Made again when it is being restarted: a call may run twice."""
+    return _ask(None, method, *args, **kwargs)
+
+
+def _ask(actor: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+    """The same for any actor; None: the controller, found anew for each try."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return skate.get(getattr(actor or context.controller(), method).remote(*args, **kwargs))
+        except exceptions.RayTaskError as error:
+            raise error.cause from None
+        except exceptions.ActorUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _with_logging(given: Any) -> Any:
+    """For `build_app`: gives deployments that have no ``logging_config`` this one."""
+    config = logging_of(given)
+    if config is None:
+        return None
+
+    def adjust(name: str, deployment: Deployment) -> Deployment:
+        return deployment if deployment._config.logging_config else deployment.options(logging_config=config)
+
+    return adjust
+
+
+def _check(target: RunTarget) -> None:
+    if not isinstance(target.target, Application):
+        raise TypeError(
+            f"serve.run takes an application, which Deployment.bind makes, not {target.target!r} "
+            f"({type(target.target).__name__})"
+        )
+    if not isinstance(target.name, str) or not target.name:
+        raise ValueError(f"An application needs a name that is not empty, not {target.name!r}")
+    prefix = target.route_prefix
+    if prefix is not None:
+        if not isinstance(prefix, str) or not prefix.startswith("/"):
+            raise ValueError(f"route_prefix must begin with '/', not {prefix!r}")
+        if prefix != "/" and prefix.endswith("/"):
+            raise ValueError(f"route_prefix must not end with '/': {prefix!r}")
+        if "{" in prefix or "}" in prefix:
+            raise ValueError(f"route_prefix may not hold wildcards: {prefix!r}")
+
+
+def _block() -> None:
+    try:
+        while True:
+            time.sleep(10)
+    except KeyboardInterrupt:
+        shutdown()
+
+
+def delete(name: str, _blocking: bool = True) -> None:
+    """End an application; returns when its replicas have gone. Does nothing when there is none of this name."""
+    ask("delete", [name], wait=_blocking)
+
+
+def status() -> ServeStatus:
+    """What runs: applications, their deployments, how they are."""
+    try:
+        context.controller()
+    except RuntimeError:
+        return ServeStatus()
+    return read_status(ask("status"))
+
+
+def shutdown() -> None:
+    """End all applications, and serve itself. Does nothing when it does not run."""
+    if not skate.is_initialized():
+        return
+    router.forget_all()
+    try:
+        context.controller()
+    except RuntimeError:
+        return
+    try:
+        ask("shutdown")
+    except exceptions.RayError as error:
+        print(f"serve: the controller did not shut down cleanly: {error}")
+    for name in (context.PROXY, context.CONTROLLER, context.VAULT):
+        try:
+            skate.kill(skate.get_actor(name, namespace=context.NAMESPACE))
+        except ValueError:
+            continue
+    router.forget_all()  # where replicas live in this process, they had some until now
+
+
+async def shutdown_async() -> None:
+    """`shutdown`, on an event loop."""
+    import asyncio
+
+    await asyncio.to_thread(shutdown)
+
+
+def get_app_handle(name: str) -> DeploymentHandle:
+    """The handle of an application's ingress. Raises RayServeException when there is no such application."""
+    row = ask("status")["applications"].get(name)
+    if row is None:
+        raise RayServeException(f"Application {name!r} does not exist.")
+    return DeploymentHandle(row["ingress"], name)
+
+
+def get_deployment_handle(
+    deployment_name: str, app_name: str | None = None, _check_exists: bool = True
+) -> DeploymentHandle:
+    """The handle of a deployment, of the calling replica's application when `app_name` is None.
+
+    Raises RayServeException when there is no such deployment, or no `app_name` outside of a replica.
+    """
+    if app_name is None:
+        replica = context.current_replica()
+        if replica is None:
+            raise RayServeException("get_deployment_handle needs an app_name outside of a replica")
+        app_name = replica.id.app_name
+    if _check_exists:
+        row = ask("status")["applications"].get(app_name)
+        if row is None or deployment_name not in row["deployments"]:
+            raise RayServeException(f"Deployment {deployment_name!r} of application {app_name!r} does not exist.")
+    return DeploymentHandle(deployment_name, app_name)
+
+
+def get_replica_context() -> ReplicaContext:
+    """What the calling replica is. Raises RayServeException outside of one."""
+    replica = context.current_replica()
+    if replica is None:
+        raise RayServeException("get_replica_context works inside a replica only")
+    here: ReplicaContext = replica.context
+    return here
+
+
+def get_multiplexed_model_id() -> str:
+    """The model that the request is for which runs here; empty: none was named."""
+    return context.request_context.get().multiplexed_model_id

@@ -1,0 +1,142 @@
+"""What serve knows in this process: the replica it is, the request it is in, and where the controller is found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, NamedTuple
+
+import skate
+
+NAMESPACE = "serve"
+CONTROLLER = "SKATE_SERVE_CONTROLLER"
+VAULT = "SKATE_SERVE_VAULT"
+PROXY = "SERVE_PROXY"
+
+
+class RequestContext(NamedTuple):
+    """What travels with a request from hop to hop."""
+
+    request_id: str = ""
+    route: str = ""
+    app_name: str = ""
+    multiplexed_model_id: str = ""
+
+
+NO_REQUEST = RequestContext()
+request_context: ContextVar[RequestContext] = ContextVar("skate_serve_request", default=NO_REQUEST)
+"""The request that runs here; `NO_REQUEST` outside of one."""
+
+
+@dataclass(frozen=True)
+class ReplicaID:
+    """Names a replica: a part that is unique, of a deployment, of an application."""
+
+    unique_id: str
+    deployment: str
+    app_name: str
+
+    def to_full_id_str(self) -> str:
+        """As the replica's actor is called."""
+        return f"{_REPLICA}{self.app_name}#{self.deployment}#{self.unique_id}"
+
+
+_REPLICA = "SERVE_REPLICA::"
+
+
+def is_replica(actor: str) -> bool:
+    """Whether an actor of this name is a replica."""
+    return actor.startswith(_REPLICA)
+
+
+def parts_of(actor: str) -> tuple[str, str, str]:
+    """Application, deployment and own name of a replica, of its actor's name."""
+    app, deployment, name = actor.removeprefix(_REPLICA).rsplit("#", 2)
+    return app, deployment, name
+
+
+@dataclass(frozen=True)
+class ReplicaRank:
+    """A replica's number among those of its deployment."""
+
+    rank: int = 0
+
+
+@dataclass
+class ReplicaContext:
+    """What `serve.get_replica_context` gives."""
+
+    replica_id: ReplicaID
+    servable_object: Any
+    deployment_config: Any
+    rank: ReplicaRank = ReplicaRank()
+    world_size: int = 1
+
+    @property
+    def app_name(self) -> str:
+        """The application's name."""
+        return self.replica_id.app_name
+
+    @property
+    def deployment(self) -> str:
+        """The deployment's name."""
+        return self.replica_id.deployment
+
+    @property
+    def replica_tag(self) -> str:
+        """The part of the replica's id that is its own."""
+        return self.replica_id.unique_id
+
+
+replica: Any = None
+"""The replica that this process is, a `skate.serve.replica.Replica`; None in any other process, and in one that holds
+more than it."""
+farewells: list[Callable[[Any], Awaitable[None]]] = []
+"""Called with a replica when it has finished its last request."""
+loop: Any = None
+"""That replica's event loop."""
+replica_here: ContextVar[Any] = ContextVar("skate_serve_replica", default=None)
+"""The replica whose code runs here."""
+
+
+def current_replica() -> Any:
+    """The replica whose code calls, a `skate.serve.replica.Replica`; None outside of one."""
+    return replica_here.get() or replica
+
+
+def replica_context() -> ReplicaContext | None:
+    """What the replica is whose code calls; None outside of one."""
+    here = current_replica()
+    return here.context if here is not None else None
+
+
+_prefix = ""
+_numbers = count(1)
+
+
+def new_request_id() -> str:
+    """An id that no other request has: 32 hexadecimal digits."""
+    global _prefix
+    if not _prefix:
+        _prefix = os.urandom(10).hex()
+    return f"{_prefix}{next(_numbers):012x}"
+
+
+def forget_prefix() -> None:
+    """A forked process must not go on counting where its parent does."""
+    global _prefix
+    _prefix = ""
+
+
+os.register_at_fork(after_in_child=forget_prefix)
+
+
+def controller() -> skate.actor.ActorHandle[Any]:
+    """The controller's handle. Raises RuntimeError when serve does not run here."""
+    try:
+        return skate.get_actor(CONTROLLER, namespace=NAMESPACE)
+    except ValueError:
+        raise RuntimeError("Serve does not run in this session: start it with serve.start or serve.run.") from None

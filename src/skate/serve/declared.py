@@ -1,0 +1,141 @@
+"""The controller's part for configurations: applications that are built from import paths.
+
+Building goes on beside everything else. While it does, and when it fails, what is deployed stays as it is. What reads
+configurations is imported when there is one: every application's first answer would wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+import skate
+from skate import exceptions
+from skate.serve.config import DeploymentConfig
+from skate.serve.specs import AppSpec
+from skate.serve.state import ApplicationStatus
+
+PREFIX = "declared:"
+"""Of names in the vault."""
+
+
+class Declared:
+    """The applications that configurations have declared.
+
+    Args:
+        deploy: has built applications run.
+        delete: ends applications by their names.
+        keep, forget: put something into the vault, take it out.
+        tell: says that statuses may have changed.
+    """
+
+    def __init__(
+        self,
+        deploy: Callable[[list[AppSpec]], Awaitable[None]],
+        delete: Callable[[list[str]], Awaitable[Any]],
+        keep: Callable[[str, Any], None],
+        forget: Callable[[str], None],
+        tell: Callable[[], None],
+    ) -> None:
+        self._deploy = deploy
+        self._delete = delete
+        self._keep = keep
+        self._forget = forget
+        self._tell = tell
+        self.configs: dict[str, dict[str, Any]] = {}
+        """What was declared last, by application."""
+        self.building: dict[str, asyncio.Task[None]] = {}
+        self.failures: dict[str, str] = {}
+        """Why an application could not be built."""
+
+    async def apply(self, config: dict[str, Any]) -> None:
+        """Have the applications of a configuration, and of those that were declared before no others.
+
+        Raises SchemaError for what is wrong in it, before anything is done.
+        """
+        from skate.serve.config_file import ServeDeploySchema
+
+        schema = ServeDeploySchema.model_validate(config)
+        wanted = {app.name: app for app in schema.applications}
+        gone = [name for name in self.configs if name not in wanted]
+        for name in gone:
+            self.drop(name)
+        for name, app in wanted.items():
+            self._declare(name, app.model_dump(exclude_unset=True))
+        self._tell()
+        if gone:
+            await self._delete(gone)
+
+    def recover(self, kept: dict[str, Any]) -> None:
+        """Take up what was declared; what was not built yet is built now."""
+        for key, value in kept.items():
+            if not key.startswith(PREFIX):
+                continue
+            name, (config, built) = key.removeprefix(PREFIX), value
+            if built:
+                self.configs[name] = config
+            else:
+                self._declare(name, config)
+
+    def status(self, name: str) -> tuple[ApplicationStatus, str] | None:
+        """Status and message of an application that is being built, or could not be; None for others."""
+        if name in self.building:
+            return ApplicationStatus.DEPLOYING, "The application is being built."
+        if name in self.failures:
+            return ApplicationStatus.DEPLOY_FAILED, self.failures[name]
+        return None
+
+    def drop(self, name: str) -> None:
+        """An application is deleted, or deployed in another way: what was declared of it does not count any more."""
+        task = self.building.pop(name, None)
+        if task is not None:
+            task.cancel()
+        self.failures.pop(name, None)
+        if self.configs.pop(name, None) is not None:
+            self._forget(PREFIX + name)
+
+    def _declare(self, name: str, config: dict[str, Any]) -> None:
+        self.drop(name)
+        self.configs[name] = config
+        self._keep(PREFIX + name, (config, False))
+        task = self.building[name] = asyncio.get_running_loop().create_task(self._build(name, config))
+        task.add_done_callback(lambda done: self._built(name, done))
+
+    def _built(self, name: str, task: asyncio.Task[None]) -> None:
+        if self.building.get(name) is task:
+            del self.building[name]
+            if (error := task.exception()) is not None:
+                self.failures[name] = str(error)
+        self._tell()
+
+    async def _build(self, name: str, config: dict[str, Any]) -> None:
+        from skate.serve.config_file import ServeApplicationSchema
+        from skate.serve.importing import Builder, split_environment
+
+        environment, _ = split_environment(ServeApplicationSchema.model_validate(config).runtime_env)
+        options: dict[str, Any] = {"runtime_env": environment} if environment else {}
+        try:
+            builder: Any = skate.remote(Builder).options(num_cpus=0, **options).remote()
+            try:
+                spec = await builder.build.remote(config, os.getpid())
+            finally:
+                skate.kill(builder)
+            await self._deploy([spec])
+        except exceptions.RayTaskError as error:
+            self.failures[name] = str(error.cause)
+        except (exceptions.RayError, ValueError) as error:
+            self.failures[name] = str(error)
+        else:
+            self._keep(PREFIX + name, (config, True))
+
+
+def plain_config(config: DeploymentConfig) -> dict[str, Any]:
+    """Options as JSON can have them."""
+    found = {entry.name: getattr(config, entry.name) for entry in fields(config)}
+    scaling = config.autoscaling_config
+    if scaling is not None:
+        found["autoscaling_config"] = {name: value for name, value in asdict(scaling).items() if name != "policy"}
+    return found

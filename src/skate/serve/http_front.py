@@ -1,0 +1,625 @@
+"""The proxy's work: accepting connections, choosing who serves each, and what becomes of them when a replica dies.
+
+A connection is *waiting* until its first line is there, which is read without being taken from the socket. Then it is
+passed to the replica with the fewest connections, *held* while the application has no replica, or served here: what is
+Serve's own, what is encrypted, and what no route fits. The front keeps a duplicate of each, and gets them back between
+two requests when a replica goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import random
+import select
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from skate.serve.connections import (
+    ANSWERED,
+    IDLE,
+    REQUEST,
+    SLOTS,
+    Closed,
+    Drop,
+    Hello,
+    Holding,
+    Keep,
+    Kept,
+    Leaving,
+    Link,
+    Marks,
+    Message,
+    Pass,
+    Returned,
+    Settings,
+    Shed,
+    Told,
+    knock,
+    raise_limit,
+    refuse,
+)  # fmt: skip
+from skate.serve.context import new_request_id
+from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, identify
+from skate.serve.http_host import Host
+from skate.serve.http_protocol import Connection
+from skate.serve.http_routes import BadRequestLineError, Routes, Target, asked_path
+
+log = logging.getLogger("skate.serve")
+
+LINE_LIMIT = 16384
+"""Bytes within which the first line of a request must end."""
+LINE_TIME = 10.0
+"""Seconds for a first line to be complete, once it has begun."""
+HOLD_TIME = 30.0
+"""Seconds for which a connection is held while there is no replica for it."""
+MOST_HELD = 4096
+"""Connections of one application that are held."""
+LINGER = 2.0
+"""Seconds for which what a client still sends is read after a last answer, so that it gets that answer."""
+RESERVED = 64
+"""Descriptors that are kept for other things than connections."""
+ACCEPTS = 128
+"""Connections accepted in a row before the loop looks at anything else."""
+SWEEP = 0.5
+"""Seconds between two looks at what is late."""
+
+WAITING, HELD, PASSED, OWN, LINGERING = range(5)
+
+
+class Client:
+    """A connection of a client."""
+
+    __slots__ = ("backend", "peer", "since", "slot", "socket", "started", "state", "target")
+
+    def __init__(self, connection: socket.socket, now: float) -> None:
+        self.socket = connection
+        self.state = WAITING
+        self.since = now
+        """When it came into its state."""
+        self.started = False
+        """Whether a part of a first line is there."""
+        self.backend: Backend | None = None
+        self.slot = -1
+        self.target: Target | None = None
+
+
+class Backend:
+    """A replica that connections are passed to."""
+
+    def __init__(self, front: Front, target: Target, name: str, connection: socket.socket) -> None:
+        self.front = front
+        self.target = target
+        self.name = name
+        self.marks: Marks | None = None
+        self.free: deque[int] = deque()
+        self.fresh = 0
+        """Slots from here on were never used."""
+        self.clients: dict[int, Client] = {}
+        self.ready = self.leaving = False
+        self.kept = -1
+        """A listening socket that it held for a proxy before."""
+        self.link = Link(front.loop, connection, self._told, self._gone)
+
+    def room(self) -> bool:
+        """Can it be passed one more?"""
+        return self.ready and not self.leaving and (bool(self.free) or self.fresh < SLOTS)
+
+    def give(self, client: Client) -> None:
+        """Pass it a connection."""
+        if self.free:
+            slot = self.free.popleft()
+        else:
+            slot = self.fresh
+            self.fresh += 1
+        assert self.marks is not None
+        self.marks.page[slot] = IDLE
+        self.clients[slot] = client
+        client.backend, client.slot = self, slot
+        self.link.send(Pass(slot), client.socket.fileno())
+
+    def _told(self, message: Message, fd: int) -> None:
+        match message:
+            case Hello():
+                self.marks = Marks(fd)
+                self.front.greet(self)
+            case Kept():
+                self.kept = fd
+            case Holding(slot):
+                self._adopt(slot, fd)
+            case Told():
+                self.ready = True
+                self.front.joined(self)
+            case Closed(slots):
+                for slot in slots:
+                    self.front.close(self._take(slot))
+            case Returned(slots):
+                for slot in slots:
+                    client = self._take(slot)
+                    if client is not None:
+                        self.front.wait(client)
+            case Leaving():
+                self.leaving = True
+            case _:
+                raise ValueError(f"a replica does not send {message!r}")
+
+    def _adopt(self, slot: int, fd: int) -> None:
+        """Take note of a connection that the replica holds since the time of an earlier proxy."""
+        client = self.front.known(socket.socket(fileno=fd))
+        client.state, client.backend, client.slot = PASSED, self, slot
+        self.clients[slot] = client
+        self.free.extend(range(self.fresh, slot))
+        self.fresh = max(self.fresh, slot + 1)
+        with contextlib.suppress(ValueError):
+            self.free.remove(slot)
+
+    def _take(self, slot: int) -> Client | None:
+        client = self.clients.pop(slot, None)
+        if client is not None:
+            self.free.append(slot)
+            client.backend, client.slot = None, -1
+        return client
+
+    def _gone(self) -> None:
+        self.ready = False
+        self.front.lost(self)
+
+    def close(self) -> None:
+        """Let go of the replica; its connections stay with it."""
+        self.link.close()
+        if self.marks is not None:
+            self.marks.close()
+            self.marks = None
+
+
+class Front:
+    """See the module.
+
+    Args:
+        entry: answers what is served here.
+        demand: called as ``demand(target, count)`` while so many connections wait for an application's replicas.
+    """
+
+    def __init__(self, entry: Entry, demand: Callable[[Target, int], None] = lambda target, count: None) -> None:
+        self.entry = entry
+        self.demand = demand
+        self.loop = asyncio.get_running_loop()
+        self.listener: socket.socket | None = None
+        self.context: ssl.SSLContext | None = None
+        self.settings = Settings({})
+        self.routes = Routes({})
+        self.backends: dict[Target, dict[str, Backend]] = {}
+        self.clients: dict[int, Client] = {}
+        """All connections by descriptor."""
+        self.distant: dict[Target, set[str]] = {}
+        """Replicas that no connection can be passed to: on another machine, or not to be reached."""
+        self.held: dict[Target, deque[Client]] = {}
+        self.limit = max(raise_limit() // 2 - RESERVED, 16)
+        """Connections at most; one that is passed on takes a descriptor more for a moment."""
+        self.epoll = select.epoll()
+        self.loop.add_reader(self.epoll.fileno(), self._events)
+        self._own_marks = bytearray(SLOTS)
+        self._own: dict[int, Client] = {}
+        self._own_slots: deque[int] = deque(range(SLOTS))
+        self.host = Host(self.loop, self._own_marks, self._serve, self._left)
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._paused: asyncio.TimerHandle | None = None
+        self.closed = False
+        self.accepted = 0
+
+    # ------------------------------------------------------------------ listening
+
+    def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Listen at an address; the one it became. OSError names it when it is taken."""
+        kept = self._kept(host, port)
+        self.listener = kept if kept is not None else bind(host, port)
+        self.listener.setblocking(False)
+        self.loop.add_reader(self.listener.fileno(), self._accept)
+        for backend in self._all():
+            backend.link.send(Keep(), self.listener.fileno())
+        found: tuple[str, int] = self.listener.getsockname()[:2]
+        return found
+
+    def _kept(self, host: str, port: int) -> socket.socket | None:
+        """The socket of the proxy before this one, if a replica has it."""
+        import os
+
+        found: socket.socket | None = None
+        for backend in self._all():
+            fd, backend.kept = backend.kept, -1
+            if fd < 0:
+                continue
+            if found is None:
+                found = socket.socket(fileno=fd)
+                if port and found.getsockname()[1] != port:
+                    found.close()
+                    found = None
+            else:
+                os.close(fd)
+        return found
+
+    def _accept(self) -> None:
+        listener = self.listener
+        assert listener is not None
+        now = time.monotonic()
+        for _ in range(ACCEPTS):
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                    self._pause(f"no more connections are accepted for a moment: {error}")
+                    return
+                raise
+            self.accepted += 1
+            if len(self.clients) >= self.limit:
+                _last_words(connection, 503, "too many connections")
+                connection.close()
+                continue
+            connection.setblocking(False)
+            client = Client(connection, now)
+            self.clients[connection.fileno()] = client
+            self.epoll.register(connection.fileno(), select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+            if self._sweeper is None:
+                self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+
+    def _pause(self, why: str) -> None:
+        """Stop accepting for a moment."""
+        log.warning("%s", why)
+        assert self.listener is not None
+        self.loop.remove_reader(self.listener.fileno())
+        self._paused = self.loop.call_later(0.2, self._resume)
+
+    def _resume(self) -> None:
+        self._paused = None
+        if self.listener is not None and not self.closed:
+            self.loop.add_reader(self.listener.fileno(), self._accept)
+
+    def known(self, connection: socket.socket) -> Client:
+        """Take note of a connection that was accepted before."""
+        connection.setblocking(False)
+        client = Client(connection, time.monotonic())
+        self.clients[connection.fileno()] = client
+        return client
+
+    # ------------------------------------------------------------------ the first line
+
+    def wait(self, client: Client) -> None:
+        """A connection is idle again: wait for its next request."""
+        client.state, client.since, client.started, client.target = WAITING, time.monotonic(), False, None
+        with contextlib.suppress(FileExistsError):
+            self.epoll.register(client.socket.fileno(), select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+
+    def _events(self) -> None:
+        for fd, _ in self.epoll.poll(0, 256):
+            client = self.clients.get(fd)
+            if client is None:
+                continue
+            if client.state == WAITING:
+                self._look(client)
+            elif client.state == LINGERING:
+                self._linger(client)
+            elif client.state == HELD:
+                self._still_there(client)
+
+    def _look(self, client: Client) -> None:
+        """See who is to serve a connection."""
+        if self.context is not None:
+            self._serve_here(client)
+            return
+        try:
+            head = client.socket.recv(LINE_LIMIT, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            head = b""
+        if not head:
+            self.close(client)
+            return
+        try:
+            path = asked_path(head)
+        except BadRequestLineError as error:
+            self.dismiss(client, 400, str(error))
+            return
+        if path is None:
+            if len(head) >= LINE_LIMIT:
+                self.dismiss(client, 414, "the first line is too long")
+            elif not client.started:
+                client.started, client.since = True, time.monotonic()
+            return
+        prefix = None if path.startswith("/-/") else self.routes.prefix(path)
+        if prefix is None:
+            self._serve_here(client)
+            return
+        client.target = self.routes.table[prefix]
+        self._route(client)
+
+    def _route(self, client: Client) -> None:
+        """Pass a connection to a replica of its application, or hold it."""
+        assert client.target is not None
+        able = [backend for backend in self.backends.get(client.target, {}).values() if backend.room()]
+        if able:
+            fewest = min(len(backend.clients) for backend in able)
+            chosen = random.choice([backend for backend in able if len(backend.clients) == fewest])
+            self._unwatch(client)
+            client.state = PASSED
+            chosen.give(client)
+            return
+        if self.distant.get(client.target):
+            self._serve_here(client)
+            return
+        line = self.held.setdefault(client.target, deque())
+        if len(line) >= MOST_HELD:
+            self.dismiss(client, 503, "no replica is there, and as many requests wait for one as may")
+            return
+        client.state, client.since = HELD, time.monotonic()
+        line.append(client)
+        self.demand(client.target, len(line))
+
+    def _still_there(self, client: Client) -> None:
+        """A connection that is held has changed: has the client gone?"""
+        with contextlib.suppress(BlockingIOError):
+            try:
+                gone = not client.socket.recv(1, socket.MSG_PEEK)
+            except ConnectionError:
+                gone = True
+            if gone:
+                assert client.target is not None
+                self.held[client.target].remove(client)
+                self.close(client)
+
+    def _release(self, target: Target) -> None:
+        """Replicas are there: pass on what is held for them."""
+        line = self.held.pop(target, None)
+        for client in line or ():
+            client.state = WAITING
+            self._look(client)
+
+    # ------------------------------------------------------------------ what is served here
+
+    def _serve_here(self, client: Client) -> None:
+        if not self._own_slots:
+            self.dismiss(client, 503, "too many connections")
+            return
+        try:
+            duplicate = client.socket.dup()
+        except OSError as error:
+            self.dismiss(client, 503, str(error))
+            return
+        self._unwatch(client)
+        client.state, client.slot = OWN, self._own_slots.popleft()
+        self._own[client.slot] = client
+        self.host.take(duplicate, client.slot, self.context)
+
+    async def _serve(self, connection: Connection, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            connection.task = asyncio.current_task()
+        request_id, model = identify(scope["headers"])
+        answer = Answer(send, request_id, self._own_marks, connection.slot)
+        if self.context is None:
+            connection.leaving = True  # its next request may be for a replica
+        try:
+            await self.entry.answer(scope, receive, answer, request_id, model)
+        except BrokenAnswerError:
+            connection.transport.abort()
+        except asyncio.CancelledError:
+            if not connection.transport.is_closing():
+                raise
+
+    def _left(self, slot: int, kept: bool) -> None:
+        client = self._own.pop(slot, None)
+        self._own_slots.append(slot)
+        if client is None:
+            return
+        client.slot = -1
+        if kept and not self.closed:
+            self.wait(client)
+        else:
+            self.close(client)
+
+    # ------------------------------------------------------------------ replicas
+
+    def take(self, settings: Settings) -> None:
+        """Take over new routes and options, and tell the replicas."""
+        self.settings = settings
+        self.routes = Routes(settings.routes)
+        self.entry.take(settings.routes, settings.root_path, settings.request_timeout_s)
+        self.host.configure(settings.root_path, settings.keep_alive_timeout_s)
+        for backend in self._all():
+            backend.link.send(settings)
+        for line in [line for target, line in self.held.items() if target not in settings.routes.values()]:
+            for client in list(line):
+                client.state = WAITING
+                self._look(client)
+            line.clear()
+
+    def join(self, target: Target, replicas: Mapping[str, str]) -> None:
+        """Be connected to the replicas of an application, given as their sockets by their names.
+
+        One that is not among them any more stays connected until it ends. Those without a socket are called by handle.
+        """
+        known = self.backends.setdefault(target, {})
+        distant = self.distant[target] = set()
+        for name, path in replicas.items():
+            if name in known:
+                continue
+            try:
+                connection = knock(path)
+            except OSError:  # on another machine; or dead, and about to be replaced
+                distant.add(name)
+                continue
+            known[name] = Backend(self, target, name, connection)
+        if distant:
+            self._release(target)
+
+    def _all(self) -> list[Backend]:
+        return [backend for group in self.backends.values() for backend in group.values()]
+
+    def greet(self, backend: Backend) -> None:
+        """A replica has said who it is: tell it how to serve."""
+        backend.link.send(self.settings)
+        if self.listener is not None:
+            backend.link.send(Keep(), self.listener.fileno())
+
+    def joined(self, backend: Backend) -> None:
+        """A replica is ready: it gets what is held, and its share of what others have."""
+        self._release(backend.target)
+        others = [other for other in self.backends.get(backend.target, {}).values() if other is not backend]
+        able = [other for other in others if other.ready and not other.leaving]
+        share = (sum(len(other.clients) for other in able) + len(backend.clients)) // (len(able) + 1)
+        for other in able:
+            if len(other.clients) > share:
+                other.link.send(Shed(len(other.clients) - share))
+
+    def lost(self, backend: Backend) -> None:
+        """A replica is dead: see what becomes of its connections."""
+        group = self.backends.get(backend.target, {})
+        if group.get(backend.name) is backend:
+            del group[backend.name]
+        marks = backend.marks.page if backend.marks is not None else bytes(SLOTS)
+        for slot, client in backend.clients.items():
+            client.backend, client.slot = None, -1
+            if marks[slot] == IDLE:
+                self.wait(client)
+            elif marks[slot] == REQUEST:
+                self.dismiss(client, 502, "the replica died while it had the request")
+            elif marks[slot] == ANSWERED:
+                self.close(client)  # the client has the answer, and opens another connection
+            else:
+                self._forget(client)
+                refuse(client.socket)
+        backend.clients.clear()
+        backend.close()
+
+    # ------------------------------------------------------------------ ends
+
+    def dismiss(self, client: Client, status: int, why: str) -> None:
+        """Answer that it cannot be served, and close it once the client has that."""
+        _last_words(client.socket, status, why)
+        self._unwatch(client)
+        client.state, client.since = LINGERING, time.monotonic()
+        with contextlib.suppress(OSError):
+            client.socket.shutdown(socket.SHUT_WR)
+        self.epoll.register(client.socket.fileno(), select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+        self._linger(client)
+
+    def _linger(self, client: Client) -> None:
+        """Read what the client still sends: closed with unread bytes, the connection would lose the answer."""
+        try:
+            for _ in range(64):
+                if not client.socket.recv(65536):
+                    self.close(client)
+                    return
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close(client)
+
+    def close(self, client: Client | None) -> None:
+        """Close a connection."""
+        if client is not None and client.socket.fileno() >= 0:
+            self._forget(client)
+            client.socket.close()
+
+    def _forget(self, client: Client) -> None:
+        self._unwatch(client)
+        self.clients.pop(client.socket.fileno(), None)
+
+    def _unwatch(self, client: Client) -> None:
+        with contextlib.suppress(FileNotFoundError):  # it is watched only while it waits
+            self.epoll.unregister(client.socket.fileno())
+
+    def _sweep(self) -> None:
+        """End what is late."""
+        self._sweeper = None
+        now = time.monotonic()
+        idle_time = self.settings.keep_alive_timeout_s
+        busy = False
+        for client in list(self.clients.values()):
+            age = now - client.since
+            if client.state == WAITING:
+                if client.started and age > LINE_TIME:
+                    self.dismiss(client, 408, "the first line took too long")
+                elif age > idle_time:
+                    self.close(client)
+            elif client.state == HELD:
+                if age > HOLD_TIME:
+                    assert client.target is not None
+                    self.held[client.target].remove(client)
+                    self.dismiss(client, 503, "no replica is there")
+            elif client.state == LINGERING:
+                if age > LINGER:
+                    self.close(client)
+            else:
+                continue
+            busy = True
+        for target, line in self.held.items():
+            if line:
+                self.demand(target, len(line))
+        if busy and not self.closed:
+            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+
+    def stop(self) -> None:
+        """End on purpose: close the listening socket wherever it is held, and all connections that are here."""
+        self.closed = True
+        for timer in (self._sweeper, self._paused):
+            if timer is not None:
+                timer.cancel()
+        if self.listener is not None:
+            self.loop.remove_reader(self.listener.fileno())
+            self.listener.close()
+            self.listener = None
+        for backend in self._all():
+            backend.link.send(Drop())
+            backend.close()
+        self.backends.clear()
+        self.host.close()
+        self.loop.remove_reader(self.epoll.fileno())
+        for client in list(self.clients.values()):
+            client.socket.close()
+        self.clients.clear()
+        self.epoll.close()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. OSError names the address when it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(4096)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(error.errno, f"Serve cannot listen on {host}, port {port}: another program does") from None
+        raise OSError(error.errno, f"Serve cannot listen on {host}, port {port}: {error.strerror}") from None
+    return listener
+
+
+_REASONS = {
+    400: "Bad Request", 408: "Request Timeout", 414: "URI Too Long", 502: "Bad Gateway", 503: "Service Unavailable"
+}  # fmt: skip
+
+
+def _last_words(connection: socket.socket, status: int, why: str) -> None:
+    """Write a short answer, as far as the socket takes it."""
+    body = f"{_REASONS[status]}: {why}\n".encode()
+    more = b"retry-after: 1\r\n" if status == 503 else b""
+    head = (
+        f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+        f"content-length: {len(body)}\r\nx-request-id: {new_request_id()}\r\n"
+    ).encode()
+    with contextlib.suppress(OSError):  # the client has gone, or takes nothing
+        connection.send(head + more + b"\r\n" + body)

@@ -1,0 +1,210 @@
+"""`app`: a server written with the official SDK, as an ASGI application that starts and ends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from skate.serve.mcp.access import PREFLIGHT, Access, cors
+from skate.serve.mcp.asgi import TRUSTED, Message, Receive, Refusal, Scope, Send, headers_of, respond
+
+
+class McpApp:
+    """An MCP server as an ASGI application; made by `app`. Where it can be pickled, it can be sent to another process:
+    the server is made where it is first used."""
+
+    def __init__(
+        self,
+        server: Any,
+        *,
+        access: Access | None,
+        path: str,
+        stateless: bool,
+        json_response: bool,
+        max_sessions: int,
+        session_idle: float,
+        max_body: int,
+    ) -> None:
+        if not path.startswith("/"):
+            raise ValueError(f"path must begin with '/', not {path!r}")
+        self.server = server
+        self.access = access or Access()
+        self.path = path
+        self.stateless = stateless
+        self._options: dict[str, Any] = {
+            "json_response": json_response,
+            "stateless": stateless,
+            "session_idle_timeout": session_idle,
+            "max_request_body_size": max_body,
+            "max_sessions": max_sessions,
+        }
+        self._forget()
+
+    def _forget(self) -> None:
+        self._manager: Any = None
+        self._task: asyncio.Task[None] | None = None
+        self._started: asyncio.Future[None] | None = None
+        self._over: asyncio.Event | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_manager": None, "_task": None, "_started": None, "_over": None}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        headers = headers_of(scope)
+        origin = headers.get(b"origin")
+        try:
+            if scope["method"] == "OPTIONS" and origin is not None:
+                if not self.access.allows_origin(origin.decode("latin-1")):
+                    raise Refusal(403)
+                raise Refusal(204, headers=(*PREFLIGHT, *cors(origin)))
+            if TRUSTED not in scope:
+                self.access.check(headers)
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if path not in ("", "/", self.path, self.path.rstrip("/") + "/"):
+                raise Refusal(404)
+        except Refusal as refusal:
+            await respond(send, refusal.status, refusal.body, refusal.headers)
+            return
+        if self._manager is None:
+            await self.start()
+        await self._manager.handle_request(scope, receive, send if origin is None else _with_cors(send, origin))
+
+    async def start(self) -> None:
+        """Make the server and begin its lifespan, once: whoever comes second waits for the first."""
+        if self._started is None:
+            self._started = asyncio.get_running_loop().create_future()
+            self._over = asyncio.Event()
+            self._task = asyncio.get_running_loop().create_task(self._run(self._started, self._over))
+        await asyncio.shield(self._started)
+
+    async def stop(self) -> None:
+        """End the server's lifespan and all its sessions."""
+        if self._task is not None and self._over is not None:
+            self._over.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._forget()
+
+    async def _run(self, started: asyncio.Future[None], over: asyncio.Event) -> None:
+        """The server's life: its lifespan must begin and end in one task."""
+        try:
+            manager = self._made(await _built(self.server))
+            async with manager.run():
+                self._manager = manager
+                started.set_result(None)
+                await over.wait()
+        except Exception as error:
+            if started.done():
+                raise
+            self._forget()  # the next one tries again
+            started.set_exception(error)
+
+    def _made(self, server: Any) -> Any:
+        from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+        low = server if hasattr(server, "get_request_handler") else getattr(server, "_lowlevel_server", None)
+        if low is None:
+            raise TypeError(f"{server!r} is no server of the MCP SDK: MCPServer(...) or Server(...)")
+        return StreamableHTTPSessionManager(app=low, **self._options)  # who may ask was checked before
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.start()
+                except Exception as error:  # noqa: BLE001  whatever a server's own start raises
+                    await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def app(
+    server: Any,
+    *,
+    access: Access | None = None,
+    path: str = "/mcp",
+    stateless: bool = False,
+    json_response: bool = False,
+    max_sessions: int = 10_000,
+    session_idle: float = 1800.0,
+    max_body: int = 4 << 20,
+) -> McpApp:
+    """A server of the official SDK (`mcp.server.MCPServer`, or the low-level `Server`) as an ASGI application.
+
+    Args:
+        server: the server; a function without arguments that makes it (async or not); or "module:name" of either. A
+            function or a name is needed where the server cannot be pickled and runs in another process.
+        access: who may ask; see `Access`.
+        path: where it answers, beside "/".
+        stateless: open no sessions: each request stands for itself and any replica can answer it. Then the server
+            cannot ask the client; clients of revision 2026-07-28 need no sessions anyway.
+        json_response: answer without streams: no progress, no questions to the client.
+        max_sessions: sessions at a time.
+        session_idle: seconds after which an unused session ends.
+        max_body: bytes of a request.
+
+    Raises:
+        ImportError: the SDK is not installed.
+        TypeError: `server` cannot be a server.
+    """
+    if not (isinstance(server, str) or callable(server) or hasattr(server, "_lowlevel_server") or _is_low(server)):
+        raise TypeError(
+            f"server must be one of the MCP SDK, a function that makes it, or 'module:name', not {server!r}"
+        )
+    if isinstance(server, str) and not all(server.partition(":")):
+        raise TypeError(f"{server!r} does not name a server: write 'module:name'")
+    if importlib.util.find_spec("mcp") is None:
+        raise ImportError("MCP servers need the official SDK: pip install 'skate-ray[mcp]'")
+    return McpApp(
+        server,
+        access=access,
+        path=path,
+        stateless=stateless,
+        json_response=json_response,
+        max_sessions=max_sessions,
+        session_idle=session_idle,
+        max_body=max_body,
+    )
+
+
+def _is_low(server: Any) -> bool:
+    return hasattr(server, "get_request_handler")
+
+
+async def _built(server: Any) -> Any:
+    """The server itself, of what stands for it."""
+    if isinstance(server, str):
+        module, _, name = server.partition(":")
+        server = importlib.import_module(module)
+        for part in name.split("."):
+            server = getattr(server, part)
+    if _is_low(server) or hasattr(server, "_lowlevel_server"):
+        return server
+    make: Callable[[], Any] = server
+    made = make()
+    return await made if inspect.isawaitable(made) else made
+
+
+def _with_cors(send: Send, origin: bytes) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *cors(origin)]}
+        await send(message)
+
+    return send_with_headers

@@ -1,0 +1,184 @@
+"""Sessions and replicas: a request reaches the replica that holds its session, wherever it came in.
+
+A replica puts its mark before the ids of the sessions that it begins. A request with another's mark is passed on to
+that replica over a Unix socket in a directory that only this user can open. Replicas on other machines are not
+reached: there their sessions look as if they had ended, and clients begin new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from skate.serve.mcp.asgi import App, Message, Receive, Scope, Send, headers_of, read_body, respond
+from skate.serve.mcp.links import LinkError
+from skate.serve.mcp.messages import INVALID_REQUEST, Failure, RpcError
+from skate.serve.mcp.web import WebLink
+
+HEADER = b"mcp-session-id"
+_HOP = frozenset((b"connection", b"transfer-encoding", b"content-length", b"keep-alive"))
+_LOST = Failure(None, RpcError(INVALID_REQUEST, "there is no such session; begin a new one").packed()).pack()
+
+
+def directory() -> Path:
+    """Where the sockets are: a directory of this user. OSError if somebody else has made it."""
+    path = Path(tempfile.gettempdir()) / f"skate-mcp-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{path} is not this user's alone")
+    return path
+
+
+def sweep(folder: Path) -> None:
+    """Delete the sockets of replicas that were killed. Young ones are left alone: theirs may only just be starting."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
+            if time.time() - path.stat().st_mtime > 60:
+                try:
+                    knock.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink(missing_ok=True)
+
+
+class Sticky:
+    """Wraps the application of a replica.
+
+    Args:
+        app: the application, which counts on being the only one.
+        others: whether there may be other replicas by now, that send what is for this one.
+    """
+
+    def __init__(self, app: App, others: Callable[[], bool]) -> None:
+        self.mark = secrets.token_hex(8)
+        self._app = app
+        self._others = others
+        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._links: dict[bytes, WebLink] = {}
+        self._path: Path | None = None
+        self._starting = asyncio.Lock()
+        self._ended = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            await self.close()
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = headers_of(scope)
+        owner, dot, inner = headers.get(HEADER, b"").partition(b".")
+        if dot and owner != self.mark.encode():
+            await self._pass_on(owner, scope, headers, receive, send)
+            return
+        if self._path is None and not self._ended and self._others():
+            await self._open()
+        if dot:
+            scope = {**scope, "headers": [(n, inner if n == HEADER else v) for n, v in scope["headers"]]}
+        await self._app(scope, receive, self._marking(send))
+
+    def _marking(self, send: Send) -> Send:
+        mark = self.mark.encode() + b"."
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                pairs = [(n, mark + v if bytes(n).lower() == HEADER else v) for n, v in message.get("headers", ())]
+                message = {**message, "headers": pairs}
+            await send(message)
+
+        return marked
+
+    async def _open(self) -> None:
+        """Be found by the other replicas."""
+        from skate.serve.mcp.inlet import serve_on
+
+        async with self._starting:
+            if self._path is None and not self._ended:
+                folder = directory()
+                sweep(folder)
+                path = folder / self.mark
+                self._listener = socket.socket(socket.AF_UNIX)
+                self._listener.bind(str(path))
+                self._path = path
+                self._server = await serve_on(self._listener, self)
+
+    async def close(self) -> None:
+        """Be found no longer."""
+        self.abandon()
+        for link in self._links.values():
+            await link.close()
+        self._links.clear()
+
+    def abandon(self) -> None:
+        """The same as far as it goes without an event loop."""
+        self._ended = True  # whoever still asks is answered, but nobody finds the way here any more
+        if self._server is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has gone already
+                self._server.close()
+            self._server = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._path = None
+
+    async def _pass_on(
+        self, owner: bytes, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        link = self._link(owner)
+        if link is None:
+            await respond(send, 404, _LOST)
+            return
+        body = await read_body(receive, headers, 64 << 20)
+        pairs = [(bytes(name), bytes(value)) for name, value in scope["headers"] if name not in _HOP]
+        try:
+            response = await link.open(scope["method"], pairs, body)
+        except LinkError:
+            await respond(send, 404, _LOST)  # it has ended
+            return
+        complete = False
+        gone = asyncio.ensure_future(_until_gone(receive))
+        gone.add_done_callback(lambda _: None if complete else response.release(cut=True))
+        try:
+            kept = [(name, value) for name, value in response.headers.items() if name not in _HOP]
+            if (size := response.headers.get(b"content-length")) is not None:
+                kept.append((b"content-length", size))
+            await send({"type": "http.response.start", "status": response.status, "headers": kept})
+            while part := await response.chunk():
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            complete = True
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except LinkError:
+            return  # cut short here too: the client sees that something is missing
+        finally:
+            response.release(cut=not complete)
+            complete = True
+            gone.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await gone
+
+    def _link(self, owner: bytes) -> WebLink | None:
+        if len(owner) != len(self.mark) or not owner.isalnum():
+            return None
+        path = directory() / owner.decode()
+        if not path.exists():
+            self._links.pop(owner, None)
+            return None
+        if owner not in self._links:
+            self._links[owner] = WebLink("http://localhost/mcp", unix=str(path))
+        return self._links[owner]
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
