@@ -83,8 +83,8 @@ assert ray.get(ray.put(1)) == 1
 ```
 
 `import ray` and `import ray.x` then give Skate, in the program, in its workers, and in Python programs that it starts
-(by PYTHONPATH). A Ray that is installed stays untouched and unused; `skate run --real-ray` uses it, and so does the
-engine `ray`, when SKATE_ENGINE or the configuration chooses it. `ray` is a plain module: it has a `__spec__` and a
+(by PYTHONPATH). A Ray that is installed stays untouched. It is unused, except by the [engine `ray`](ray.md), which
+SKATE_ENGINE or the configuration chooses; `skate run --real-ray` gives it to the program. `ray` is a plain module: it has a `__spec__` and a
 file, `importlib.metadata.version("ray")` answers, and its submodules are Skate's, so that classes are the same under
 both names. For what Skate lacks, `importlib.util.find_spec` gives None, an import raises ModuleNotFoundError or
 ImportError, and an attribute AttributeError; the text names it, and this page.

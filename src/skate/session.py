@@ -275,6 +275,10 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
 
     global _folder
     name = chosen(name)
+    if name == "ray":
+        from skate.compat.hook import make_room
+
+        make_room()
     if settings.address or name == "ray" or (settings.apart and name == DEFAULT):
         engine = start(name, settings)  # the session has its folder
     else:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import sys
+from collections.abc import Callable
 from typing import Any
 
 KNOCK = 5.0
@@ -18,11 +20,27 @@ MODULES = ("skate", "msgspec", "cloudpickle")
 
 
 def with_skate(environment: dict[str, Any]) -> dict[str, Any]:
-    """A job's runtime environment that brings Skate along."""
+    """A job's runtime environment that brings Skate along, and what workers shall do first if `ray` is Skate here."""
+    hook = next((hook for finder in sys.meta_path if (hook := getattr(finder, "worker_hook", ""))), "")
+    if hook:
+        given = environment.get("worker_process_setup_hook")
+        environment = {**environment, "worker_process_setup_hook": _both(hook, given) if given else hook}
     if os.environ.get("SKATE_SHIP") == "0":
         return environment
     paths = [os.path.dirname(os.path.abspath(str(importlib.import_module(name).__file__))) for name in MODULES]
     return {**environment, "py_modules": [*environment.get("py_modules", ()), *paths]}
+
+
+def _both(first: str, then: str | Callable[[], Any]) -> Callable[[], None]:
+    """One setup hook for two."""
+
+    def setup() -> None:
+        from pkgutil import resolve_name
+
+        resolve_name(first)()
+        (resolve_name(then) if isinstance(then, str) else then)()
+
+    return setup
 
 
 def knock(address: str) -> None:
