@@ -301,7 +301,7 @@ class RayEngine:
 
     def state(self, kind: str) -> list[dict[str, Any]]:
         """Rows of the cluster's state."""
-        return state.rows(kind)
+        return state.rows(kind, self.address)
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """``(total, free)`` of the cluster."""

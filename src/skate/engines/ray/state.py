@@ -60,8 +60,11 @@ def _reconstructed(here: Any) -> bool:
     return bool(here.get_actor_id()) and bool(here.was_current_actor_reconstructed)
 
 
-def rows(kind: str) -> list[dict[str, Any]]:
-    """Rows of ``nodes``, ``names``, ``actors``, ``tasks``, ``workers``, ``objects``, ``placement_groups``, ``jobs``."""
+def rows(kind: str, address: str) -> list[dict[str, Any]]:
+    """Rows of ``nodes``, ``names``, ``actors``, ``tasks``, ``workers``, ``objects``, ``placement_groups``, ``jobs``.
+
+    Most come from the dashboard of the cluster at `address`; there may be other clusters on this machine.
+    """
     if kind == "nodes":
         return list(ray.nodes())
     if kind == "names":
@@ -74,4 +77,4 @@ def rows(kind: str) -> list[dict[str, Any]]:
         listing = getattr(state, f"list_{kind}")
     except AttributeError:
         raise ValueError(f"There is no table {kind!r}.") from None
-    return [msgspec.to_builtins(vars(row)) for row in listing(limit=10_000, detail=True)]
+    return [msgspec.to_builtins(vars(row)) for row in listing(address=address or None, limit=10_000, detail=True)]
