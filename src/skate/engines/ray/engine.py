@@ -24,7 +24,7 @@ from skate.engines.ray import groups, state
 from skate.engines.ray import options as as_ray
 from skate.engines.ray.errors import translated
 from skate.engines.ray.refs import make_ray_ref, native_of, results
-from skate.engines.ray.shipping import knock, with_skate
+from skate.engines.ray.shipping import OURS, knock, with_skate
 from skate.engines.ray.state import in_worker
 
 SWEEP_EVERY = 0.2
@@ -66,7 +66,7 @@ class RayEngine:
 
     def _connect(self, settings: Settings) -> dict[str, Any]:
         environment = given_environment(settings.environment)
-        if settings.address not in ("", "local"):
+        if settings.address not in ("", "local", *OURS):
             knock(settings.address)
             environment = with_skate(environment)
         given = {
@@ -228,11 +228,11 @@ class RayEngine:
         return [_value(value) for value in values]
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """At most `count` ready ones, and the rest."""
         ours = {native_of(ref): ref for ref in refs}
-        ready, rest = ray.wait(list(ours), num_returns=count, timeout=timeout)
+        ready, rest = ray.wait(list(ours), num_returns=count, timeout=timeout, fetch_local=fetch)
         return [ours[native] for native in ready], [ours[native] for native in rest]
 
     def on_ready(self, ref: ObjectRef[Any], callback: Ready) -> None:

@@ -133,7 +133,9 @@ def place(where: Where | None, group: Group) -> dict[str, Any]:
             group(where.group), where.bundle, where.capture
         )
     elif where.node:
-        found["scheduling_strategy"] = strategies.NodeAffinitySchedulingStrategy(where.node, where.soft, where.spill)
+        found["scheduling_strategy"] = strategies.NodeAffinitySchedulingStrategy(
+            where.node, where.soft, where.spill, where.now
+        )
     elif where.alone and not where.selectors and not where.liked:
         found["scheduling_strategy"] = "DEFAULT"  # not in the caller's placement group
     elif where.spread:

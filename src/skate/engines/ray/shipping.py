@@ -17,6 +17,8 @@ from typing import Any
 KNOCK = 5.0
 """Seconds for a connection; Ray itself would try for minutes."""
 MODULES = ("skate", "msgspec", "cloudpickle")
+OURS: set[str] = set()
+"""Addresses of clusters that this process has started: their workers have its environment, and with it Skate."""
 
 
 def with_skate(environment: dict[str, Any]) -> dict[str, Any]:
