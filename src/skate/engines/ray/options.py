@@ -154,7 +154,7 @@ def place(where: Where | None, group: Group) -> dict[str, Any]:
 
 def as_text(test: LabelTest) -> str:
     """A test of a label as users write it."""
-    values = test.values[0] if len(test.values) == 1 else f"in({', '.join(test.values)})"
+    values = test.values[0] if len(test.values) == 1 else f"in({','.join(test.values)})"
     return f"{'!' if test.negated else ''}{values}"
 
 
