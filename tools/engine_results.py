@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def main() -> int:
     parser.add_argument("--conformance", type=Path, metavar="DIRECTORY", help="a conformance suite, run as well")
     parser.add_argument("--no-contract", action="store_true", help="keep what is noted of the contract suite")
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background leaves it ignored, also in children
     noted = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     row: dict[str, Any] = noted.get(args.engine, {})
     today = datetime.date.today().isoformat()

@@ -217,6 +217,17 @@ def test_nothing_changes_where_ray_is_ray(run: Run) -> None:
     assert run(program, "-B") == "True True\n"
 
 
+def test_what_stands_for_ray_turns_it_on_where_a_pickle_brings_it(run: Run) -> None:
+    program = """
+        ASK
+        import pickle
+        pickle.loads(b"cskate.compat.site.ray\\nput\\n.")
+        import ray
+        print(ray.__version__, ray.ClusterID.__module__, itself.look())
+        """
+    assert run(program, "-B") == f"2.60.0 skate.compat.site.ray._raylet {SEEN}\n"
+
+
 def test_as_ray_after_ray_itself_is_refused(run: Run) -> None:
     program = """
         ASK

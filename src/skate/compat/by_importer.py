@@ -196,7 +196,7 @@ def _set_aside() -> None:
     top = sys.modules.get("ray")
     if top is not None and top.__name__ == "ray" and not _is_ours(top):
         return  # Ray itself
-    for name in [name for name in sys.modules if _is_ray(name)]:
+    for name in [name for name in list(sys.modules) if _is_ray(name)]:
         module = sys.modules.pop(name)
         if module.__name__ == name and _is_ours(module):
             module.__name__ = renamed = f"skate.compat.site.{name}"

@@ -23,6 +23,10 @@ if __name__ == "ray":  # else Ray itself has that name, and this module another
     from skate.compat import hook as _hook
 
     _hook.install()
+else:  # it came with a pickle, maybe to a process that has nobody who decides yet
+    from skate.compat import by_importer as _by_importer
+
+    _by_importer.install()
 
 import skate as _skate
 from ray._raylet import ClusterID as ClusterID
