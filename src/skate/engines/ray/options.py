@@ -58,6 +58,8 @@ def task(options: TaskOptions, group: Group) -> dict[str, Any]:
         found["name"] = options.name
     if options.backpressure:
         found["_generator_backpressure_num_objects"] = options.backpressure
+    if not options.events:
+        found["enable_task_events"] = False
     return found
 
 
@@ -85,6 +87,8 @@ def actor(options: ActorOptions, group: Group) -> dict[str, Any]:
         found["max_concurrency"] = options.max_concurrency
     if options.out_of_order:
         found["allow_out_of_order_execution"] = True
+    if not options.events:
+        found["enable_task_events"] = False
     return found
 
 
@@ -101,6 +105,8 @@ def call(options: CallOptions) -> dict[str, Any]:
         found["name"] = options.name
     if options.backpressure:
         found["_generator_backpressure_num_objects"] = options.backpressure
+    if options.events is not None:
+        found["enable_task_events"] = options.events
     return found
 
 

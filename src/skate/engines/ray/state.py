@@ -77,4 +77,5 @@ def rows(kind: str, address: str) -> list[dict[str, Any]]:
         listing = getattr(state, f"list_{kind}")
     except AttributeError:
         raise ValueError(f"There is no table {kind!r}.") from None
-    return [msgspec.to_builtins(vars(row)) for row in listing(address=address or None, limit=10_000, detail=True)]
+    found = listing(address=address or None, limit=10_000, detail=True)
+    return [msgspec.to_builtins(vars(row), enc_hook=vars) for row in found]
