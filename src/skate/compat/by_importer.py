@@ -35,6 +35,10 @@ _import_module = importlib.import_module
 _find_spec = importlib.util.find_spec
 
 
+_finder: RayItself | None = None
+_shown: Any = None
+
+
 class RayItself:
     """Finds Ray where it is installed. First in ``sys.meta_path``, so that no other finder answers for it."""
 
@@ -67,18 +71,20 @@ class RayItself:
 
 def install() -> None:
     """From here on the importer decides which `ray` it gets, in this process; harmless when called twice."""
-    if active() is not None:
+    global _finder
+    if _finder is not None:
         return
+    _finder = RayItself()
     builtins.__import__ = by_importer
     importlib.import_module = _import_module_by_importer
     importlib.util.find_spec = _find_spec_by_importer
-    sys.meta_path.insert(0, RayItself())
+    sys.meta_path.insert(0, _finder)
     _set_aside()
 
 
 def active() -> RayItself | None:
     """The finder that `install` has put there; None before."""
-    return next((finder for finder in sys.meta_path if isinstance(finder, RayItself)), None)
+    return _finder
 
 
 def tell_children(environment: MutableMapping[str, str]) -> None:
@@ -116,7 +122,7 @@ def by_importer(
     level: int = 0,
 ) -> ModuleType:
     """``builtins.__import__``, which gives Skate to whoever does not mean Ray itself."""
-    if level or not _is_ray(name):
+    if level or name[:3] != "ray" or not _is_ray(name):  # every import statement comes by here
         return _import(name, globals, locals, fromlist, level)
     # C code looks the result up in `sys.modules`, and says so by an empty list
     by_c = fromlist.__class__ is list and not fromlist
@@ -142,8 +148,7 @@ def _import_module_by_importer(name: str, package: str | None = None) -> ModuleT
 
 def _find_spec_by_importer(name: str, package: str | None = None) -> ModuleSpec | None:
     """`importlib.util.find_spec`, likewise."""
-    finder = active()
-    if finder is None or not _is_ray(name):
+    if _finder is None or not _is_ray(name):
         return _find_spec(name, package)
     if not _means_ray(name, (frame := sys._getframe(1)).f_globals, frame):
         target = _facade().target(name)
@@ -151,7 +156,7 @@ def _find_spec_by_importer(name: str, package: str | None = None) -> ModuleSpec 
     if name in sys.modules:
         return sys.modules[name].__spec__
     above = name.rpartition(".")[0]
-    return finder.find_spec(name, _import_module(above).__path__ if above else None)  # and no other finder
+    return _finder.find_spec(name, _import_module(above).__path__ if above else None)  # and no other finder
 
 
 def _is_ray(name: str) -> bool:
@@ -175,20 +180,23 @@ def _means_ray(name: str, scope: Mapping[str, object], frame: FrameType | None) 
         if frame is None:
             return False
         scope = frame.f_globals
-    file, finder = scope.get("__file__"), active()
-    return isinstance(file, str) and finder is not None and finder.has_file(file)
+    file = scope.get("__file__")
+    return isinstance(file, str) and _finder is not None and _finder.has_file(file)
 
 
 def _facade() -> Any:
     """`skate.compat.facade`, loaded when the first program's import needs it."""
-    try:
-        from skate.compat import facade
-    except ModuleNotFoundError as error:
-        if error.name != "skate":
-            raise
-        sys.path.append(os.path.dirname(os.path.dirname(_HERE)))  # a program that has our environment, but not our path
-        from skate.compat import facade
-    return facade
+    global _shown
+    if _shown is None:
+        try:
+            import skate  # noqa: F401  is it there?
+        except ModuleNotFoundError as error:
+            if error.name != "skate":
+                raise
+            # a program that has our environment, but not our path
+            sys.path.append(os.path.dirname(os.path.dirname(_HERE)))
+        from skate.compat import facade as _shown
+    return _shown
 
 
 def _set_aside() -> None:
