@@ -285,6 +285,8 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
 
     global _folder
     name = chosen(name)
+    if name == "ray":
+        _make_room()
     if settings.address or name == "ray" or (settings.apart and name == DEFAULT):
         engine = start(name, settings)  # the session has its folder
     else:
@@ -304,6 +306,22 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
         apply_packed(logs)
     engines.start_with(_start_by_itself)
     return engine
+
+
+def _make_room() -> None:
+    from skate.compat.hook import make_room
+
+    make_room()
+
+
+def cluster_of_machines(*args: Any, **kwargs: Any) -> Any:
+    """Ray's own cluster of several nodes here, where the engine `ray` is chosen from outside; None elsewhere."""
+    if (os.environ.get("SKATE_ENGINE") or load_config().chosen_engine) != "ray":
+        return None
+    _make_room()
+    from skate.engines.ray.cluster import Cluster
+
+    return Cluster(init, *args, **kwargs)
 
 
 def _start_by_itself() -> engines.Engine:

@@ -81,9 +81,12 @@ class Engine(Protocol):
         """The values in order; raises the first error found; GetTimeoutError after `timeout` seconds."""
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        """Split into at most `count` ready ones and the rest, both in the given order."""
+        """Split into at most `count` ready ones and the rest, both in the given order.
+
+        Where there are several machines, `fetch` brings the values to this one meanwhile.
+        """
 
     def on_ready(self, ref: ObjectRef[Any], callback: Ready) -> None:
         """Have `callback` called once when `ref` is ready, which may be at once."""

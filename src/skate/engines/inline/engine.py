@@ -307,7 +307,7 @@ class InlineEngine:
         return [read(row.data) for row in rows]
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Which are ready, and which are not."""
         session = self.session

@@ -229,7 +229,7 @@ class WorkerClient(Blocks):
             values.append(self.load(outcome.value))
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """At most `count` ready ones, and the rest."""
         outcomes = self._outcomes([ref._key for ref in refs], count, timeout, False)

@@ -216,11 +216,11 @@ class RayEngine:
         return [_value(value) for value in values]
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """At most `count` ready ones, and the rest."""
         ours = {native_of(ref): ref for ref in refs}
-        ready, rest = ray.wait(list(ours), num_returns=count, timeout=timeout)
+        ready, rest = ray.wait(list(ours), num_returns=count, timeout=timeout, fetch_local=fetch)
         return [ours[native] for native in ready], [ours[native] for native in rest]
 
     def on_ready(self, ref: ObjectRef[Any], callback: Ready) -> None:
@@ -293,7 +293,7 @@ class RayEngine:
 
     def state(self, kind: str) -> list[dict[str, Any]]:
         """Rows of the cluster's state."""
-        return state.rows(kind)
+        return state.rows(kind, self.address)
 
     def locations(
         self, refs: Sequence[ObjectRef[Any]], timeout: float | None, ask: bool

@@ -15,7 +15,7 @@ from skate.core.environment import given_environment, logs_of
 from skate.core.logging_config import LoggingConfig
 from skate.core.ray_cluster import CLIENT, KNOCK, knock
 from skate.core.settings import Settings
-from skate.engines.ray.shipping import check_cluster, ships, with_skate
+from skate.engines.ray.shipping import OURS, check_cluster, ships, with_skate
 
 _CLIENT_TAKES = ("address", "namespace", "runtime_env", "log_to_driver", "logging_config")
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
@@ -37,7 +37,7 @@ def connect(settings: Settings) -> dict[str, Any]:
             "them with `skate start --engine ray`, or use engine='local'."
         )
     environment = given_environment(settings.environment)
-    joins = settings.address not in ("", "local")
+    joins = settings.address not in ("", "local", *OURS)
     if joins:
         knock(settings.address)
         _compare(settings.address)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -17,6 +19,8 @@ import ray
 from skate._version import __version__
 
 MODULES = ("skate", "msgspec", "cloudpickle")
+OURS: set[str] = set()
+"""Addresses of clusters that this process has started: their workers have its environment, and with it Skate."""
 DRIVERS = "SKATE_DRIVER_VERSION"
 """Tells workers, in their environment, which Skate the driver has."""
 ANSWER = 60.0
@@ -29,11 +33,29 @@ def ships() -> bool:
 
 
 def with_skate(environment: dict[str, Any]) -> dict[str, Any]:
-    """A job's runtime environment that brings Skate along; or else tells workers which one the driver has."""
+    """A job's runtime environment that brings Skate along, or else tells workers which one the driver has; and what
+    workers shall do first if `ray` is Skate here.
+    """
+    hook = next((hook for finder in sys.meta_path if (hook := getattr(finder, "worker_hook", ""))), "")
+    if hook:
+        given = environment.get("worker_process_setup_hook")
+        environment = {**environment, "worker_process_setup_hook": _both(hook, given) if given else hook}
     if not ships():
         return {**environment, "env_vars": {**environment.get("env_vars", {}), DRIVERS: __version__}}
     paths = [os.path.dirname(os.path.abspath(str(importlib.import_module(name).__file__))) for name in MODULES]
     return {**environment, "py_modules": [*environment.get("py_modules", ()), *paths]}
+
+
+def _both(first: str, then: str | Callable[[], Any]) -> Callable[[], None]:
+    """One setup hook for two."""
+
+    def setup() -> None:
+        from pkgutil import resolve_name
+
+        resolve_name(first)()
+        (resolve_name(then) if isinstance(then, str) else then)()
+
+    return setup
 
 
 def check_worker() -> None:

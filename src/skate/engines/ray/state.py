@@ -77,9 +77,12 @@ def locations(natives: list[Any], timeout: float | None, ask: bool) -> list[dict
     return [found.get(native) for native in natives]
 
 
-def rows(kind: str) -> list[dict[str, Any]]:
+def rows(kind: str, address: str) -> list[dict[str, Any]]:
     """Rows of ``nodes``, ``names``, ``actors``, ``tasks``, ``workers``, ``objects``, ``placement_groups``, ``jobs``,
-    ``session``."""
+    ``session``.
+
+    Most come from the dashboard of the cluster at `address`; there may be other clusters on this machine.
+    """
     if kind == "nodes":
         return list(ray.nodes())
     if kind == "names":
@@ -94,4 +97,5 @@ def rows(kind: str) -> list[dict[str, Any]]:
         listing = getattr(state, f"list_{kind}")
     except AttributeError:
         raise ValueError(f"There is no table {kind!r}.") from None
-    return [msgspec.to_builtins(vars(row)) for row in listing(limit=10_000, detail=True)]
+    found = listing(address=address or None, limit=10_000, detail=True)
+    return [msgspec.to_builtins(vars(row), enc_hook=vars) for row in found]
