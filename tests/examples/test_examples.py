@@ -23,6 +23,7 @@ LAST_LINES = {
     "async_actor.py": "200 readers waited in one actor",
     "crawler.py": "56 pages found, 2 missing",
     "engines.py": "both gave the same results",
+    "harvest.py": "the same on every engine",
     "game_of_life.py": "the glider went once around the board",
     "mcp_gateway.py": "two servers under one address, the third one is down",
     "mcp_server.py": "4 books counted, with a session and without",

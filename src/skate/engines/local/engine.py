@@ -242,7 +242,7 @@ class LocalEngine(Client):
         self._hopeless([self._row(ref)], 1)
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """At most `count` ready ones, and the rest."""
         rows = [self._row(ref) for ref in refs]
