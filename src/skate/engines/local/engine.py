@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle  # noqa: F401  the first call needs both: here they load beside the zygote, and no fork meets them halfway
 
 from skate import exceptions
-from skate.core import ids, refs
+from skate.core import ids, preloads, refs
 from skate.core.engine import Context, Ready
 from skate.core.generator import asyncio_ready
 from skate.core.nodes import NodeSpec
@@ -474,5 +474,6 @@ class LocalEngine(Client):
         self.closed = True
         self.pump.leave_loops()
         self.host.close()
+        preloads.modules.clear()
         if self.recorder is not None:
             self.recorder.close()
