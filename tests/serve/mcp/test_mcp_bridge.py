@@ -58,6 +58,30 @@ async def test_a_known_server_runs_behind_the_bridge(mode: str) -> None:
         assert client.server_info is not None and client.server_info.name == "mcp-time"
 
 
+def test_a_server_runs_behind_the_bridge_on_uvloop(tmp_path: Path) -> None:
+    pytest.importorskip("uvloop")
+    text = f"""
+import uvloop
+from mcp_peers import Client, serving, words
+from skate.serve import mcp
+
+async def use():
+    async with serving(mcp.bridge({program(tmp_path)!r}, per_session=True)) as url, Client(url, mode="legacy") as client:
+        pid = words(await client.call_tool("pid", {{}}))
+        try:
+            await client.call_tool("exit", {{}})
+        except Exception as error:
+            print(pid.isdigit(), error)
+
+uvloop.run(use())
+"""  # in a process of its own, for libuv keeps a pipe open from its first loop on
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=40)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("True ") and "ended with 3" in done.stdout
+
+
 @both
 @on_loop
 async def test_all_clients_share_one_process_which_ends_with_the_bridge(mode: str, tmp_path: Path) -> None:
@@ -285,6 +309,23 @@ def handle(m):
         results = await asyncio.gather(*calls, return_exceptions=True)
         said = {str(error) for error in results}
         assert any("does not read" in text for text in said) and any("no answer" in text for text in said)
+
+
+@pytest.mark.parametrize("turns", range(6))
+@on_loop
+async def test_a_start_that_is_given_up_leaves_nothing_behind(turns: int, tmp_path: Path) -> None:
+    from skate.serve.mcp.peers import NOBODY
+    from skate.serve.mcp.stdio import Command, StdioPeer
+
+    command = Command.of(program(tmp_path, "time.sleep(1000)"))
+    peer = StdioPeer(command, NOBODY, lambda _: None, lambda _: None, timeout=60)
+    starting = asyncio.create_task(peer.begin())
+    for _ in range(turns):  # so far it gets; what it leaves is seen by the check for leaks
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert peer.pid is None and not peer.alive
 
 
 @on_loop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ import signal
 import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from skate.serve.mcp import messages
 from skate.serve.mcp.calls import Calls, Relay
@@ -108,6 +109,8 @@ class StdioPeer:
         self._process: subprocess.Popen[bytes] | None = None
         self._input: asyncio.WriteTransport | None = None
         self._transports: list[asyncio.BaseTransport] = []
+        self._loose: list[IO[bytes]] = []
+        """Streams of the process that are not connected with the loop yet."""
         self._exited = asyncio.Event()
         self._closing = False
         self._garbage = 0
@@ -147,8 +150,8 @@ class StdioPeer:
             )
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise RpcError(SERVER_DOWN, f"{self._command.argv[0]} cannot be started: {error}") from error
-        await self._attach(self._process)
         try:
+            await self._attach(self._process)
             self.server = await shake_hands(self.request, self._client)
             await self.send(Notification("notifications/initialized"))
         except BaseException:
@@ -156,13 +159,10 @@ class StdioPeer:
             raise
 
     async def _attach(self, process: subprocess.Popen[bytes]) -> None:
+        """Watch the process, and connect its streams with the loop."""
         loop = asyncio.get_running_loop()
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        pipe = await loop.connect_write_pipe(_Writer, process.stdin)
-        self._input = pipe[0]
-        out = await loop.connect_read_pipe(lambda: _Reader(self._line), process.stdout)
-        err = await loop.connect_read_pipe(lambda: _Reader(self._word), process.stderr)
-        self._transports = [pipe[0], out[0], err[0]]
+        self._loose = [process.stdin, process.stdout, process.stderr]
         # A descriptor that is readable once the process has ended: needs no signal handler, so any thread will do.
         watch = os.pidfd_open(process.pid)
 
@@ -173,6 +173,11 @@ class StdioPeer:
             loop.call_later(0.05, self._has_ended, process.wait())
 
         loop.add_reader(watch, exited)
+        self._input, _ = await loop.connect_write_pipe(_Writer, self._loose.pop(0))
+        self._transports.append(self._input)
+        for take in (self._line, self._word):
+            transport, _ = await loop.connect_read_pipe(functools.partial(_Reader, take), self._loose.pop(0))
+            self._transports.append(transport)
 
     def _line(self, line: bytes, too_long: bool) -> None:
         if too_long:
@@ -209,6 +214,8 @@ class StdioPeer:
         self._exited.set()
         for transport in self._transports:
             transport.close()
+        for stream in self._loose:
+            stream.close()
         if not self._closing:
             logger.warning("%s ended %s; its last words: %s", self._command.argv[0], how, "\n".join(self._last_words))
         self._calls.fail(RpcError(SERVER_DOWN, f"the server's process ended {how}"))
@@ -255,9 +262,10 @@ class StdioPeer:
         self._closing = True
         self._calls.fail(RpcError(SERVER_DOWN, "the server's process is being ended"))
         process = self._process
-        if process is None or self._input is None:
+        if process is None:
             return
-        self._input.abort() if self._input.get_write_buffer_size() else self._input.close()
+        if self._input is not None:
+            self._input.abort() if self._input.get_write_buffer_size() else self._input.close()
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             if number is not None:
                 _signal_group(process, number)
