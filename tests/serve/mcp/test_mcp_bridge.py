@@ -46,6 +46,7 @@ async def error_of(call: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @both
 @on_loop
 async def test_a_known_server_runs_behind_the_bridge(mode: str) -> None:
@@ -58,6 +59,7 @@ async def test_a_known_server_runs_behind_the_bridge(mode: str) -> None:
         assert client.server_info is not None and client.server_info.name == "mcp-time"
 
 
+@pytest.mark.slow
 def test_a_server_runs_behind_the_bridge_on_uvloop(tmp_path: Path) -> None:
     pytest.importorskip("uvloop")
     text = f"""
@@ -66,7 +68,8 @@ from mcp_peers import Client, serving, words
 from skate.serve import mcp
 
 async def use():
-    async with serving(mcp.bridge({program(tmp_path)!r}, per_session=True)) as url, Client(url, mode="legacy") as client:
+    app = mcp.bridge({program(tmp_path)!r}, per_session=True)
+    async with serving(app) as url, Client(url, mode="legacy") as client:
         pid = words(await client.call_tool("pid", {{}}))
         try:
             await client.call_tool("exit", {{}})
@@ -145,6 +148,7 @@ async def test_a_process_that_dies_fails_its_calls_and_is_started_again(mode: st
                     await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 @on_loop
 async def test_a_process_that_dies_at_once_is_left_alone_for_longer_and_longer(tmp_path: Path) -> None:
     log = tmp_path / "starts"
@@ -160,6 +164,7 @@ async def test_a_process_that_dies_at_once_is_left_alone_for_longer_and_longer(t
         assert status["state"] == "down" and "ended" in str(status["failure"])
 
 
+@pytest.mark.slow
 @both
 @on_loop
 async def test_a_call_that_hangs_ends_and_so_does_a_process_that_answers_nothing(mode: str, tmp_path: Path) -> None:
@@ -228,6 +233,7 @@ def handle(m):
 """
 
 
+@pytest.mark.slow
 @both
 @on_loop
 async def test_a_flood_of_notifications_does_not_stop_the_answer(mode: str, tmp_path: Path) -> None:
@@ -296,6 +302,7 @@ async def test_wrong_answers_to_initialize_are_told(tmp_path: Path) -> None:
             assert says in await refusal(url)
 
 
+@pytest.mark.slow
 @on_loop
 async def test_a_process_that_does_not_read_is_refused_more_calls(tmp_path: Path) -> None:
     extra = """
@@ -340,6 +347,7 @@ def handle(m):
         assert words(await client.call_tool("pid", {})) == f"hi {tmp_path}"
 
 
+@pytest.mark.slow
 def test_a_server_ends_when_the_process_that_bridges_it_is_killed(tmp_path: Path) -> None:
     command = program(
         tmp_path,
