@@ -318,6 +318,16 @@ def handle(m):
         assert any("does not read" in text for text in said) and any("no answer" in text for text in said)
 
 
+@on_loop
+async def test_a_client_whose_process_keeps_dying_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    async with serving(mcp.bridge(program(tmp_path), per_session=True)) as url, Client(url, mode="legacy") as rude:
+        for _ in range(5):
+            assert "ended with 3" in await error_of(rude.call_tool("exit", {}))
+        async with Client(url, mode="legacy") as other:
+            assert words(await other.call_tool("pid", {})).isdigit()
+        assert words(await rude.call_tool("pid", {})).isdigit()
+
+
 @pytest.mark.parametrize("turns", range(6))
 @on_loop
 async def test_a_start_that_is_given_up_leaves_nothing_behind(turns: int, tmp_path: Path) -> None:

@@ -166,6 +166,20 @@ async def test_a_server_that_is_not_there_is_an_error() -> None:
 
 
 @on_loop
+async def test_a_server_that_has_moved_tells_where() -> None:
+    from skate.serve.mcp.connectors import LinkConnector
+    from skate.serve.mcp.messages import RpcError
+    from skate.serve.mcp.peers import NOBODY
+    from skate.serve.mcp.upstream import Limits
+
+    handler, _ = replies(b"HTTP/1.1 307 Moved\r\nlocation: http://127.0.0.1/mcp/\r\ncontent-length: 0\r\n\r\n")
+    async with raw(handler) as link:
+        connector = LinkConnector(lambda: link)
+        with pytest.raises(RpcError, match="use that address"):
+            await connector.connect(NOBODY, lambda _: None, lambda _: None, Limits())
+
+
+@on_loop
 async def test_an_application_that_fails_or_says_nothing_is_an_error() -> None:
     async def fails(scope: object, receive: object, send: object) -> None:
         raise ValueError("broken")

@@ -134,6 +134,9 @@ class HttpPeer:
             elif kind == b"application/json":
                 self._calls.take(_unpack(await whole(response, self._limit)), call)
             if not call.answer.done():
+                if 300 <= response.status < 400:
+                    where = response.headers.get(b"location", b"").decode("latin-1")
+                    raise RpcError(SERVER_DOWN, f"the server is not here, it names {where!r}: use that address")
                 raise RpcError(
                     SERVER_DOWN if response.status >= 400 else INTERNAL_ERROR,
                     f"the server gave no answer to the request (HTTP {response.status})",

@@ -140,8 +140,8 @@ class Upstream:
             return self._peer
 
     async def own(self, client: Client, stray: Relay) -> Peer:
-        """A session for one client."""
-        return await self._connect(client, stray, self._has_failed)
+        """A session for one client. Its end is that client's alone: it keeps nobody else waiting."""
+        return await self._connect(client, stray, _nothing)
 
     async def _connect(self, client: Client, stray: Relay, ended: Callable[[str], None]) -> Peer:
         wait = self._retry_at - time.monotonic()
