@@ -302,20 +302,33 @@ async def test_wrong_answers_to_initialize_are_told(tmp_path: Path) -> None:
             assert says in await refusal(url)
 
 
-@pytest.mark.slow
 @on_loop
-async def test_a_process_that_does_not_read_is_refused_more_calls(tmp_path: Path) -> None:
+async def test_a_process_that_does_not_read_is_refused_more_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skate.serve.mcp import messages, stdio
+    from skate.serve.mcp.messages import RpcError
+    from skate.serve.mcp.peers import NOBODY
+
+    monkeypatch.setattr(stdio, "UNREAD", 1 << 20)
     extra = """
 def handle(m):
     if m.get("method") == "tools/call": time.sleep(1000)
 """
-    app = mcp.bridge(program(tmp_path, extra), limits={"call": 1.0})
-    async with serving(app) as url, Client(url, mode="legacy") as client:
-        big = {"x": "z" * 3_000_000}
-        calls = [client.call_tool("pid", big) for _ in range(30)]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        said = {str(error) for error in results}
-        assert any("does not read" in text for text in said) and any("no answer" in text for text in said)
+    command = stdio.Command.of(program(tmp_path, extra))
+    peer = stdio.StdioPeer(command, NOBODY, lambda _: None, lambda _: None, timeout=30)
+    await peer.begin()
+    big = messages.encode({"name": "pid", "x": "z" * 1_000_000})
+    waiting = [asyncio.create_task(peer.request("tools/call", big)) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(RpcError, match="does not read"):
+        await peer.request("tools/call", big)
+    await peer.close()
+    ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {str(error) for error in ends} <= {
+        "the server's process is being ended",
+        "the server's process does not read what it is sent",
+    }
 
 
 @on_loop

@@ -111,6 +111,8 @@ class StdioPeer:
         self._transports: list[asyncio.BaseTransport] = []
         self._loose: list[IO[bytes]] = []
         """Streams of the process that are not connected with the loop yet."""
+        self._watch = -1
+        """A descriptor that is readable once the process has ended."""
         self._exited = asyncio.Event()
         self._closing = False
         self._garbage = 0
@@ -163,16 +165,9 @@ class StdioPeer:
         loop = asyncio.get_running_loop()
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         self._loose = [process.stdin, process.stdout, process.stderr]
-        # A descriptor that is readable once the process has ended: needs no signal handler, so any thread will do.
-        watch = os.pidfd_open(process.pid)
-
-        def exited() -> None:
-            loop.remove_reader(watch)
-            os.close(watch)
-            # what it wrote last is still in the pipe: that is read first
-            loop.call_later(0.05, self._has_ended, process.wait())
-
-        loop.add_reader(watch, exited)
+        # It needs no signal handler, so any thread's loop will do.
+        self._watch = os.pidfd_open(process.pid)
+        loop.add_reader(self._watch, self._exits)
         self._input, _ = await loop.connect_write_pipe(_Writer, self._loose.pop(0))
         self._transports.append(self._input)
         for take in (self._line, self._word):
@@ -209,9 +204,18 @@ class StdioPeer:
         self._last_words.append(shown)
         logger.info("%s: %s", self._command.argv[0], shown)
 
-    def _has_ended(self, code: int) -> None:
+    def _exits(self) -> None:
+        """The process has ended. What it wrote last is still in the pipe: that is read first."""
+        self._unwatch()
+        asyncio.get_running_loop().call_later(0.05, self._has_ended)
+
+    def _has_ended(self) -> None:
+        if self._process is None or self._exited.is_set():
+            return
+        code = self._process.wait()
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
         self._exited.set()
+        self._unwatch()
         for transport in self._transports:
             transport.close()
         for stream in self._loose:
@@ -221,6 +225,12 @@ class StdioPeer:
         self._calls.fail(RpcError(SERVER_DOWN, f"the server's process ended {how}"))
         if not self._closing:
             self._ended(f"its process ended {how}")
+
+    def _unwatch(self) -> None:
+        watch, self._watch = self._watch, -1
+        if watch >= 0:
+            asyncio.get_running_loop().remove_reader(watch)
+            os.close(watch)
 
     async def request(self, method: str, params: Json, relay: Relay | None = None) -> Json:
         call, line = self._calls.begin(method, params, relay)
@@ -266,13 +276,16 @@ class StdioPeer:
             return
         if self._input is not None:
             self._input.abort() if self._input.get_write_buffer_size() else self._input.close()
-        for number in (None, signal.SIGTERM, signal.SIGKILL):
-            if number is not None:
-                _signal_group(process, number)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._exited.wait(), POLITE)
-                break
-        _signal_group(process, signal.SIGKILL)  # children that it left behind
+        try:
+            for number in (None, signal.SIGTERM):
+                if number is not None:
+                    _signal_group(process, number)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._exited.wait(), POLITE)
+                    break
+        finally:  # also for one that is cancelled while it waits: then there is no time for politeness
+            _signal_group(process, signal.SIGKILL)  # it, or children that it left behind
+            self._has_ended()
 
 
 class _Reader(asyncio.Protocol):
