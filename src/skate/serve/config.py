@@ -318,7 +318,7 @@ class HTTPOptions(Settings):
         keep_alive_timeout_s: seconds for which an idle connection is kept.
         max_body_bytes: the largest body of a request; a larger one is answered 413. None: any. Not in Ray.
         location: ``"HeadOnly"``, ``"EveryNode"`` or ``"NoServer"``.
-        middlewares: Starlette middlewares around every application.
+        middlewares: must stay empty, as in Ray 2.60: an application adds its own.
         ssl_keyfile, ssl_certfile, ssl_keyfile_password, ssl_ca_certs: files for HTTPS.
     """
 
@@ -346,6 +346,8 @@ class HTTPOptions(Settings):
         if self.request_timeout_s is not None:
             number("http_options.request_timeout_s", self.request_timeout_s, 0, open_end=True)
         number("http_options.keep_alive_timeout_s", self.keep_alive_timeout_s, 0)
+        if self.middlewares:
+            raise ValueError("http_options.middlewares is gone: add middlewares to the FastAPI or Starlette application")
         if self.max_body_bytes is not None:
             number("http_options.max_body_bytes", self.max_body_bytes, 0, whole=True)
         if self.location not in ("HeadOnly", "EveryNode", "NoServer"):
