@@ -167,7 +167,7 @@ def _dotenv(path: str) -> dict[str, str]:
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, Any]:
-    """``SKATE_TABLE__FIELD`` as tables. What looks like a list or an object, or is of a plugin's table, is read as JSON."""
+    """``SKATE_TABLE__FIELD`` as tables. What looks like a list or an object, or is in a plugin's table, is JSON."""
     found: dict[str, Any] = {}
     for name, value in environ.items():
         if not name.startswith(PREFIX):
