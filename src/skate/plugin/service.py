@@ -156,8 +156,6 @@ def parts_of(registry: Registry, config: Config) -> list[Part]:
         table = dict(config.plugins.get(plugin.name, config.plugins.get(plugin.metadata.name, {})))
         kind = plugin.metadata.config_class
         own = table.get("ingress_config", {})
-        if kind is not None and "ingress_config" not in kind.model_fields:
-            table.pop("ingress_config", None)
         try:
             checked = settings.checked(plugin.name, kind, table) if kind is not None else table
         except ConfigError as error:

@@ -37,6 +37,8 @@ def checked(plugin: str, config_class: type[C], table: object) -> C:
     place = f"[plugins.{plugin}]"
     if not isinstance(table, dict):
         raise ConfigError(f"{place} must be a table")
+    if "ingress_config" in table and "ingress_config" not in config_class.model_fields:
+        table = {name: value for name, value in table.items() if name != "ingress_config"}  # the service's own
     if not config_class.model_config.get("extra"):
         known = {name for field, info in config_class.model_fields.items() for name in (field, info.alias) if name}
         for name in table:
