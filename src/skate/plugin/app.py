@@ -43,15 +43,19 @@ class Service:
         runtime: who carries calls out; has `start`, which gives the plugins that failed, and `stop`.
         engine: the engine's name, for people.
         schemas: schemas of upstream services, for the OpenAPI document.
+        only: the one deployment whose routes are served; empty: all are, and those that are no plugin's.
     """
 
-    def __init__(self, registry: Registry, loaded: Loaded, runtime: Any, engine: str, schemas: dict[str, Any]) -> None:
+    def __init__(
+        self, registry: Registry, loaded: Loaded, runtime: Any, engine: str, schemas: dict[str, Any], only: str = ""
+    ) -> None:
         self.registry = registry
         self.loaded = loaded
         self.config = loaded.config
         self.runtime = runtime
         self.engine = engine
         self.schemas = schemas
+        self.only = only
         self.began = time.time()
         self.running = False
         self._starting: asyncio.Task[None] | None = None
@@ -106,11 +110,12 @@ class Service:
         app.state.service = self
         for plugin in self.registry.plugins.values():
             for deployment in plugin.deployments:
-                for api in deployment.apis:
+                for api in deployment.apis if self.only in ("", deployment.name) else ():
                     if api.path is not None:
                         self._add(app, deployment, api, [*api.route.tags] or plugin.metadata.tags or [plugin.name])
-        self._add_upstreams(app)
-        self._add_own(app)
+        if not self.only:
+            self._add_upstreams(app)
+            self._add_own(app)
         app.add_exception_handler(HTTPException, _http_problem)
         app.add_exception_handler(RequestValidationError, _invalid)
         cors = self.config.cors
@@ -177,7 +182,8 @@ class Service:
             return Response(routes.envelope(VERSION), media_type=routes.JSON)
 
         async def metrics() -> Response:
-            body, kind = self.metrics.page()
+            others = getattr(self.runtime, "metrics", None)
+            body, kind = self.metrics.page(await others() if others is not None else ())
             return Response(body, headers={"content-type": kind})
 
         async def openapi() -> Response:

@@ -141,8 +141,6 @@ class Remote(_Common):
         """What is started; None: in a deployment's process, which starts nothing."""
         self._functions: dict[str, str] = {}
         """Functions registered for other services, and the deployments that have them."""
-        self._own: tuple[str, Host] | None = None
-        """The deployment that this process is, and its instance: it calls itself without a detour."""
         self._handles: dict[str, Any] = {}
         self._task: Any = None
 
@@ -182,8 +180,6 @@ class Remote(_Common):
 
     async def call(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> Any:
         """See `calls.Runtime`."""
-        if self._own is not None and self._own[0] == api.deployment:
-            return await self._own[1].call(api.method, kwargs, checked=checked)
         handle = self._handle(api.deployment)
         try:
             return await handle.call.remote(api.method, await portable(kwargs), checked, calls.request_id.get())
@@ -217,6 +213,38 @@ class Remote(_Common):
             raise _cause(error) from None
 
 
+class Inside(Remote):
+    """In the process of a deployment: it calls itself without a detour."""
+
+    own: tuple[str, Replica] | None = None
+    """The deployment that this process is."""
+
+    async def start(self) -> dict[str, BaseException]:
+        """Start the plugin that is here, if one is; those that fail, with their causes."""
+        if self.own is None:
+            return {}
+        try:
+            await self.own[1].start()
+        except Exception as error:  # noqa: BLE001  a plugin may fail of anything; whoever deploys it is told
+            return {self.own[1].host.plugin: error}
+        return {}
+
+    async def stop(self) -> None:
+        """What is here ends with its process."""
+
+    async def call(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> Any:
+        """See `calls.Runtime`."""
+        if self.own is not None and self.own[0] == api.deployment:
+            return await self.own[1].host.call(api.method, kwargs, checked=checked)
+        return await super().call(api, kwargs, checked=checked)
+
+    def stream(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
+        """See `calls.Runtime`."""
+        if self.own is not None and self.own[0] == api.deployment:
+            return self.own[1].host.stream(api.method, kwargs, checked=checked)
+        return super().stream(api, kwargs, checked=checked)
+
+
 def _run_task(name: tuple[str, str] | None, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if name is not None:
         return work.run_named(*name, args, kwargs)
@@ -239,11 +267,11 @@ class Replica:
 
         set_up_logging(plan.config.log)
         settings.use(plan.config)  # ahead of the plugin's module, which may ask for its table
-        runtime = Remote(plan)
-        calls.set_runtime(runtime)
+        self.runtime = Inside(plan)
+        calls.set_runtime(self.runtime)
         self.host = Host(plugin, pickle.loads(pickled), config)
-        runtime._own = (deployment, self.host)
-        self.upstreams = runtime.upstreams
+        self.runtime.own = (deployment, self)
+        self.upstreams = self.runtime.upstreams
         self._started: asyncio.Task[None] | None = None
 
     async def start(self) -> list[str]:
@@ -318,15 +346,20 @@ class Session:
                     failed[part.plugin] = error
         return failed, functions
 
+    def deployed_as(self, part: Part) -> tuple[type, str | None, tuple[Any, ...]]:
+        """The class that is deployed for a plugin's, its route prefix, and further arguments."""
+        return Replica, None, ()
+
     def _deploy(self, plan: Plan, part: Part) -> list[str]:
         from skate import serve
 
         options = {"ray_actor_options": {"num_cpus": 0}, **part.options}
-        made = serve.deployment(Replica, name=part.deployment, **options)
+        cls, prefix, more = self.deployed_as(part)
+        made = serve.deployment(cls, name=part.deployment, **options)
         pickled = skate.cloudpickle.dumps(part.cls)
-        app = made.bind(plan, part.plugin, part.deployment, pickled, part.config)
+        app = made.bind(plan, part.plugin, part.deployment, pickled, part.config, *more)
         name = SERVE_APP.format(part.deployment)
-        handle = serve.run(app, name=name, route_prefix=None)
+        handle = serve.run(app, name=name, route_prefix=prefix)
         self._deployed.append(name)
         try:
             found: list[str] = handle.start.remote().result()

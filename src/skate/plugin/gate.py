@@ -74,14 +74,14 @@ class Gate:
         request_id = _accepted(given) or os.urandom(8).hex()
         token = calls.request_id.set(request_id)
         answer = _Answer(send, request_id.encode())
-        self.metrics.ongoing.inc()
+        self.metrics.ongoing += 1
         try:
             await self._pass(scope, receive, answer, authorization)
         except BaseException:
             answer.status = answer.status or 500
             raise
         finally:
-            self.metrics.ongoing.dec()
+            self.metrics.ongoing -= 1
             seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", "") or "(none)"
             self.metrics.observe(route, scope["method"], answer.status, seconds)

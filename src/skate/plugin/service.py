@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -182,36 +183,56 @@ def _check_movable(registry: Registry) -> None:
 
 def _light(catalog: Catalog) -> Catalog:
     """The catalog without what only the server needs."""
-    paths = {
-        path: [replace(api, operation={}) if isinstance(api, UpstreamApi) else api for api in apis]
-        for path, apis in catalog.by_path.items()
-    }
-    return Catalog(paths, catalog.by_name, catalog.allowed)
+
+
+    def bare(api: Any) -> Any:
+        if isinstance(api, UpstreamApi):
+            return replace(api, operation={})
+        return replace(api, route=replace(api.route, cache=None, extra={}))
+
+    paths = {path: [bare(api) for api in apis] for path, apis in catalog.by_path.items()}
+    return Catalog(paths, {name: bare(api) for name, api in catalog.by_name.items()}, catalog.allowed)
 
 
 def serve(service: Service) -> None:
     """Serve until Ctrl-C or SIGTERM."""
+    if service.engine == "local":
+        from skate.plugin.front import Front
+
+        Front(service).serve()
+        return
+    listener = listen(service.config.server.host, service.config.server.port)
+    log.info("listening at %s, engine %s", address(listener), service.engine)
+    serve_at(service, listener)
+
+
+def listen(host: str, port: int) -> Any:
+    """A socket to serve at. Raises ConfigError if it cannot be had."""
     import socket
 
-    import uvicorn
-
-    server = service.config.server
-    listener = socket.socket(socket.AF_INET6 if ":" in server.host else socket.AF_INET)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((server.host, server.port))
+        listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(f"server.host, server.port: cannot listen at {server.host}:{server.port}: {error}") from None
-    serve_at(service, listener, uvicorn)
+        raise ConfigError(f"server.host, server.port: cannot listen at {host}:{port}: {error}") from None
+    return listener
 
 
-def serve_at(service: Service, listener: Any, uvicorn: Any) -> None:
-    """Serve at a socket that is bound."""
+def address(listener: Any) -> str:
+    """The URL of a socket."""
     host, port = listener.getsockname()[:2]
-    log.info("listening at http://%s:%s, engine %s", host, port, service.engine)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve_at(service: Service, listener: Any) -> None:
+    """Serve at a socket, in this process."""
+    import uvicorn
+
     options = uvicorn.Config(service.app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10)
     server = uvicorn.Server(options)
-    server.run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C has ended it in good order
+        server.run(sockets=[listener])
     if not server.started:
         raise SystemExit(3)
