@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="plugins need the extra `plugin`")
 
-from skate.plugin import loading, settings  # noqa: E402  what they need may be missing
+from skate.plugin import loading, settings
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "plugin_service"
 

@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("fastapi", reason="plugins need the extra `plugin`")
 pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 
-from fastapi.testclient import TestClient  # noqa: E402
-from skate.plugin import ApiNotFoundError, ArgumentsError, call_plugin_api, remote, run  # noqa: E402
-from skate.plugin.errors import BusyError  # noqa: E402
-from skate.plugin.limits import Limit  # noqa: E402
-from tests.plugin.conftest import Write, data  # noqa: E402
+from fastapi.testclient import TestClient
+from tests.plugin.conftest import Write, data
+
+from skate.plugin import ApiNotFoundError, ArgumentsError, call_plugin_api, remote, run
+from skate.plugin.errors import BusyError
+from skate.plugin.limits import Limit
 
 
 def service(**options: Any) -> Any:
@@ -127,7 +128,9 @@ class Caller(BasePlugin):
             await stream.aclose()
             return item
 """
-CALLED = PARAMETERS + """
+CALLED = (
+    PARAMETERS
+    + """
     @on_request(call_type=ApiType.FUNC)
     async def thing(self) -> object: return Item(name="thing")
 
@@ -142,6 +145,7 @@ CALLED = PARAMETERS + """
         finally:
             open("closed", "w").close()
 """
+)
 
 
 def test_plugins_call_by_path_and_by_name_what_they_declared(write: Write, place: Path) -> None:
@@ -173,7 +177,7 @@ def test_the_program_itself_may_call_all_and_wrong_names_are_told(write: Write) 
         await app.state.service.start()
         try:
             assert await call_plugin_api("/api/v1/both") == {"name": "both", "parent": None}
-            with pytest.raises(ApiNotFoundError, match="no API '/api/v1/bot'. Is '/api/v1/both' meant"):
+            with pytest.raises(ApiNotFoundError, match=r"no API '/api/v1/bot'\. Is '/api/v1/both' meant"):
                 await call_plugin_api("/api/v1/bot")
             with pytest.raises(ArgumentsError, match="missing a required argument: 'item'"):
                 await call_plugin_api("/api/v1/make")
@@ -279,9 +283,9 @@ def test_a_plugins_limit_holds_and_what_is_too_much_is_refused(write: Write, eng
     from concurrent.futures import ThreadPoolExecutor
 
     write(slow=SLOW)
-    with TestClient(run(test_mode=True, engine=engine, num_cpus=2, load_plugins=["slow"], strict=True)) as client:
-        with ThreadPoolExecutor(6) as threads:
-            answers = list(threads.map(lambda _: client.get("/api/v1/slow"), range(6)))
+    app = run(test_mode=True, engine=engine, num_cpus=2, load_plugins=["slow"], strict=True)
+    with TestClient(app) as client, ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(lambda _: client.get("/api/v1/slow"), range(6)))
     good = [answer for answer in answers if answer.status_code == 200]
     assert 1 <= len(good) < 6 and {data(answer) for answer in good} == {1}
     assert {answer.status_code for answer in answers} == {200, 503}

@@ -16,9 +16,10 @@ import pytest
 pytest.importorskip("fastapi", reason="plugins need the extra `plugin`")
 pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 
-from fastapi.testclient import TestClient  # noqa: E402
-from skate.plugin import run  # noqa: E402
-from tests.plugin.conftest import EXAMPLE, data, forget  # noqa: E402
+from fastapi.testclient import TestClient
+from tests.plugin.conftest import EXAMPLE, data, forget
+
+from skate.plugin import run
 
 ENGINES = [name for name in ("inline", "local", "ray") if name != "ray" or os.environ.get("SKATE_TEST_RAY")]
 

@@ -11,9 +11,11 @@ import pytest
 pytest.importorskip("fastapi", reason="plugins need the extra `plugin`")
 pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 
-from fastapi.testclient import TestClient  # noqa: E402
-from skate.configuration import ConfigError  # noqa: E402
-from skate.plugin import (  # noqa: E402
+from fastapi.testclient import TestClient
+from tests.plugin.conftest import Write, data
+
+from skate.configuration import ConfigError
+from skate.plugin import (
     ApiType,
     PluginDependencyError,
     PluginLoadError,
@@ -24,7 +26,6 @@ from skate.plugin import (  # noqa: E402
     on_request,
     run,
 )
-from tests.plugin.conftest import Write, data  # noqa: E402
 
 GOOD = """
 @on_register()
@@ -69,8 +70,9 @@ def test_strict_fails_for_all_of_them_at_once(write: Write) -> None:
     write(good=GOOD, broken="1 / 0", other=OTHER + "    async def on_start(self): raise OSError('no disk')\n")
     with pytest.raises(PluginLoadError, match=r"(?s)\(2\).*broken: ZeroDivisionError.*nowhere: there is no module"):
         service(load_plugins=["good", "broken", "nowhere"], strict=True)
-    with pytest.raises(PluginLoadError, match="other: OSError: no disk"), TestClient(
-        service(load_plugins=["good", "other"], strict=True)
+    with (
+        pytest.raises(PluginLoadError, match="other: OSError: no disk"),
+        TestClient(service(load_plugins=["good", "other"], strict=True)),
     ):
         pass
 

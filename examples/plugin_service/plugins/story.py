@@ -3,7 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from skate.plugin import ApiType, BasePlugin, PluginMetadata, StreamEventType, make_stream_event, on_register, on_request
+from skate.plugin import (
+    ApiType,
+    BasePlugin,
+    PluginMetadata,
+    StreamEventType,
+    make_stream_event,
+    on_register,
+    on_request,
+)
 
 __plugin_meta__ = PluginMetadata(name="story", version="1.1.0", description="Tells a story", author="the example")
 

@@ -15,7 +15,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A table, whose settings are its fields."""
 
 
-class EngineConfig(Table):
+class EngineConfig(Table, frozen=True):
     """``[engine]``."""
 
     name: str | None = None
@@ -24,7 +24,7 @@ class EngineConfig(Table):
     """The cluster or session to join; None: start one."""
 
 
-class ServerConfig(Table):
+class ServerConfig(Table, frozen=True):
     """``[server]``."""
 
     use_ray: bool = False
@@ -49,14 +49,14 @@ class ServerConfig(Table):
     """Seconds until a request is answered with 504; None: as long as it takes. Streams are not limited."""
 
 
-class AuthConfig(Table):
+class AuthConfig(Table, frozen=True):
     """``[auth]``."""
 
     rules: dict[str, list[str]] = {}
     """Keys by path; ``/path/*`` for all below it. The exact path wins, then the longest prefix."""
 
 
-class CacheConfig(Table):
+class CacheConfig(Table, frozen=True):
     """``[cache]``: of answers of routes that ask for it."""
 
     enabled: bool = False
@@ -68,7 +68,7 @@ class CacheConfig(Table):
     file_dir: str = ".skate/cache"
 
 
-class CorsConfig(Table):
+class CorsConfig(Table, frozen=True):
     """``[cors]``: which pages of other origins may call."""
 
     allow_origins: list[str] = []
@@ -79,7 +79,7 @@ class CorsConfig(Table):
     """Seconds that browsers may remember it."""
 
 
-class LogConfig(Table):
+class LogConfig(Table, frozen=True):
     """``[log]``."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -88,7 +88,7 @@ class LogConfig(Table):
     """A line for each request."""
 
 
-class Config(Table):
+class Config(Table, frozen=True):
     """All that can be configured."""
 
     engine: EngineConfig = EngineConfig()

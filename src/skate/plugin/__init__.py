@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from skate.plugin.model import PluginMetadata as PluginMetadata
     from skate.plugin.proxied import on_proxy as on_proxy
     from skate.plugin.proxied import register_proxy_func as register_proxy_func
-    from skate.plugin.work import remote as remote
     from skate.plugin.service import run as run
     from skate.plugin.settings import get_plugin_config as get_plugin_config
     from skate.plugin.sse import StreamEventType as StreamEventType
     from skate.plugin.sse import make_stream_event as make_stream_event
+    from skate.plugin.work import remote as remote
 
 _NAMES = {
     "API_STR": "consts",
@@ -72,7 +72,7 @@ _NAMES = {
 }
 """Public names, and the modules that they are loaded from when they are first asked for."""
 
-__all__ = sorted(_NAMES)  # noqa: PLE0605
+__all__ = sorted(_NAMES)
 
 
 if not TYPE_CHECKING:  # or checkers would believe in every name

@@ -15,6 +15,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
 from skate.configuration import Loaded
 from skate.plugin import pages, routes
 from skate.plugin.auth import Rules
@@ -28,7 +30,6 @@ from skate.plugin.limits import Limit
 from skate.plugin.loading import Registry
 from skate.plugin.metrics import Metrics
 from skate.plugin.model import PluginApi, PluginDeployment
-from starlette.exceptions import HTTPException
 
 log = logging.getLogger("skate.plugin")
 Hook = Callable[[], Awaitable[Any]]
@@ -122,7 +123,7 @@ class Service:
         server = self.config.server
         limit = Limit.read("[server.ingress_config]", server.ingress_config)
         app.add_middleware(
-            Gate,  # type: ignore[arg-type]
+            Gate,
             rules=self._rules,
             limit=limit,
             metrics=self.metrics,
@@ -153,7 +154,8 @@ class Service:
         if route.stream:
             options["response_class"] = StreamingResponse
             options["responses"] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-        app.add_api_route(path, answer, methods=list(route.methods), tags=list(tags), name=api.name, **options)
+        for method in route.methods:  # each has an operation id of its own
+            app.add_api_route(path, answer, methods=[method], tags=list(tags), name=api.name, **options)
 
     def _add_upstreams(self, app: FastAPI) -> None:
         for api in self._upstream():
@@ -242,9 +244,7 @@ async def _http_problem(_: Request, error: Exception) -> Response:
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    details = [
-        {"type": each["type"], "loc": list(each["loc"]), "msg": each["msg"]} for each in error.errors()
-    ]
+    details = [{"type": each["type"], "loc": list(each["loc"]), "msg": each["msg"]} for each in error.errors()]
     where = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)
     return Response(encode({"status": 422, "message": where, "detail": details}), 422, media_type=routes.JSON)
 

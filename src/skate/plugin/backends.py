@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -51,6 +51,10 @@ class _Common:
         self.plan = plan
         self.catalog = plan.catalog
         self.upstreams = Upstreams(plan.config)
+
+    def items(self, api: PluginApi, kwargs: Mapping[str, Any]) -> Iterator[Any] | None:
+        """See `calls.Runtime`."""
+        return None
 
     async def upstream(self, api: UpstreamApi, kwargs: Mapping[str, Any]) -> Any:
         """Call an upstream service."""
@@ -202,6 +206,18 @@ class Remote(_Common):
             if not ended:
                 items.cancel()
 
+    def items(self, api: PluginApi, kwargs: Mapping[str, Any]) -> Iterator[Any] | None:
+        """See `calls.Runtime`. An event loop that is blocked would not hear of them."""
+        return self._items(api, kwargs)
+
+    def _items(self, api: PluginApi, kwargs: Mapping[str, Any]) -> Iterator[Any]:
+        sent = asyncio.run(portable(kwargs))
+        handle = self._handle(api.deployment).stream.options(stream=True)
+        try:
+            yield from handle.remote(api.method, sent, False, calls.request_id.get())
+        except skate.exceptions.RayTaskError as error:
+            raise _cause(error) from None
+
     async def work(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """As a task of its own."""
         if self._task is None:
@@ -244,6 +260,12 @@ class Inside(Remote):
             return self.own[1].host.stream(api.method, kwargs, checked=checked)
         return super().stream(api, kwargs, checked=checked)
 
+    def items(self, api: PluginApi, kwargs: Mapping[str, Any]) -> Iterator[Any] | None:
+        """See `calls.Runtime`."""
+        if self.own is not None and self.own[0] == api.deployment:
+            return None  # what is here does not wait for this process's event loop
+        return super().items(api, kwargs)
+
 
 def _run_task(name: tuple[str, str] | None, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if name is not None:
@@ -253,7 +275,7 @@ def _run_task(name: tuple[str, str] | None, function: Any, args: tuple[Any, ...]
 
 def _cause(error: Any) -> BaseException:
     cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, BaseException) else error  # type: ignore[no-any-return]
+    return cause if isinstance(cause, BaseException) else error
 
 
 class Replica:

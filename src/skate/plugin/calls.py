@@ -34,6 +34,9 @@ class Runtime(Protocol):
     def stream(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
         """Call a method that is a generator."""
 
+    def items(self, api: PluginApi, kwargs: Mapping[str, Any]) -> Iterator[Any] | None:
+        """The same for a thread without an event loop; None: only `stream` gives them."""
+
     async def upstream(self, api: UpstreamApi, kwargs: Mapping[str, Any]) -> Any:
         """Call an upstream service; a stream gives an async iterator."""
 
@@ -90,7 +93,7 @@ async def call_as(plugin: str | None, api_name: str, kwargs: Mapping[str, Any]) 
         found = await here.upstream(api, kwargs)
         return Stream(lambda: found) if hasattr(found, "__aiter__") else found
     if api.route.stream:
-        return Stream(lambda: here.stream(api, kwargs, checked=False))
+        return Stream(lambda: here.stream(api, kwargs, checked=False), lambda: here.items(api, kwargs))
     value = await here.call(api, kwargs, checked=False)
     return _as_sent(value) if api_name.startswith("/") else value
 
@@ -108,8 +111,11 @@ class Stream:
     A plain ``for`` works too, and blocks the event loop meanwhile.
     """
 
-    def __init__(self, begin: Callable[[], AsyncIterator[Any]]) -> None:
+    def __init__(
+        self, begin: Callable[[], AsyncIterator[Any]], waiting: Callable[[], Iterator[Any] | None] = lambda: None
+    ) -> None:
         self._begin = begin
+        self._waiting = waiting
         self._items: AsyncIterator[Any] | None = None
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -136,7 +142,11 @@ class Stream:
 
         def run() -> None:
             try:
-                asyncio.run(collect())
+                plain_items = self._waiting()
+                if plain_items is None:
+                    asyncio.run(collect())
+                for item in plain_items or ():
+                    items.put((True, item))
             except BaseException as error:  # noqa: BLE001  it is raised where the stream is read
                 items.put((False, error))
             else:

@@ -57,10 +57,10 @@ class Catalog:
                 if api.by_name:
                     made.by_name[api.name] = api
                     made.by_name.setdefault(f"{plugin.metadata.name}.{api.name.partition('.')[2]}", api)
-        for api in upstream:
-            known = made.by_path.setdefault(api.path, [])
-            if not any(isinstance(each, PluginApi) for each in known):
-                known.append(api)
+        for each in upstream:
+            known = made.by_path.setdefault(each.path, [])
+            if not any(isinstance(api, PluginApi) for api in known):
+                known.append(each)
         return made
 
     def conflicts(self) -> list[str]:

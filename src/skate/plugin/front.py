@@ -53,7 +53,12 @@ def own_prefixes(paths: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
         below = prefix + "/"
         owners = {owner for path, who in paths.items() if path == prefix or path.startswith(below) for owner in who}
         # a route with a parameter at the beginning may be asked for below any prefix
-        others = {owner for path, who in paths.items() for owner in who if prefix and below.startswith(ends[path] + "/") and "{" in path}
+        others = {
+            owner
+            for path, who in paths.items()
+            for owner in who
+            if prefix and below.startswith(ends[path] + "/") and "{" in path
+        }
         if prefix and len(owners | others) == 1:
             (owner,) = owners | others
             if not any(below.startswith(known + "/") for known in found.get(owner, ())):
@@ -195,7 +200,9 @@ class Front:
             raise PluginLoadError(failed)
         for name, cause in failed.items():
             log.error("plugin %s does not run: %s", name, describe(cause))
-        deployments = tuple(name for name in (part.deployment for part in self.session.parts if part.plugin not in failed))
+        deployments = tuple(
+            name for name in (part.deployment for part in self.session.parts if part.plugin not in failed)
+        )
         options = {"num_cpus": 0}
         made = serve.deployment(
             _ingress(Gateway, []), name=GATEWAY, ray_actor_options=options, max_ongoing_requests=MANY

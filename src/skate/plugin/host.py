@@ -14,7 +14,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from skate.plugin.calls import caller
 from skate.plugin.errors import ArgumentsError
 
-
 _END = object()
 
 
@@ -32,7 +31,8 @@ class Host:
         self.cls = cls
         token = caller.set(plugin)
         try:
-            instance: Any = cls.__new__(cls)
+            make: Any = cls.__new__
+            instance = make(cls)
             instance._skate_plugin = plugin
             instance.config = config
             instance.__init__()
@@ -115,10 +115,14 @@ class Host:
         return function, known.fit(kwargs)
 
 
+def _next(items: Any) -> Any:
+    return next(items, _END)
+
+
 async def _from_thread(items: Any) -> AsyncIterator[Any]:
     context = copy_context()
     try:
-        while (item := await asyncio.to_thread(context.run, next, items, _END)) is not _END:
+        while (item := await asyncio.to_thread(context.run, _next, items)) is not _END:
             yield item
     finally:
         close = getattr(items, "close", None)

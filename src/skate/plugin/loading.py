@@ -60,7 +60,7 @@ class Registry:
             return
         try:
             module = importlib.import_module(name)
-        except BaseException as error:  # noqa: BLE001  a plugin may fail of anything, the others start
+        except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
             self.failed[name] = _missing(name, error)
@@ -121,7 +121,11 @@ class Registry:
 
 def _missing(name: str, error: BaseException) -> BaseException | str:
     """A module that is not there is told apart from one that cannot import something."""
-    if isinstance(error, ModuleNotFoundError) and error.name and (name == error.name or name.startswith(error.name + ".")):
+    if (
+        isinstance(error, ModuleNotFoundError)
+        and error.name
+        and (name == error.name or name.startswith(error.name + "."))
+    ):
         return f"there is no module {error.name!r} (is its folder on PYTHONPATH?)"
     return error
 

@@ -32,7 +32,13 @@ class Lines(logging.Formatter):
         trace = self.formatException(record.exc_info) if record.exc_info else ""
         if self.as_json:
             when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-            line = {"time": when, "level": record.levelname.lower(), "logger": record.name, "message": message, **fields}
+            line = {
+                "time": when,
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "message": message,
+                **fields,
+            }
             if trace:
                 line["error"] = trace
             return json.dumps(line, default=str)

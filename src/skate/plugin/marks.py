@@ -118,8 +118,7 @@ def apis_of(cls: type, plugin: str) -> list[PluginApi]:
     found: dict[str, Route] = {}
     for base in reversed(cls.__mro__):
         for name, value in vars(base).items():
-            if name in found:
-                del found[name]  # overridden: only marked anew
+            found.pop(name, None)  # overridden: only marked anew
             route = getattr(value, ROUTE_MARK, None)
             if isinstance(route, Route):
                 found[name] = route

@@ -75,7 +75,7 @@ class Metrics:
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
         registry = CollectorRegistry()
-        registry.register(_Sum([self.samples(), *others]))  # type: ignore[arg-type]
+        registry.register(_Sum([self.samples(), *others]))
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
 

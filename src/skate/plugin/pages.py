@@ -7,37 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
-from skate.configuration import Loaded, flat, is_secret
+from skate.configuration import Loaded, shown
 from skate.plugin.catalog import UpstreamApi
 from skate.plugin.loading import Registry
-
-HIDDEN = "••••••"
-
-
-def shown_config(loaded: Loaded) -> list[tuple[str, Any, str]]:
-    """Every setting, its value (secrets hidden), and where it comes from."""
-    rows = []
-    for name, value in flat(msgspec.to_builtins(loaded.config)):
-        hidden = value not in (None, "", [], {}) and (is_secret(name) or _holds_secret(value))
-        rows.append((name, HIDDEN if hidden else _without_login(value), loaded.origins.get(name, "default")))
-    return rows
-
-
-def _holds_secret(value: Any) -> bool:
-    """A list of tables with a secret in one of them."""
-    if isinstance(value, list):
-        return any(_holds_secret(each) for each in value)
-    return isinstance(value, Mapping) and any(is_secret(str(name)) or _holds_secret(each) for name, each in value.items())
-
-
-def _without_login(value: Any) -> Any:
-    """URLs without the user and password that may stand in them."""
-    if isinstance(value, str) and "://" in value and "@" in value:
-        scheme, _, rest = value.partition("://")
-        return f"{scheme}://{HIDDEN}@{rest.rpartition('@')[2]}"
-    return [_without_login(each) for each in value] if isinstance(value, list) else value
 
 
 def overview(registry: Registry, loaded: Loaded, engine: str, started: float) -> str:
@@ -47,11 +19,14 @@ def overview(registry: Registry, loaded: Loaded, engine: str, started: float) ->
         f"<td>{html.escape(plugin.metadata.description)}</td><td>{html.escape(plugin.metadata.author)}</td></tr>"
         for plugin in registry.plugins.values()
     )
-    broken = "".join(f"<tr><td>{html.escape(name)}</td><td colspan=3>does not work; see the log</td></tr>" for name in registry.failed)
+    broken = "".join(
+        f"<tr><td>{html.escape(name)}</td><td colspan=3>does not work; see the log</td></tr>"
+        for name in registry.failed
+    )
     off = "".join(f"<tr><td>{html.escape(name)}</td><td colspan=3>disabled</td></tr>" for name in registry.disabled)
     settings = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td><td>{html.escape(where)}</td></tr>"
-        for name, value, where in shown_config(loaded)
+        for name, value, where in shown(loaded)
     )
     return (
         "<style>.skate{font:14px sans-serif;margin:1em auto;max-width:1400px}.skate td,.skate th{padding:.2em .8em;"

@@ -8,10 +8,11 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import skate
 from fastapi import BackgroundTasks, HTTPException, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, create_model
+
+import skate
 from skate.plugin import calls
 from skate.plugin.backends import NotRunningError
 from skate.plugin.cache import ACTIONS, BYPASS, REFRESH, RouteCache
@@ -48,7 +49,9 @@ def problem(status: int, message: str, headers: Any = None, data: Any = None) ->
     return Response(envelope(data, status, message), status, headers, JSON)
 
 
-def endpoint(api: PluginApi, cls: type, runtime: calls.Runtime, cache: RouteCache | None, timeout_s: float | None) -> Any:
+def endpoint(
+    api: PluginApi, cls: type, runtime: calls.Runtime, cache: RouteCache | None, timeout_s: float | None
+) -> Any:
     """The function that FastAPI calls for a route, with the parameters of the plugin's method."""
     answer = _streaming(api, runtime) if api.route.stream else _answering(api, runtime, cache, timeout_s)
     method = inspect.getattr_static(cls, api.method)

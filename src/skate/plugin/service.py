@@ -16,6 +16,7 @@ from skate.plugin.logs import set_up_logging
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
     from skate.plugin.app import Service
     from skate.plugin.backends import Part
 
@@ -149,7 +150,9 @@ def parts_of(registry: Registry, config: Config) -> list[Part]:
     """What is to be started, with its table and options. A plugin whose table is wrong is taken out."""
     from skate.plugin.backends import Part
 
-    unknown = set(config.plugins) - {name for each in registry.plugins.values() for name in (each.name, each.metadata.name)}
+    unknown = set(config.plugins) - {
+        name for each in registry.plugins.values() for name in (each.name, each.metadata.name)
+    }
     for name in sorted(unknown):
         log.warning("[plugins.%s] is configured, but there is no such plugin", name)
     parts: list[Part] = []
@@ -184,7 +187,6 @@ def _check_movable(registry: Registry) -> None:
 def _light(catalog: Catalog) -> Catalog:
     """The catalog without what only the server needs."""
 
-
     def bare(api: Any) -> Any:
         if isinstance(api, UpstreamApi):
             return replace(api, operation={})
@@ -214,6 +216,7 @@ def listen(host: str, port: int) -> Any:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(512)  # who comes before the service has started waits
     except OSError as error:
         listener.close()
         raise ConfigError(f"server.host, server.port: cannot listen at {host}:{port}: {error}") from None
@@ -230,7 +233,9 @@ def serve_at(service: Service, listener: Any) -> None:
     """Serve at a socket, in this process."""
     import uvicorn
 
-    options = uvicorn.Config(service.app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10)
+    options = uvicorn.Config(
+        service.app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10
+    )
     server = uvicorn.Server(options)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C has ended it in good order
         server.run(sockets=[listener])

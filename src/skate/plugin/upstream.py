@@ -26,7 +26,15 @@ BUFFERED = 1 << 20
 """Bytes of a body that are kept so that the request can be repeated."""
 HOP = frozenset(
     {
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"),
+        *(
+            "connection",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "te",
+            "trailer",
+            "transfer-encoding",
+        ),
         *("upgrade", "host"),
     }
 )
@@ -133,8 +141,15 @@ def read_document(
             continue
         for method in METHODS:
             if isinstance(item.get(method), dict):
-                operation = {**item[method], "parameters": [*item.get("parameters", ()), *item[method].get("parameters", ())]}
-                apis.append(_operation(url, path, method.upper(), _renamed(operation, prefix), document, prefix, path in streams))
+                operation = {
+                    **item[method],
+                    "parameters": [*item.get("parameters", ()), *item[method].get("parameters", ())],
+                }
+                apis.append(
+                    _operation(
+                        url, path, method.upper(), _renamed(operation, prefix), document, prefix, path in streams
+                    )
+                )
     components = document.get("components", {}).get("schemas", {})
     return apis, {prefix + name: _renamed(schema, prefix) for name, schema in components.items()}
 
@@ -144,7 +159,9 @@ def _operation(
 ) -> UpstreamApi:
     schemas = document.get("components", {}).get("schemas", {})
     content = operation.get("requestBody", {}).get("content", {})
-    kind = next((each for each in ("application/json", "multipart/form-data") if each in content), next(iter(content), ""))
+    kind = next(
+        (each for each in ("application/json", "multipart/form-data") if each in content), next(iter(content), "")
+    )
     schema = content.get(kind, {}).get("schema", {})
     if "$ref" in schema:
         schema = schemas.get(schema["$ref"].rpartition("/")[2].removeprefix(prefix), {})
@@ -281,9 +298,7 @@ class Upstreams:
             raise
         fields = {name: value for name, value in answer.headers.items() if name not in HOP}
         response = StreamingResponse(self._raw(answer), status_code=answer.status_code)
-        response.raw_headers = [
-            (name, value) for name, value in answer.headers.raw if name.decode().lower() in fields
-        ]
+        response.raw_headers = [(name, value) for name, value in answer.headers.raw if name.decode().lower() in fields]
         return response
 
     async def _raw(self, answer: Any) -> AsyncIterator[bytes]:
