@@ -8,17 +8,15 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi", reason="plugins need the extra `plugin`")
+pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 
-from skate.plugin import loading, settings
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "plugin_service"
+from plugin_services import EXAMPLE, Write, forget
 
 
 @pytest.fixture
@@ -27,21 +25,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    before = set(sys.modules)
     yield tmp_path
-    forget(before)
-
-
-def forget(before: set[str]) -> None:
-    """Forget the modules that were imported since, and their plugins."""
-    for name in set(sys.modules) - before:
-        if not name.startswith("skate.") and (getattr(sys.modules[name], "__plugin_meta__", None) or "plugin" in name):
-            del sys.modules[name]
-    loading.REGISTRY = loading.Registry()
-    settings.use(None)
-
-
-Write = Callable[..., None]
+    forget(tmp_path)
 
 
 @pytest.fixture
@@ -80,9 +65,3 @@ def warehouse() -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     process.terminate()
     process.wait(10)
-
-
-def data(response: Any) -> Any:
-    """What is in the envelope of an answer that went well."""
-    assert response.status_code == 200, response.text
-    return response.json()["data"]

@@ -14,7 +14,7 @@ pytest.importorskip("fastapi", reason="plugins need the extra `plugin`")
 pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 
 from fastapi.testclient import TestClient
-from tests.plugin.conftest import Write, data
+from plugin_services import Write, data
 
 from skate.plugin import ApiNotFoundError, ArgumentsError, call_plugin_api, remote, run
 from skate.plugin.errors import BusyError

@@ -15,7 +15,7 @@ pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.plugin.conftest import Write, data
+from plugin_services import Write, data
 
 from skate.plugin import run
 from skate.plugin.auth import Rules, is_strange

@@ -12,7 +12,7 @@ pytest.importorskip("fastapi", reason="plugins need the extra `plugin`")
 pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 
 from fastapi.testclient import TestClient
-from tests.plugin.conftest import Write, data
+from plugin_services import Write, data
 
 from skate.configuration import ConfigError
 from skate.plugin import (

@@ -5,7 +5,7 @@ import json
 from fastapi import HTTPException
 from pydantic import BaseModel
 
-from skate.plugin import BasePlugin, PluginMetadata, call_plugin_api, on_register, on_request
+from skate.plugin import BasePlugin, PluginMetadata, UpstreamError, call_plugin_api, on_register, on_request
 
 __plugin_meta__ = PluginMetadata(
     name="digest",
@@ -39,7 +39,12 @@ class DigestPlugin(BasePlugin):
         async for event in await call_plugin_api("/api/v1/story", about=order.item):
             if event.startswith("event: message_chunk"):
                 words.append(json.loads(event.partition("data: ")[2])["content"])
-        stock = await call_plugin_api("/api/v1/stock/{item}", item=order.item)
+        try:
+            stock = await call_plugin_api("/api/v1/stock/{item}", item=order.item)
+        except UpstreamError as error:
+            if error.status != 404:
+                raise
+            raise HTTPException(404, f"the warehouse has no {order.item}") from None
         return Digest(
             title=await call_plugin_api("story.StoryPlugin.title", about=order.item),
             words=words,

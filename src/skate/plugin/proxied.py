@@ -145,7 +145,7 @@ class Verifier:
             return False
         now = time.time()
         try:
-            if abs(now - float(when)) > VALID_S:
+            if not abs(now - float(when)) <= VALID_S:  # NaN is neither
                 return False
         except ValueError:
             return False
