@@ -26,6 +26,7 @@ OF_RAY = "docs/compatibility.md"
 """Its names are Ray's, and have a test of their own."""
 USERS_OWN = {"script.py", "__main__.py"}
 """Names that stand for the reader's files."""
+
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")

@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-from skate.core.config import Config as Config
 from skate.core.config import ConfigError as ConfigError
 from skate.core.config import Loaded as Loaded
 from skate.core.config import flat as flat
@@ -14,6 +13,7 @@ from skate.core.config import load as load
 from skate.core.config import load_with_origins as load_with_origins
 from skate.core.config_tables import AuthConfig as AuthConfig
 from skate.core.config_tables import CacheConfig as CacheConfig
+from skate.core.config_tables import Config as Config
 from skate.core.config_tables import CorsConfig as CorsConfig
 from skate.core.config_tables import LogConfig as LogConfig
 from skate.core.config_tables import ServerConfig as ServerConfig

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from skate.core.config import Config, ConfigError, is_secret, load, load_with_origins
+from skate.core.config import ConfigError, is_secret, load, load_with_origins
+from skate.core.config_tables import Config
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from skate.core.config_tables import Config as Config
+if TYPE_CHECKING:
+    from skate.core.config_tables import Config
 
 PREFIX = "SKATE_"
 LISTS = ("load_plugins", "load_builtin_plugins", "disabled_plugins")
@@ -63,6 +64,8 @@ def load_with_origins(
     Args:
         flags: dotted names and their values, as in ``{"server.port": 9000}``.
     """
+    from skate.core.config_tables import Config  # only who asks pays for it
+
     environ = os.environ if environment is None else environment
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
