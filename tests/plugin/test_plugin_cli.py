@@ -88,14 +88,22 @@ def test_a_new_plugin_works_and_so_does_its_test(tmp_path: Path) -> None:
 @pytest.mark.parametrize("engine", ["inline", "local"])
 def test_a_service_runs_until_ctrl_c(tmp_path: Path, engine: str) -> None:
     skate("plugin", "new", "greeter", folder=tmp_path)
-    (tmp_path / "config.toml").write_text("load_plugins = ['greeter']\n[plugins.greeter]\ngreeting = 'good day'\n")
+    (tmp_path / "config.toml").write_text(
+        "load_plugins = ['greeter']\n[plugins.greeter]\ngreeting = 'good day'\n"
+        "[auth.rules]\n'/api/v1/greeter/*' = ['sesame']\n'/docs' = ['sesame']\n"
+    )
     with served("--engine", engine, "--load-builtin-plugins", "echo", folder=tmp_path) as url:
-        assert get(f"{url}/api/v1/greeter?who=Ada") == "good day Ada"
+        for path in ("/api/v1/greeter", "/api/v1/greeter/", "/docs", "/api/v1/echo/../greeter"):
+            with pytest.raises(urllib.error.HTTPError, match="40[01]"):
+                get(url + path)
+        asked = urllib.request.Request(f"{url}/api/v1/greeter?who=Ada", headers={"authorization": "Bearer sesame"})
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            assert json.load(answer)["data"] == "good day Ada"
         assert get(f"{url}/api/v1/echo?message=x") == "x"
         metrics = urllib.request.urlopen(f"{url}/metrics").read().decode()
         assert 'skate_plugin_requests_total{method="GET",route="/api/v1/greeter",status="200"} 1.0' in metrics
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            get(f"{url}/api/v1/greeter/nobody")
+            get(f"{url}/api/v1/echo/nobody")
 
 
 def test_a_changed_plugin_is_served_within_a_second(tmp_path: Path) -> None:

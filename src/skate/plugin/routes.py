@@ -28,6 +28,8 @@ REQUEST = "skate_request_"
 """The parameter that brings the request itself; a plugin's own parameters are never called so."""
 JSON = "application/json"
 HERE_ONLY = (Request, Response, WebSocket, BackgroundTasks)
+DEEPEST = 200
+"""Levels of a body that an answer may have as well: Pydantic writes 255."""
 _NO_STREAM_CACHE = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
@@ -164,8 +166,26 @@ async def _framed(api: PluginApi, first: Any, items: AsyncIterator[Any]) -> Asyn
 
 def failure(api: PluginApi, error: BaseException, kwargs: dict[str, Any]) -> Response:
     """The answer to a request that failed."""
+    if isinstance(error, RecursionError | TypeError | ValueError) and _is_deep(kwargs):
+        return problem(400, "the body is nested too deeply")
     status, message, headers = told(api, error)
     return problem(status, message, headers)
+
+
+def _is_deep(kwargs: dict[str, Any]) -> bool:
+    """Whether arguments are nested deeper than JSON can be written."""
+    level: list[Any] = [*kwargs.values()]
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, BaseModel):
+                below += vars(value).values()
+            elif isinstance(value, dict):
+                below += value.values()
+            elif isinstance(value, list | tuple):
+                below += value
+        level = below
+    return bool(level)
 
 
 def told(api: PluginApi, error: BaseException) -> tuple[int, str, Any]:
