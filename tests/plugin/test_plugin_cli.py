@@ -94,7 +94,7 @@ def test_a_service_runs_until_ctrl_c(tmp_path: Path, engine: str) -> None:
     )
     with served("--engine", engine, "--load-builtin-plugins", "echo", folder=tmp_path) as url:
         for path in ("/api/v1/greeter", "/api/v1/greeter/", "/docs", "/api/v1/echo/../greeter"):
-            with pytest.raises(urllib.error.HTTPError, match="40[01]"):
+            with pytest.raises(urllib.error.HTTPError, match=r"40[01]"):
                 get(url + path)
         asked = urllib.request.Request(f"{url}/api/v1/greeter?who=Ada", headers={"authorization": "Bearer sesame"})
         with urllib.request.urlopen(asked, timeout=20) as answer:
@@ -132,6 +132,7 @@ def test_what_the_user_can_mend_is_told_without_a_traceback(tmp_path: Path) -> N
         (["--set", "server.prot=1"], r"the command line: \[server\] has no setting 'prot'. Did you mean 'port'"),
         (["--strict", "--load-plugins", "nowhere"], "nowhere: there is no module 'nowhere'"),
         (["--host", "192.0.2.1"], "cannot listen at 192.0.2.1:8080"),
+        (["--host", "192.0.2.1", "--engine", "local"], "cannot listen at 192.0.2.1:8080"),
         (["--engine", "lokal"], "no engine 'lokal'"),
     ):
         said = skate("plugin", "run", *words, folder=tmp_path, expect=1)

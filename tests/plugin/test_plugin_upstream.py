@@ -144,6 +144,7 @@ def test_requests_are_forwarded_as_they_are_but_for_keys(upstream: Upstream, pla
     assert headers["authorization"] == "upstreams-key" and headers["x-y"] == "z" and "te" not in headers
     assert headers["host"] == upstream.url.removeprefix("http://")
     assert others["authorization"] == "mine"
+    assert headers["x-request-id"] == sent.headers["x-request-id"]
 
 
 def test_our_own_keys_are_not_passed_on(upstream: Upstream, place: Any) -> None:

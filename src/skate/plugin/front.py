@@ -16,7 +16,7 @@ from typing import Any
 
 import skate
 from skate import serve
-from skate.configuration import Loaded
+from skate.configuration import ConfigError, Loaded
 from skate.plugin import calls
 from skate.plugin.app import Service
 from skate.plugin.backends import SERVE_APP, Inside, Part, Plan, Replica, Session
@@ -183,7 +183,7 @@ class Front:
         self.plan: Plan = runtime.plan
 
     def start(self) -> str:
-        """Start everything; the URL. Raises PluginLoadError under `strict`, OSError if it cannot listen."""
+        """Start everything; the URL. Raises PluginLoadError under `strict`, ConfigError if it cannot listen."""
         server = self.service.config.server
         if not skate.is_initialized():
             skate.init(engine="local", num_cpus=None if server.num_cpus < 1 else server.num_cpus)
@@ -194,7 +194,10 @@ class Front:
 
             with listen(server.host, 0) as free:
                 port = free.getsockname()[1]
-        serve.start(http_options={"host": server.host, "port": port})
+        try:
+            serve.start(http_options={"host": server.host, "port": port})
+        except OSError as error:
+            raise ConfigError(f"server.host, server.port: cannot listen at {server.host}:{port}: {error}") from None
         failed, functions = self.session.start(self.plan)
         if failed and server.strict:
             raise PluginLoadError(failed)

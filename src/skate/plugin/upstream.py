@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from skate.configuration import Config
-from skate.plugin import settings
+from skate.plugin import calls, settings
 from skate.plugin.auth import Rules
 from skate.plugin.catalog import UpstreamApi
 from skate.plugin.encoding import encode, plain
@@ -251,6 +251,9 @@ class Upstreams:
         if known:
             headers = [(name, value) for name, value in headers if name.lower() != "authorization"]
             headers += list(known.items())
+        own_id = calls.request_id.get()
+        if own_id and not any(name.lower() == "x-request-id" for name, _ in headers):
+            headers = [*headers, ("x-request-id", own_id)]
         again = content is None or isinstance(content, bytes)
         for tries_left in range(proxy.retries, -1, -1):
             request = client.build_request(method, url, headers=headers, content=content)
