@@ -216,7 +216,7 @@ def engines_table() -> list[str]:
         line("contract: failed", lambda row: str(row["contract"]["failed"]))
     if every:
         line(f"conformance: passed, of {every}", lambda row: str(row.get("conformance", {}).get("passed", "")))
-    line("run on", lambda row: f"{row['contract']['date']}, Python {row['python']}")
+    line("run on", lambda row: f"{row['contract']['date']}, {'Ray ' + row['ray'] if row['ray'] else ''}".rstrip(", "))
     gaps = [
         f"| `{case}` | `{name}` | {BY_NATURE.get(case.partition('::test_')[2], '')} |"
         for name, row in noted.items()
@@ -247,8 +247,9 @@ def page(found: dict[str, object]) -> str:
         "whole program, imports too, on 2 cores that other work kept busy, one side right after the other.\n\n"
         + "\n".join(programs_table()),
         "## The three engines\n\nThe contract suite (`skate.testing.contract`) is the same on all engines. A marked "
-        "gap is a case that must fail, with the reason beside it; a case is left out on `ray` where Ray itself does "
-        "worse than the case demands. The conformance cases were written against Ray and run with `import ray` "
+        "gap is a case that must fail, with the reason beside it. A case is left out on `inline` if it needs several "
+        "nodes, on `ray` where Ray itself does worse than the case demands. The conformance cases were written against "
+        "Ray and run with `import ray` "
         "answered by Skate.\n\n" + "\n".join(engines_table()),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
