@@ -52,6 +52,7 @@ test-ray: $(RAY_STAMP)
 
 # Ray's daemons may come up late on a busy machine, and one that died takes the tests of a file with it: what failed is
 # tried once more, by a new process. A fault of ours fails twice.
+SHORT_RAY_TESTS := $(foreach part,addresses engine programs,tests/ray_engine/test_ray_$(part).py)
 SHORT_RAY := $(RAY_PYTHON) -m pytest -W ignore -o cache_dir=.pytest_cache/ray
 
 test-ray-short: $(RAY_STAMP)
@@ -60,7 +61,8 @@ test-ray-short: $(RAY_STAMP)
 	@export SKATE_ENGINE=ray; $(SHORT_RAY) --pyargs $(SHORT_CONTRACT) || \
 		{ echo "What failed, once more"; $(SHORT_RAY) --last-failed --pyargs $(SHORT_CONTRACT); }
 	@rm -rf .pytest_cache/ray
-	@$(SHORT_RAY) tests/ray_engine || { echo "What failed, once more"; $(SHORT_RAY) --last-failed tests/ray_engine; }
+	@$(SHORT_RAY) $(SHORT_RAY_TESTS) || \
+		{ echo "What failed, once more"; $(SHORT_RAY) --last-failed $(SHORT_RAY_TESTS); }
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .
