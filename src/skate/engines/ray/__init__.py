@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 def start(settings: Settings) -> RayEngine:
     """Start Ray, or join the cluster at ``settings.address``; ImportError when Ray is not installed."""
     try:
-        import ray
+        import ray  # noqa: F401  Ray itself: see skate.compat.by_importer
     except ImportError as missing:
         raise ImportError(MISSING) from missing
-    if getattr(ray, "ANSWERED_BY_SKATE", False):
-        raise RuntimeError(
-            "The engine 'ray' needs Ray itself, but `import ray` is answered by Skate in this process. Choose the "
-            "engine from outside, with SKATE_ENGINE=ray or in the configuration: then `ray` is left alone."
-        )
     from skate.engines.ray.engine import RayEngine
 
     return RayEngine(settings)

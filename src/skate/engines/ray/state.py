@@ -102,5 +102,6 @@ def rows(kind: str, address: str) -> list[dict[str, Any]]:
         listing = getattr(state, f"list_{kind}")
     except AttributeError:
         raise ValueError(f"There is no table {kind!r}.") from None
-    found = listing(address=address or None, limit=10_000, detail=True)
+    asked = None if "://" in address else address or None  # through Ray Client Ray finds its cluster itself
+    found = listing(address=asked, limit=10_000, detail=True)
     return [msgspec.to_builtins(vars(row), enc_hook=vars) for row in found]
