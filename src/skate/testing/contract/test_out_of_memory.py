@@ -95,6 +95,7 @@ def test_actor_that_takes_the_memory_is_ended(ray, keeper):
 
 
 @has_workers
+@begins_first
 def test_actor_that_may_be_restarted_comes_back(ray, keeper):
     actor = keeper.options(max_restarts=-1).remote()
     with pytest.raises(ray.exceptions.ActorUnavailableError):
