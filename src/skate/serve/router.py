@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LISTEN_S = 30.0
 """Seconds after which the controller answers though nothing has changed."""
-TICK, LONGEST_TICK = 0.001, 0.02
+TICK, LONGEST_TICK = 0.001, 0.004
 """Seconds between two looks at whether a request that waits can go."""
 REAP_EVERY = 128
 REPORT_S, REPORT_AT_ZERO_S = 1.0, 0.1
@@ -411,14 +411,18 @@ class Router:
         tick = TICK
         while self._go_on():
             await asyncio.sleep(tick)
-            tick = min(LONGEST_TICK, tick * 1.5)
+            tick = self._next_tick(tick)
 
     def _pump_in_thread(self) -> None:
         tick = TICK
         while self._go_on():
             with self.changed:
                 self.changed.wait(tick)
-            tick = min(LONGEST_TICK, tick * 1.5)
+            tick = self._next_tick(tick)
+
+    def _next_tick(self, tick: float) -> float:
+        """Room that comes by other callers' requests is looked for often; the controller tells of new replicas."""
+        return min(LONGEST_TICK, tick * 1.5) if self.targets else REPORT_AT_ZERO_S
 
     def _go_on(self) -> bool:
         """Send what can be sent; whether something still waits."""
