@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -236,8 +237,19 @@ def serve_at(service: Service, listener: Any) -> None:
     options = uvicorn.Config(
         service.app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10
     )
-    server = uvicorn.Server(options)
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C has ended it in good order
-        server.run(sockets=[listener])
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Signals end the server in good order, and nothing else: uvicorn would raise them once more after that."""
+            before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
+
+    server = Server(options)
+    server.run(sockets=[listener])
     if not server.started:
         raise SystemExit(3)
