@@ -126,7 +126,7 @@ def make_service(loaded: Loaded) -> Service:
 
 def load_all(config: Config) -> Registry:
     """The plugins that are configured, announced by packages, and loaded by the program already."""
-    registry = Registry(dict(loading.REGISTRY.plugins), dict(loading.REGISTRY.failed), list(loading.REGISTRY.disabled))
+    registry = loading.REGISTRY.copy()
     off = config.disabled_plugins
     for name, plugin in list(registry.plugins.items()):
         if name in off or plugin.metadata.name in off:
@@ -139,8 +139,7 @@ def load_all(config: Config) -> Registry:
         registry.load_builtin([name for name in builtin if name not in registry.plugins], off)
     except ValueError as error:
         raise ConfigError(f"load_builtin_plugins: {error}") from None
-    loaded = {plugin.module for plugin in registry.plugins.values()}
-    registry.load((name for name in config.load_plugins if name not in loaded), off)
+    registry.load(config.load_plugins, off)
     registry.load_entry_points(off)
     ordered = sorted(registry.plugins.values(), key=lambda plugin: -plugin.metadata.priority)
     registry.plugins = {plugin.name: plugin for plugin in ordered}
