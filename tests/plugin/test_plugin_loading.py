@@ -98,6 +98,8 @@ def test_a_program_loads_plugins_itself(write: Write) -> None:
     with TestClient(service()) as client:
         assert data(client.get("/api/v1/good")) == "good"
         assert data(client.get("/api/v1/echo", params={"message": "x"})) == "x"
+    with TestClient(service(load_plugins=["good"], load_builtin_plugins=["echo"], strict=True)) as client:
+        assert data(client.get("/api/v1/good")) == "good"  # asked for once more, loaded once
     with pytest.raises(ValueError, match="no built-in plugin 'ehco'; there are: echo, proxy"):
         load_builtin_plugins("ehco")
 

@@ -19,9 +19,16 @@ Program = Callable[[], None]
 SETTING = re.compile(r"[a-z_][\w.\-]*=.*", re.DOTALL)
 
 
-@click.group()
+@click.group(short_help="Run services of plugins, list plugins, write one.")
 def plugin() -> None:
-    """Services made of plugins."""
+    """Services made of plugins.
+
+    \b
+    Examples:
+      skate plugin new greeter                     write a plugin and its test
+      skate plugin run --load-plugins greeter      serve it
+      skate plugin list                            what is configured here, and what does not work
+    """
 
 
 def _settings(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
@@ -191,9 +198,15 @@ def new(name: str, folder: str) -> None:
     click.echo(f"run it:   skate plugin run --load-plugins {name}\ntest it:  python -m pytest test_{name}.py")
 
 
-@click.group()
+@click.group(short_help="Show what is configured.")
 def config() -> None:
-    """What is configured here."""
+    """What is configured here.
+
+    \b
+    Examples:
+      skate config show          what is set, and where it comes from
+      skate config show --all    defaults too
+    """
 
 
 @config.command()

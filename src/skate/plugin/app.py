@@ -82,8 +82,8 @@ class Service:
                 await self.runtime.stop()
                 raise PluginLoadError(failed)
             for name, cause in failed.items():
-                self.registry.failed[name] = cause
                 log.error("plugin %s does not run: %s", name, describe(cause), exc_info=cause)
+                self.registry.failed[name] = describe(cause)
         for plugin in self.registry.plugins.values():
             if plugin.name not in failed:
                 self.metrics.plugin(plugin.name, plugin.metadata.version)

@@ -274,8 +274,13 @@ def _run_task(name: tuple[str, str] | None, function: Any, args: tuple[Any, ...]
 
 
 def _cause(error: Any) -> BaseException:
+    """What a plugin raised in its process; the traceback of that process is among its notes."""
     cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, BaseException) else error
+    if not isinstance(cause, BaseException):
+        return error  # type: ignore[no-any-return]
+    if not getattr(cause, "__notes__", None):
+        cause.add_note(str(error).rstrip())
+    return cause
 
 
 class Replica:
@@ -365,7 +370,8 @@ class Session:
                 try:
                     functions.update(dict.fromkeys(done.result(), part.deployment))
                 except Exception as error:  # noqa: BLE001  a plugin may fail of anything, the others start
-                    failed[part.plugin] = error
+                    error.__context__ = None  # its frames are only ours, and would keep the session's things
+                    failed[part.plugin] = error.with_traceback(None)
         return failed, functions
 
     def deployed_as(self, part: Part) -> tuple[type, str | None, tuple[Any, ...]]:

@@ -30,6 +30,10 @@ class Registry:
     disabled: list[str] = field(default_factory=list)
     _modules: set[str] = field(default_factory=set)
 
+    def copy(self) -> Registry:
+        """Another one that begins with what is in this one."""
+        return Registry(dict(self.plugins), dict(self.failed), list(self.disabled), set(self._modules))
+
     def load(self, names: Iterable[str], disabled: Iterable[str] = ()) -> list[Plugin]:
         """Load the plugins of modules and packages; returns those that are new. What goes wrong is in `failed`."""
         before = set(self.plugins)

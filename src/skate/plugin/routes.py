@@ -22,6 +22,7 @@ from skate.plugin.errors import BusyError, UpstreamError
 from skate.plugin.host import hints
 from skate.plugin.model import PluginApi
 from skate.plugin.sse import StreamEventType, frame, make_stream_event
+from skate.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 log = logging.getLogger("skate.plugin")
 REQUEST = "skate_request_"
@@ -192,15 +193,15 @@ def told(api: PluginApi, error: BaseException) -> tuple[int, str, Any]:
     """Status, message and headers of an error. What a client is not to know is in the log alone."""
     if isinstance(error, HTTPException):
         return error.status_code, str(error.detail), error.headers
-    if isinstance(error, BusyError) or type(error).__name__ == "BackPressureError":
+    if isinstance(error, BusyError | BackPressureError):
         return 503, f"{api.deployment} is busy", {"retry-after": "1"}
     if isinstance(error, TimeoutError):
         return 504, f"{api.deployment} did not answer in time", None
-    if isinstance(error, NotRunningError | skate.exceptions.RayActorError):
-        log.error("%s: %s", api.name, error)
+    if isinstance(error, NotRunningError | DeploymentUnavailableError | skate.exceptions.RayActorError):
+        log.error("%s: %s", api.name, str(error))
         return 503, f"{api.deployment} does not run", None
     if isinstance(error, UpstreamError):
-        log.warning("%s: %s", api.name, error)
+        log.warning("%s: %s", api.name, str(error))
         return (error.status if error.status in (502, 503, 504) else 502), "an upstream service failed", None
     log.error("%s failed", api.name, exc_info=error)
     return 500, f"Internal error; request {calls.request_id.get()}", None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,7 @@ def make_service(loaded: Loaded) -> Service:
 
 def load_all(config: Config) -> Registry:
     """The plugins that are configured, announced by packages, and loaded by the program already."""
-    registry = Registry(dict(loading.REGISTRY.plugins), dict(loading.REGISTRY.failed), list(loading.REGISTRY.disabled))
+    registry = loading.REGISTRY.copy()
     off = config.disabled_plugins
     for name, plugin in list(registry.plugins.items()):
         if name in off or plugin.metadata.name in off:
@@ -138,8 +139,7 @@ def load_all(config: Config) -> Registry:
         registry.load_builtin([name for name in builtin if name not in registry.plugins], off)
     except ValueError as error:
         raise ConfigError(f"load_builtin_plugins: {error}") from None
-    loaded = {plugin.module for plugin in registry.plugins.values()}
-    registry.load((name for name in config.load_plugins if name not in loaded), off)
+    registry.load(config.load_plugins, off)
     registry.load_entry_points(off)
     ordered = sorted(registry.plugins.values(), key=lambda plugin: -plugin.metadata.priority)
     registry.plugins = {plugin.name: plugin for plugin in ordered}
@@ -236,8 +236,19 @@ def serve_at(service: Service, listener: Any) -> None:
     options = uvicorn.Config(
         service.app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10
     )
-    server = uvicorn.Server(options)
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C has ended it in good order
-        server.run(sockets=[listener])
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Signals end the server in good order, and nothing else: uvicorn would raise them once more after that."""
+            before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
+
+    server = Server(options)
+    server.run(sockets=[listener])
     if not server.started:
         raise SystemExit(3)
