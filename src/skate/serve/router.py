@@ -8,6 +8,7 @@ they may, requests wait here, and over ``max_queued_requests`` they are turned a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 import time
@@ -457,5 +458,6 @@ class Router:
             self.queue.clear()
             self.targets, self.known = [], {}
             self.changed.notify_all()
-        if self._task is not None and context.loop is not None:
-            context.loop.call_soon_threadsafe(self._task.cancel)
+        if self._task is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has ended already, and the task with it
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from skate.serve.mcp.asgi import TRUSTED, App, Message, Receive, Scope, Send, headers_of, read_body, respond
-from skate.serve.mcp.links import LinkError
+from skate.serve.mcp.links import LinkError, UnreachableError
 from skate.serve.mcp.messages import INVALID_REQUEST, Failure, RpcError
 from skate.serve.mcp.web import WebLink
 
@@ -45,6 +45,7 @@ def sweep(folder: Path) -> None:
     for path in folder.iterdir():
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
             if time.time() - path.stat().st_mtime > 60:
+                knock.setblocking(False)  # a busy one is no dead one
                 try:
                     knock.connect(str(path))
                 except ConnectionRefusedError:
@@ -158,9 +159,12 @@ class Sticky:
                 return
             folder = directory()
             sweep(folder)
-            self._doors = [_Door(folder / self.mark, self), _Door(folder / (self.mark + TRUSTED_SUFFIX), self._trusted)]
-            for door in self._doors:
+            doors = [_Door(folder / self.mark, self), _Door(folder / (self.mark + TRUSTED_SUFFIX), self._trusted)]
+            for door in doors:
                 await door.open()
+            self._doors = doors  # only now may an answer name this replica
+            if self._ended:
+                self.abandon()
 
     async def _trusted(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self({**scope, TRUSTED: True}, receive, send)
@@ -189,8 +193,11 @@ class Sticky:
         pairs = [(bytes(name), bytes(value)) for name, value in scope["headers"] if name not in _HOP]
         try:
             response = await link.open(scope["method"], pairs, body)
-        except LinkError:
+        except UnreachableError:
             await respond(send, 404, _LOST)  # it has ended
+            return
+        except LinkError:
+            await respond(send, 502)  # it ended while it was at it
             return
         complete = False
         gone = asyncio.ensure_future(_until_gone(receive))
