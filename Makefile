@@ -1,6 +1,7 @@
 # make demo     see it work: a real job, timed
 # make test     every test
 # make test-ray    the contract on the engine `ray`, on real Ray (installed as for the benchmarks)
+# make test-ray-short    the part of it that takes a few minutes
 # make check    what a commit must pass: style, types, floors, quick tests (under a minute)
 # make bench    measure against real Ray (installs Ray in a venv of its own, .venv-ray)
 # make bench-scale    what is large, beside real Ray: does it complete, how fast, with how much memory
@@ -26,7 +27,7 @@ RAY_PYTHON := $(RAY_VENV)/bin/python
 RAY_STAMP := $(RAY_VENV)/.ray
 endif
 
-.PHONY: help demo test test-ray check bench bench-scale bench-cluster page chaos docs dev clean
+.PHONY: help demo test test-ray test-ray-short check bench bench-scale bench-cluster page chaos docs dev clean
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +49,18 @@ test-ray: $(RAY_STAMP)
 	@echo "The contract on the ray engine"
 	@SKATE_ENGINE=ray $(RAY_PYTHON) -m pytest -W ignore --pyargs skate.testing.contract
 	@$(RAY_PYTHON) -m pytest -W ignore tests/ray_engine
+
+# Ray's daemons may come up late on a busy machine, and one that died takes the tests of a file with it: what failed is
+# tried once more, by a new process. A fault of ours fails twice.
+SHORT_RAY := $(RAY_PYTHON) -m pytest -W ignore -o cache_dir=.pytest_cache/ray
+
+test-ray-short: $(RAY_STAMP)
+	@rm -rf .pytest_cache/ray
+	@echo "The short contract on the ray engine"
+	@export SKATE_ENGINE=ray; $(SHORT_RAY) --pyargs $(SHORT_CONTRACT) || \
+		{ echo "What failed, once more"; $(SHORT_RAY) --last-failed --pyargs $(SHORT_CONTRACT); }
+	@rm -rf .pytest_cache/ray
+	@$(SHORT_RAY) tests/ray_engine || { echo "What failed, once more"; $(SHORT_RAY) --last-failed tests/ray_engine; }
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -105,5 +118,5 @@ $(RAY_VENV)/.ray:
 	@echo "Installing Ray $(RAY_VERSION), in $(RAY_VENV) (about 300 MB)."
 	@echo "To use one that is installed already: make bench RAY_PYTHON=path/to/its/python"
 	@$(PYTHON) -m venv $(RAY_VENV)
-	@$(RAY_VENV)/bin/python $(PIP) install -e ".[numpy]" "ray==$(RAY_VERSION)" "pytest>=8.3,<10" "pytest-timeout>=2.3,<3"
+	@$(RAY_VENV)/bin/python $(PIP) install -e ".[numpy]" "ray[client]==$(RAY_VERSION)" "pytest>=8.3,<10" "pytest-timeout>=2.3,<3"
 	@touch $@

@@ -12,6 +12,7 @@ import argparse
 import importlib
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 20.0  # seconds for a contestant to end
+LONGEST_TURN = 60.0  # seconds after which a contestant counts as hung
 TURN = 0.4  # seconds that one turn of a case takes at least
 CASES = {
     "calls": "get(b.echo.remote(a.echo.remote(1)))",
@@ -107,27 +109,33 @@ def contestant(package: str) -> None:
     prepared.ray.shutdown()
 
 
-def launch(python: str, package: str) -> subprocess.Popen[str]:
+def launch(python: str, package: str) -> subprocess.Popen[bytes]:
     """A process that is a contestant."""
     command = [python, __file__, "--as", package]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": "local"}
     if package == "skate":
         environment.pop("RAY_ADDRESS")
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment)
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment)
 
 
-def ask(process: subprocess.Popen[str], case: str) -> float:
-    """One turn of a case."""
+def ask(process: subprocess.Popen[bytes], case: str) -> float | None:
+    """One turn of a case; None when it hangs."""
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(case + "\n")
+    process.stdin.write(case.encode() + b"\n")
     process.stdin.flush()
-    while line := process.stdout.readline():
-        try:
-            return float(line)
-        except ValueError:
-            continue  # something that the package says
-    raise SystemExit(f"{process.args} ended in the case {case}")
+    end, said = time.monotonic() + LONGEST_TURN, b""
+    while select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+        data = os.read(process.stdout.fileno(), 65_536)
+        if not data:
+            raise SystemExit(f"{process.args} ended in the case {case}")
+        *lines, said = (said + data).split(b"\n")
+        for line in lines:
+            try:
+                return float(line)
+            except ValueError:
+                continue  # something that the package says
+    return None
 
 
 def measure(pythons: dict[str, str], rounds: int) -> dict[str, dict[str, list[float]]]:
@@ -137,9 +145,13 @@ def measure(pythons: dict[str, str], rounds: int) -> dict[str, dict[str, list[fl
     try:
         for turn in range(rounds + 1):
             for case in CASES:
-                for package, process in processes.items():
+                for package, process in list(processes.items()):
                     figure = ask(process, case)
-                    if turn:  # the first is a warm-up
+                    if figure is None:
+                        print(f"{package} hung in the case {case} and is started anew", file=sys.stderr)
+                        stop(process)
+                        processes[package] = launch(pythons[package], package)
+                    elif turn:  # the first is a warm-up
                         samples[case][package].append(figure)
     finally:
         for process in processes.values():
@@ -147,7 +159,7 @@ def measure(pythons: dict[str, str], rounds: int) -> dict[str, dict[str, list[fl
     return samples
 
 
-def stop(process: subprocess.Popen[str]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """Have a contestant end, with all that it started, whether its own teardown returns or not."""
     import psutil  # which Ray's environment need not have
 

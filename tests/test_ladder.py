@@ -34,6 +34,8 @@ FLOORS = {
     "skate.types": API,
     "skate.cloudpickle": API,
     "skate.cluster_utils": API,
+    "skate.cluster_file": API,
+    "skate.launcher": API,
     "skate.job_submission": API,
     "skate.standing": API,
     "skate.util": API,

@@ -3,7 +3,8 @@
     .venv/bin/python tools/compatibility.py --wheel-python .venv-ray/bin/python
 
 Names come from that Ray (`ray_names.py`), and each is looked up in this Skate. What cannot be seen by looking is in the
-tables here: what works differently, and what Skate will never have. The programs are those of tests/ray_programs.
+tables here: what works differently, and what Skate will never have. The programs are those of tests/ray_programs, the
+results on the engines those of tests/engine_results.json.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import inspect
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import skate
 from skate.core.environment import pack_environment
@@ -25,6 +27,8 @@ from skate.session import init
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "compatibility.md"
 PROGRAMS = ROOT / "tests" / "ray_programs" / "programs.json"
+RESULTS = ROOT / "tests" / "engine_results.json"
+"""Written by `engine_results.py`."""
 
 DIFFERENT = {
     "ray.__version__": "`2.60.0`, the Ray that Skate answers for; Skate's own is `skate.__version__`",
@@ -55,7 +59,41 @@ NEVER = {
 HIDDEN = frozenset({"T", "V", "F", "_config", "instance"})
 """Type variables and leftovers that Ray's modules show by accident."""
 LIBRARIES = ("air", "data", "llm", "rllib", "serve", "train", "tune")
-BELOW = ("_private.services", "_private.state", "_private.worker", "_raylet", "internal", "autoscaler.sdk")
+BELOW = (
+    "_private.services",
+    "_private.state",
+    "_private.worker",
+    "_raylet",
+    "internal",
+    "autoscaler.sdk",
+    "train._internal.session",
+)
+
+ENDS, AT_ONCE, ONE = "the worker is the program itself, which would end", "work is done within the call", "one process"
+BY_NATURE = {
+    "actor_is_not_restarted_by_default": ENDS,
+    "call_in_flight_at_a_crash_is_not_retried_by_default": ENDS,
+    "restarted_actor_knows_it_was_reconstructed": ENDS,
+    "unlimited_restarts": ENDS,
+    "worker_death_is_retried_max_retries_times": ENDS,
+    "worker_death_without_retries_raises_worker_crashed": ENDS,
+    "cancel_interrupts_with_keyboard_interrupt": AT_ONCE,
+    "cancel_of_a_queued_actor_call": AT_ONCE,
+    "cancelled_task_is_not_retried": AT_ONCE,
+    "running_sync_actor_call_can_see_it_was_cancelled": AT_ONCE,
+    "get_timeout_zero_on_pending_work_raises": AT_ONCE,
+    "get_of_a_list_times_out_as_a_whole": AT_ONCE,
+    "refs_work_with_asyncio_wait_for": AT_ONCE,
+    "wait_returns_the_first_ready_by_default": AT_ONCE,
+    "removing_a_group_fails_its_queued_task": AT_ONCE,
+    "two_actors_of_one_bundle_do_not_fit_together": AT_ONCE,
+    "zero_cpu_tasks_are_not_limited_by_cpus": AT_ONCE,
+    "independent_tasks_overlap_in_time": AT_ONCE,
+    "pool_get_next_times_out": AT_ONCE,
+    "pool_get_next_unordered_prefers_the_fast_one": AT_ONCE,
+    "max_calls_one_gives_every_call_a_fresh_process": ONE,
+}
+"""Why a case of the conformance suite cannot pass on the engine that does not pass it."""
 
 HEAD = """\
 # Compatibility with Ray
@@ -83,15 +121,15 @@ assert ray.get(ray.put(1)) == 1
 ```
 
 `import ray` and `import ray.x` then give Skate, in the program, in its workers, and in Python programs that it starts
-(by PYTHONPATH). A Ray that is installed stays untouched and unused; `skate run --real-ray` uses it, and so does the
-engine `ray`, when SKATE_ENGINE or the configuration chooses it. `ray` is a plain module: it has a `__spec__` and a
-file, `importlib.metadata.version("ray")` answers, and its submodules are Skate's, so that classes are the same under
-both names. For what Skate lacks, `importlib.util.find_spec` gives None, an import raises ModuleNotFoundError or
-ImportError, and an attribute AttributeError; the text names it, and this page.
+(by PYTHONPATH). A Ray that is installed stays untouched. It is unused, except by the [engine `ray`](ray.md), which
+SKATE_ENGINE or the configuration chooses; `skate run --real-ray` gives it to the program. `ray` is a plain module: it
+has a `__spec__` and a file, `importlib.metadata.version("ray")` answers, and its submodules are Skate's, so that
+classes are the same under both names. For what Skate lacks, `importlib.util.find_spec` gives None, an import raises
+ModuleNotFoundError or ImportError, and an attribute AttributeError; the text names it, and this page.
 
 Contents: [names](#names) · [what works differently](#what-works-differently) ·
 [what will not come](#what-will-not-come) · [options](#options) · [libraries](#libraries) ·
-[private names](#private-names) · [programs by others](#programs-by-others)
+[private names](#private-names) · [programs by others](#programs-by-others) · [the three engines](#the-three-engines)
 """
 
 
@@ -161,6 +199,32 @@ def programs_table() -> list[str]:
     return lines
 
 
+def engines_table() -> list[str]:
+    """What the suites said of each engine."""
+    noted = json.loads(RESULTS.read_text())
+    lines = ["| | " + " | ".join(f"`{name}`" for name in noted) + " |", "|---" * (len(noted) + 1) + "|"]
+
+    def line(what: str, cell: Callable[[dict[str, Any]], str]) -> None:
+        lines.append(f"| {what} | " + " | ".join(cell(row) for row in noted.values()) + " |")
+
+    suites: list[dict[str, Any]] = [row.get("conformance", {}) for row in noted.values()]
+    every = max((suite["passed"] + len(suite["not"]) for suite in suites if suite), default=0)
+    line("contract: passed", lambda row: str(row["contract"]["passed"]))
+    line("contract: marked gaps", lambda row: str(row["contract"]["marked"]))
+    line("contract: left out", lambda row: str(row["contract"]["left out"]))
+    if any(row["contract"]["failed"] for row in noted.values()):
+        line("contract: failed", lambda row: str(row["contract"]["failed"]))
+    if every:
+        line(f"conformance: passed, of {every}", lambda row: str(row.get("conformance", {}).get("passed", "")))
+    line("run on", lambda row: f"{row['contract']['date']}, Python {row['python']}")
+    gaps = [
+        f"| `{case}` | `{name}` | {BY_NATURE.get(case.partition('::test_')[2], '')} |"
+        for name, row in noted.items()
+        for case in row.get("conformance", {}).get("not", ())
+    ]
+    return [*lines, "", *(["| conformance case | not on | because |", "|---|---|---|", *gaps] if gaps else [])]
+
+
 def page(found: dict[str, object]) -> str:
     names: dict[str, list[str]] = found["names"]  # type: ignore[assignment]
     table, good, total = names_table(names)
@@ -168,7 +232,7 @@ def page(found: dict[str, object]) -> str:
     different = [f"| `{name}` | {how} |" for name, how in DIFFERENT.items() if look_up(name)]
     never = [f"| `{name}` | {why} |" for name, why in NEVER.items() if name in every]
     private = [f"| `ray.{name}` | {code(importlib.import_module(f'ray.{name}').__all__)} |" for name in BELOW]
-    libraries = [f"| `ray.{name}` | {'works' if look_up(f'ray.{name}') else 'not yet'} |" for name in LIBRARIES]
+    libraries = [f"| `ray.{name}` | {'works' if look_up(f'skate.{name}') else 'not yet'} |" for name in LIBRARIES]
     parts = [
         HEAD.format(version=found["version"]),
         f"## Names\n\n{good} of {total} names work. A class's row lists its members.\n\n" + "\n".join(table),
@@ -182,6 +246,10 @@ def page(found: dict[str, object]) -> str:
         "## Programs by others\n\nEach ran unmodified on Ray and on Skate with the same result. Seconds are for the "
         "whole program, imports too, on 2 cores that other work kept busy, one side right after the other.\n\n"
         + "\n".join(programs_table()),
+        "## The three engines\n\nThe contract suite (`skate.testing.contract`) is the same on all engines. A marked "
+        "gap is a case that must fail, with the reason beside it; a case is left out on `ray` where Ray itself does "
+        "worse than the case demands. The conformance cases were written against Ray and run with `import ray` "
+        "answered by Skate.\n\n" + "\n".join(engines_table()),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from skate import runtime_env as runtime_env
     from skate import util as util
     from skate.compat.hook import as_ray as as_ray
+    from skate.core.logging_config import LoggingConfig as LoggingConfig
 
 ObjectID = ObjectRef
 
@@ -72,6 +73,7 @@ __all__ = [
     "DynamicObjectRefGenerator",
     "FunctionID",
     "JobID",
+    "LoggingConfig",
     "NodeID",
     "ObjectID",
     "ObjectRef",
@@ -109,8 +111,12 @@ if not TYPE_CHECKING:  # or checkers would believe in every name
             from importlib import import_module
 
             return import_module(f"skate.{name}")
+        if name == "LoggingConfig":
+            from skate.core.logging_config import LoggingConfig
+
+            return LoggingConfig
         raise AttributeError(f"module 'skate' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_MODULES, *__all__})

@@ -11,9 +11,10 @@ from skate.actor import ActorHandle, exit_actor, make_actor_class, method
 from skate.actor_handle import found_handle
 from skate.core import engine as engines
 from skate.core.generator import ObjectRefGenerator
+from skate.core.init_arguments import check_namespace
 from skate.core.refs import ObjectRef
 from skate.remote_function import make_remote_function
-from skate.session import check_namespace, init, is_initialized, shutdown
+from skate.session import init, is_initialized, shutdown
 
 if TYPE_CHECKING:
     from skate.remote_function import RemoteFunction
@@ -185,7 +186,7 @@ def wait(
         ray_waitables: references and generators, each once. A generator is ready when its next item is.
         num_returns: how many to wait for, 1 to the length of the list.
         timeout: seconds to wait, 0 not at all; None: as long as it takes.
-        fetch_local: has no effect on one machine.
+        fetch_local: bring the values to this machine meanwhile; has no effect where there is but one.
 
     Returns ``(ready, pending)``, both in the given order; `ready` holds at most `num_returns`, fewer when time is up. A
     task that failed is ready. An empty list gives two empty lists.
@@ -206,7 +207,7 @@ def wait(
         raise ValueError("wait takes each reference once: the list has duplicates")
     if num_returns <= 0 or num_returns > len(refs):
         raise ValueError(f"wait(num_returns={num_returns!r}): not in 1..{len(refs)}, the list's length")
-    ready, pending = engine.wait(refs, int(num_returns), timeout)
+    ready, pending = engine.wait(refs, int(num_returns), timeout, fetch_local)
     given: dict[ObjectRef[Any], Any] = {
         ref: waitable for ref, waitable in zip(refs, ray_waitables, strict=True) if ref is not waitable
     }

@@ -95,7 +95,8 @@ class Cluster:
     """Virtual nodes, and a session on them once ``init(address=cluster.address)`` was called.
 
     The nodes belong to the cluster: a session that joins after another has ended finds them all, empty. Without a
-    session they are only declared.
+    session they are only declared. Where the engine `ray` is chosen from outside (SKATE_ENGINE or configuration) this
+    gives Ray's own `Cluster`, whose nodes are processes.
 
     Args:
         initialize_head: add the head node at once.
@@ -103,6 +104,10 @@ class Cluster:
         head_node_args: arguments of `add_node` for the head.
         shutdown_at_exit: no effect: nothing outlives this process.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        machines = session.cluster_of_machines(*args, **kwargs)
+        return super().__new__(cls) if machines is None else machines
 
     def __init__(
         self,

@@ -181,9 +181,13 @@ class _Dual(RayTaskError):
     _task_error: RayTaskError
 
     @property
-    def args(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def args(self) -> tuple[Any, ...]:
         # Not BaseException's: the cause's class may define `args` as it likes.
         return (self.cause,)
+
+    @args.setter
+    def args(self, given: Any) -> None:
+        """A subclass that another package makes sets it, as Ray 2.53 does when errors cross two tasks: no effect."""
 
     def as_instanceof_cause(self) -> RayTaskError:
         return self

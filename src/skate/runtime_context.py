@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from skate.actor_handle import ActorHandle, make_handle
@@ -156,6 +157,14 @@ class RuntimeContext:
         """The address of the cluster's control store; empty: an embedded engine has none."""
         return ""
 
+    def get_session_name(self) -> str:
+        """The session's name, the same in all of its processes; RuntimeError when none runs."""
+        return os.path.basename(_session_folder())
+
+    def get_temp_dir(self) -> str:
+        """The directory in which sessions have their folders; RuntimeError when none runs."""
+        return os.path.dirname(_session_folder())
+
     def get_placement_group_id(self) -> str | None:
         """The id of the placement group that the calling task or actor runs in, in hexadecimal; None: in none."""
         group = _context().group
@@ -185,6 +194,14 @@ def get_runtime_context() -> RuntimeContext:
     """The context of the calling code; starts a session when none runs."""
     engines.current()
     return _CONTEXT
+
+
+def _session_folder() -> str:
+    engine = engines.running()
+    if engine is None:
+        raise RuntimeError("No session runs in this process: call skate.init().")
+    folder: str = engine.state("session")[0]["folder"]
+    return folder
 
 
 def _context() -> engines.Context:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from skate.core.env_cache import Entry
@@ -82,6 +82,15 @@ class RuntimeEnv(dict[str, Any]):
     Raises:
         TypeError, ValueError: a field of the wrong type or form, or fields that exclude each other.
     """
+
+    known_fields: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("py_modules", "py_executable", "java_jars", "working_dir", "conda", "pip", "uv", "container", "excludes"),
+            *("env_vars", "_ray_release", "_ray_commit", "_inject_current_ray", "config", "worker_process_setup_hook"),
+            *("_nsight", "_rocprof_sys", "mpi", "image_uri"),
+        }
+    )
+    extensions_fields: ClassVar[frozenset[str]] = frozenset({"_ray_release", "_ray_commit", "_inject_current_ray"})
 
     def __init__(
         self,
@@ -199,6 +208,49 @@ class RuntimeEnv(dict[str, Any]):
     def image_uri(self) -> str | None:
         """The image that workers run in."""
         return self.get("image_uri")
+
+    def py_container_worker_path(self) -> str | None:
+        """Where ``container`` has the program of workers."""
+        return self["container"].get("worker_path", "") if self.has_py_container() else None
+
+    def virtualenv_name(self) -> str | None:
+        """The file of requirements that ``pip`` names, where it is no more than a name."""
+        value = self.get("pip")
+        return value if isinstance(value, str) and value else None
+
+    def working_dir_uri(self) -> str | None:
+        """The working directory; None: none."""
+        return self.get("working_dir")
+
+    def py_modules_uris(self) -> list[Any]:
+        """The same as `py_modules`."""
+        return self.py_modules()
+
+    def plugins(self) -> list[tuple[str, Any]]:
+        """Fields that are none of Ray's own, with their values."""
+        return [(name, value) for name, value in self.items() if name not in self.known_fields]
+
+    def plugin_uris(self) -> list[str]:
+        """Always empty, as in Ray."""
+        return []
+
+    def java_jars(self) -> list[str]:
+        """Archives of Java code, which Skate does not run."""
+        return list(self.get("java_jars", []))
+
+    def nsight(self) -> str | dict[str, str] | None:
+        """What NVIDIA's profiler is to do; no engine of Skate's own starts it."""
+        return self.get("_nsight")
+
+    def rocprof_sys(self) -> str | dict[str, Any] | None:
+        """What AMD's profiler is to do; no engine of Skate's own starts it."""
+        return self.get("_rocprof_sys")
+
+    def get_extension(self, key: str) -> str | None:
+        """A field of those that go beyond what all engines have; ValueError for any other."""
+        if key not in self.extensions_fields:
+            raise ValueError(f"{key!r} is no extension. Valid: {', '.join(sorted(self.extensions_fields))}.")
+        return self.get(key)
 
     def serialize(self) -> str:
         """The fields as JSON; TypeError when a setup hook is a function, which JSON cannot hold."""

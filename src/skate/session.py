@@ -15,11 +15,19 @@ from skate._version import __version__
 from skate.core import clusters, gpus, refs
 from skate.core import engine as engines
 from skate.core.config import load as load_config
-from skate.core.environment import merge_environments, pack_environment
+from skate.core.environment import logs_of, merge_environments, pack_environment, with_logs
 from skate.core.folder import SessionFolder
+from skate.core.init_arguments import (
+    address_of,
+    capacity,
+    job_environment,
+    lives_apart,
+    logging_config_of,
+    namespace_of,
+    refuse_capacity,
+)
 from skate.core.keeping import keeping
 from skate.core.memory_rules import memory_rules
-from skate.core.nodes import custom_resources, node_labels, node_spec, whole_number
 from skate.core.settings import Settings, most_workers, spilling
 
 _lock = threading.RLock()
@@ -47,8 +55,6 @@ _PRIVATE = frozenset(
         "_tracing_startup_hook",
     }
 )
-AUTO = "auto"
-_SMALLEST_STORE = 75 * 1024 * 1024
 
 
 class RayContext(Mapping[str, Any]):
@@ -138,6 +144,8 @@ def init(
         log_to_driver: whether what workers print shows here; True when None.
         namespace: where actors' names live; a fresh one when None.
         runtime_env: ``env_vars``, ``working_dir``, ``py_modules`` of all workers; none when None.
+        logging_config: a `skate.LoggingConfig`: how log records are written, here and in all workers; when None as
+            the environment variable RAY_LOGGING_CONFIG_ENCODING says, or as the program has it.
         engine: ``"local"``, ``"inline"`` or ``"ray"``; when None: the environment variable SKATE_ENGINE, then
             what is configured (`skate.core.config`: ``use_ray = true`` in ``config.toml``), then ``"local"``.
         nodes: virtual nodes, each a dict of ``num_cpus`` (1), ``num_gpus``, ``resources``, ``labels``, ``memory``,
@@ -197,24 +205,24 @@ def init(
         "configure_logging": configure_logging,
         "logging_level": logging_level,
         "logging_format": logging_format,
-        "logging_config": logging_config,
         "enable_resource_isolation": enable_resource_isolation,
         "cgroup_path": cgroup_path,
         "system_reserved_cpu": system_reserved_cpu,
         "system_reserved_memory": system_reserved_memory,
         **{name: value for name, value in kwargs.items() if name != "_looks_in"},
     }
-    where = _address(address) if cluster is None else ""
+    where = address_of(address) if cluster is None else ""
     if where:
-        _refuse_capacity(
+        refuse_capacity(
             {**own, "nodes": nodes, "max_workers": max_workers, "_system_config": kwargs.get("_system_config") or None}
         )
+    logs = logging_config_of(logging_config)
     settings = Settings(
         **capacity(own, nodes, cluster),
-        namespace=_namespace(namespace, job_config),
+        namespace=namespace_of(namespace, job_config),
         environment=merge_environments(
             os.environ.get("SKATE_JOB_ENV", "") if where else "",  # a submitted job hands its own to its drivers
-            pack_environment(_job_environment(runtime_env, job_config), job=True),
+            with_logs(pack_environment(job_environment(runtime_env, job_config), job=True), logs),
         ),
         log_to_driver=log_to_driver is None or bool(log_to_driver),
         memory=memory_rules(kwargs.get("_system_config"), os.environ),
@@ -223,7 +231,7 @@ def init(
         address=where,
         looks_in=bool(kwargs.get("_looks_in")),
         others={name: value for name, value in others.items() if value is not None},
-        apart=_apart(kwargs.get("_hub")),
+        apart=lives_apart(kwargs.get("_hub")),
         **spilling(kwargs.get("_system_config"), kwargs.get("_temp_dir"), os.environ),
     )
     with _lock:
@@ -277,6 +285,8 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
 
     global _folder
     name = chosen(name)
+    if name == "ray":
+        _make_room()
     if settings.address or name == "ray" or (settings.apart and name == DEFAULT):
         engine = start(name, settings)  # the session has its folder
     else:
@@ -289,8 +299,29 @@ def _start(name: str | None, settings: Settings) -> engines.Engine:
             raise
         _folder = folder
     engines.use(engine)
+    logs = logs_of(settings.environment)
+    if logs and name != "ray":  # Ray has done it already
+        from skate.core.logging_config import apply_packed
+
+        apply_packed(logs)
     engines.start_with(_start_by_itself)
     return engine
+
+
+def _make_room() -> None:
+    from skate.compat.hook import make_room
+
+    make_room()
+
+
+def cluster_of_machines(*args: Any, **kwargs: Any) -> Any:
+    """Ray's own cluster of several nodes here, where the engine `ray` is chosen from outside; None elsewhere."""
+    if (os.environ.get("SKATE_ENGINE") or load_config().chosen_engine) != "ray":
+        return None
+    _make_room()
+    from skate.engines.ray.cluster import Cluster
+
+    return Cluster(init, *args, **kwargs)
 
 
 def _start_by_itself() -> engines.Engine:
@@ -355,96 +386,6 @@ def _describe(running: engines.Engine) -> RayContext:
             **getattr(running, "address_info", {}),
         }
     )
-
-
-def capacity(own: dict[str, Any], given: Any, cluster: clusters.Declared | None) -> dict[str, Any]:
-    """The `Settings` of the driver's node and the others, from the arguments of `init` for one node, or for several."""
-    if given is None and cluster is None:
-        return {
-            "num_cpus": whole_number("init(num_cpus=...)", own["num_cpus"]),
-            "num_gpus": whole_number("init(num_gpus=...)", own["num_gpus"]),
-            "resources": custom_resources("init", own["resources"]),
-            "labels": node_labels("init", own["labels"]),
-            "object_store_memory": _store_size(own["object_store_memory"]),
-        }
-    twice = ", ".join(name for name, value in own.items() if value is not None)
-    if twice:
-        what = "the cluster has its nodes already" if cluster is not None else "nodes= says what each node has"
-        raise ValueError(f"init: {what}, so {twice} cannot be given as well.")
-    if cluster is not None:
-        specs = cluster.specs()
-    elif isinstance(given, Sequence) and not isinstance(given, str) and given:
-        specs = [node_spec(entry, f"init(nodes[{place}])") for place, entry in enumerate(given)]
-    else:
-        raise TypeError(f"init(nodes=...) must be a list of one dict or more, not {given!r}")
-    head = specs[0]
-    return {
-        "num_cpus": head.num_cpus,
-        "num_gpus": head.num_gpus,
-        "resources": head.resources,
-        "labels": head.labels,
-        "node_memory": head.memory,
-        "object_store_memory": _store_size(head.object_store_memory),
-        "nodes": tuple(specs[1:]),
-    }
-
-
-def _store_size(given: Any) -> int | None:
-    if given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise TypeError(f"init(object_store_memory=...) is in bytes, not {type(given).__name__}")
-    if given < _SMALLEST_STORE:
-        raise ValueError(f"init(object_store_memory={given!r}): must be at least {_SMALLEST_STORE} (75 MB)")
-    return int(given)
-
-
-def check_namespace(given: Any) -> None:
-    """TypeError or ValueError unless `given` is None or can be a namespace."""
-    if given is not None and not isinstance(given, str):
-        raise TypeError(f"namespace must be a string or None, not {type(given).__name__}")
-    if given == "":
-        raise ValueError("namespace must not be empty: leave it out for the default one")
-
-
-def _namespace(given: Any, job_config: Any) -> str:
-    check_namespace(given)
-    return given or getattr(job_config, "ray_namespace", None) or _anonymous()
-
-
-def _anonymous() -> str:
-    """A namespace that nobody else has, in the form of a UUID, as Ray's."""
-    text = os.urandom(16).hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-
-
-def _job_environment(given: Any, job_config: Any) -> Any:
-    return given if given is not None else getattr(job_config, "runtime_env", None)
-
-
-def _apart(given: Any) -> bool:
-    """Whether the hub is to have a process of its own."""
-    where = given or os.environ.get("SKATE_HUB") or "driver"
-    if where not in ("driver", "process"):
-        raise ValueError(f"The hub can live in the 'driver' or in a 'process' of its own, not in {where!r}.")
-    return bool(where == "process")
-
-
-def _address(given: Any) -> str:
-    if given is not None and not isinstance(given, str):
-        raise TypeError(f"address must be a string or None, not {type(given).__name__}: {given!r}")
-    if given in (None, AUTO):
-        given = os.environ.get("SKATE_ADDRESS") or os.environ.get("RAY_ADDRESS") or given
-    return "" if given in (None, "", "local") else given
-
-
-def _refuse_capacity(given: dict[str, Any]) -> None:
-    wrong = [name for name, value in given.items() if value is not None]
-    if wrong:
-        raise ValueError(
-            f"init: {', '.join(wrong)} must not be given with an address (or SKATE_ADDRESS, RAY_ADDRESS): the session "
-            "that runs there has its resources already."
-        )
 
 
 _register: Callable[..., None] = os.register_at_fork

@@ -10,13 +10,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from skate.core.init_arguments import capacity
 from skate.core.memory_rules import memory_rules
 from skate.core.settings import Settings, spilling
 from skate.engines.local import standing as hubs
 from skate.engines.local.dial import Session, look_at
 from skate.engines.local.standing import GONE_WITHIN, AlreadyRunning
 from skate.engines.local.visit import Visit
-from skate.session import capacity
 
 __all__ = ["AlreadyRunning", "Hub", "find", "running", "start", "status", "stop"]
 

@@ -151,3 +151,22 @@ def test_what_cannot_be_run(words: list[str], code: int, message: str, tmp_path:
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--engine", "inline"), ("--engine=inline",)])
+def test_engine_is_that_of_the_program_and_its_children(option: tuple[str, ...], write: Write, tmp_path: Path) -> None:
+    write(
+        """
+        import os, sys
+        import ray
+        @ray.remote
+        def where():
+            return os.getpid()
+        print(os.environ["SKATE_ENGINE"], ray.get(where.remote()) == os.getpid(), sys.argv[1:])
+        """
+    )
+    for words in (("program.py", "--engine", "local"), ("-m", "program", "--engine", "local")):
+        done = execute("-m", "skate", "run", *option, *words, cwd=tmp_path)
+        assert done.stdout == "inline True ['--engine', 'local']\n", done.stderr
+    refused = execute("-m", "skate", "run", "--engine", "sail", "program.py", cwd=tmp_path)
+    assert refused.returncode == 2 and "'sail'" in refused.stderr

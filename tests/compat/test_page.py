@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+RESULTS = Path(__file__).parents[1] / "engine_results.json"
 
 
 def section(title: str) -> str:
@@ -72,3 +73,21 @@ def test_page_counts_its_names() -> None:
     good, total = map(int, re.findall(r"^(\d+) of (\d+) names work", section("Names"), re.MULTILINE)[0])
     cells = [(len(names(works)), len(names(missing))) for _, works, missing in rows("Names")]
     assert (good, total) == (sum(works for works, _ in cells), sum(works + missing for works, missing in cells))
+
+
+def test_page_has_what_was_noted_of_each_engine() -> None:
+    noted = json.loads(RESULTS.read_text())
+    table = {row[0]: row[1:] for row in rows("The three engines")}
+    assert list(noted) == ["local", "inline", "ray"]
+    for what in ("passed", "marked gaps", "left out"):
+        field = what.removesuffix(" gaps")
+        assert table[f"contract: {what}"] == [str(row["contract"][field]) for row in noted.values()]
+    assert not any(row["contract"]["failed"] for row in noted.values())
+
+
+def test_conformance_gaps_are_listed_with_their_reasons() -> None:
+    noted = json.loads(RESULTS.read_text())
+    missed = [[case, name] for name, row in noted.items() for case in row.get("conformance", {}).get("not", ())]
+    listed = [row for row in rows("The three engines") if "::" in row[0]]
+    assert [[names(case)[0], names(engine)[0]] for case, engine, _ in listed] == missed
+    assert all(reason for _, _, reason in listed)

@@ -14,8 +14,10 @@ from ray._private.worker import BaseContext
 from ray.actor import ActorClass, ActorHandle
 from ray.autoscaler.sdk import request_resources
 from ray.job_config import JobConfig
+from ray.train._internal.session import get_session
 from ray.util.annotations import DeveloperAPI, PublicAPI
 
+assert get_session() is None
 worker = ray._private.worker.global_worker
 assert (worker.mode, worker.connected, worker.actor_id.is_nil()) == (None, False, True)
 

@@ -7,6 +7,8 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,17 @@ from skate.core.folder import SessionFolder, living, sweep
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
+
+
+@contextmanager
+def owner() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Another process that has a folder, and the folder's path."""
+    script = "from skate.core.folder import SessionFolder\nprint(SessionFolder().path, flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None
+        yield child, child.stdout.readline().strip()
+        child.kill()
 
 
 def test_the_folder_belongs_to_its_owner_alone_and_names_the_process(root):
@@ -53,13 +66,7 @@ def test_two_sessions_of_one_process_have_folders_of_their_own_and_neither_is_sw
 
 
 def test_the_folder_of_a_killed_process_is_swept_by_the_next_session():
-    script = (
-        "from skate.core.folder import SessionFolder\nmade = SessionFolder(); print(made.path, flush=True); input()"
-    )
-    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with child:
-        assert child.stdout is not None
-        path = child.stdout.readline().strip()
+    with owner() as (child, path):
         assert sweep() == [], "its owner lives"
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -115,13 +122,7 @@ def test_living_sessions_are_found_and_no_others(root):
 
 
 def test_the_folder_of_a_killed_process_is_not_of_a_living_session():
-    script = (
-        "from skate.core.folder import SessionFolder\nmade = SessionFolder(); print(made.path, flush=True); input()"
-    )
-    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with child:
-        assert child.stdout is not None
-        path = child.stdout.readline().strip()
+    with owner() as (child, path):
         assert living() == [path]
         child.kill()
         child.wait()

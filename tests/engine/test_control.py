@@ -17,7 +17,7 @@ from skate.engines.local.zygote import understood
 encode = msgspec.msgpack.encode
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=5) | st.floats()
-    | st.sampled_from(["fork", "signal", "preload", "ended"]),
+    | st.sampled_from(["fork", "signal", "preload", "import", "ended"]),
     lambda inner: st.lists(inner, max_size=4), max_leaves=8,
 )  # fmt: skip
 
@@ -30,6 +30,7 @@ PLAIN = st.recursive(
 @example(encode(["signal", 5, 10_000]), 0)
 @example(encode(["signal", 5]), 0)
 @example(encode(["preload", "os"]), 0)
+@example(encode(["import", ["os", 1]]), 0)
 @example(encode([]), 0)
 def test_only_requests_are_understood(message, descriptors):
     kind, *rest = understood(message, descriptors)
@@ -37,13 +38,13 @@ def test_only_requests_are_understood(message, descriptors):
         assert descriptors == 4 and isinstance(rest[0], int)
     elif kind == "signal":
         assert isinstance(rest[0], int) and 0 < rest[1] < signal.NSIG
-    elif kind == "preload":
+    elif kind in ("preload", "import"):
         assert all(isinstance(module, str) for module in rest[0])
     else:
         assert (kind, rest) == ("", [])
 
 
-@pytest.mark.parametrize("request_", [["fork", 7], ["preload", ["numpy"]], ["signal", 12, 9]])
+@pytest.mark.parametrize("request_", [["fork", 7], ["preload", ["numpy"]], ["import", ["abc"]], ["signal", 12, 9]])
 def test_requests_are_understood(request_):
     assert understood(encode(request_), 4) == request_
 

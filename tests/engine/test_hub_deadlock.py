@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scripted import CPU, NONE, Session
 
 from skate.core.serialization import unpack
-from skate.engines.local import deadlock, requests
+from skate.engines.local import deadlock, questions
 from skate.engines.local.messages import Answer, Get, Values
 from skate.engines.local.rows import PENDING, Row, Worker
 from skate.exceptions import DeadlockError, TaskUnschedulableError
@@ -157,7 +157,7 @@ def test_who_waits_already_learns_of_what_turns_out_infeasible(session):
 
 
 def test_an_ordinary_nested_wait_is_not_searched(session, monkeypatch):
-    monkeypatch.setattr(requests.deadlock, "never", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr(questions.deadlock, "never", lambda *_: pytest.fail("searched"))
     outer = session.task()
     worker = session.up_with(outer)
     inner = session.task(owner=worker)

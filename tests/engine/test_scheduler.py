@@ -107,7 +107,33 @@ def worker_family(bench: Bench, row: Row) -> Family:
     return bench.families[row.spec.task] if hasattr(bench, "families") else bench.family()  # type: ignore[union-attr]
 
 
-class SchedulerAgainstAModel(RuleBasedStateMachine):
+class ComingAndGoing(RuleBasedStateMachine):
+    """What happens to workers and their calls on any machine."""
+
+    bench: Bench
+
+    @precondition(lambda self: self.bench.starting)
+    @rule(data=st.data())
+    def arrive(self, data: st.DataObject) -> None:
+        self.bench.arrive(data.draw(st.sampled_from(self.bench.starting)))
+
+    @precondition(lambda self: self.bench.busy())
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.bench.busy()))
+        if not worker.blocked:
+            function = self.bench.functions[next(iter(worker.running))]
+            self.bench.finish(worker, 10 if function == b"short" else LONG)
+
+    @precondition(lambda self: self.bench.busy())
+    @rule(data=st.data())
+    def block(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.bench.busy()))
+        self.bench.scheduler.block(worker)
+        self.bench.decide()
+
+
+class SchedulerAgainstAModel(ComingAndGoing):
     """Every promise that holds at any moment is an invariant; that all is run in the end is checked at the end."""
 
     @initialize()
@@ -131,26 +157,6 @@ class SchedulerAgainstAModel(RuleBasedStateMachine):
             row = self.bench.add(family, function, max_calls=int(retires))
             self.bench.families[row.spec.task] = family  # type: ignore[attr-defined, union-attr]
             self.queued[row.spec.task] = row  # type: ignore[union-attr]
-        self.bench.decide()
-
-    @precondition(lambda self: self.bench.starting)
-    @rule(data=st.data())
-    def arrive(self, data: st.DataObject) -> None:
-        self.bench.arrive(data.draw(st.sampled_from(self.bench.starting)))
-
-    @precondition(lambda self: self.bench.busy())
-    @rule(data=st.data())
-    def finish(self, data: st.DataObject) -> None:
-        worker = data.draw(st.sampled_from(self.bench.busy()))
-        if not worker.blocked:
-            function = self.bench.functions[next(iter(worker.running))]
-            self.bench.finish(worker, 10 if function == b"short" else LONG)
-
-    @precondition(lambda self: self.bench.busy())
-    @rule(data=st.data())
-    def block(self, data: st.DataObject) -> None:
-        worker = data.draw(st.sampled_from(self.bench.busy()))
-        self.scheduler.block(worker)
         self.bench.decide()
 
     @precondition(lambda self: any(worker.blocked for worker in self.bench.workers))
@@ -453,3 +459,20 @@ def test_a_gpu_that_is_free_only_in_pieces_starts_no_workers_for_nothing():
     assert not bench.starting and len(bench.workers) <= 4
     bench.finish(bench.busy()[0])
     assert sorted(dict(worker.taken)["GPU"] for worker in bench.busy()) == [6_000, 8_000]
+
+
+def test_a_call_that_leaves_nothing_to_decide_gets_its_worker_at_once_and_no_other_is_passed_over() -> None:
+    bench = Bench({"CPU": 2 * CPU})
+    family = bench.family()
+    bench.add(family)
+    bench.decide()
+    bench.arrive_all()
+    bench.finish(bench.busy()[0])
+    worker = bench.scheduler.at_once(family)
+    assert worker is not None and worker.family is family
+    assert bench.scheduler.free == {"CPU": CPU}
+    assert bench.scheduler.at_once(family) is None  # no worker is idle
+    bench.scheduler.dry(worker, 0.0)
+    bench.add(bench.family((("CPU", 2 * CPU),)))
+    assert bench.scheduler.at_once(family) is None  # another came first
+    assert bench.scheduler.at_once(bench.family((("other", 1),))) is None

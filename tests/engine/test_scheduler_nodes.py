@@ -8,8 +8,8 @@ import sys
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from test_scheduler import CPU, LONG, ONE_CPU, Bench
+from hypothesis.stateful import initialize, invariant, precondition, rule
+from test_scheduler import CPU, ONE_CPU, Bench, ComingAndGoing
 
 from skate.core.ids import node_hex
 from skate.core.placement import LabelTest, Where, matches
@@ -114,7 +114,7 @@ class NodesBench(Bench):
         return found
 
 
-class NodesAgainstAModel(RuleBasedStateMachine):
+class NodesAgainstAModel(ComingAndGoing):
     """Nodes join and leave while calls of all wishes come and go."""
 
     @initialize(total=st.sampled_from(SHAPES))
@@ -136,25 +136,6 @@ class NodesAgainstAModel(RuleBasedStateMachine):
             row = self.bench.add(family, function)
             assert row.spec is not None
             self.queued[row.spec.task] = row
-        self.bench.decide()
-
-    @precondition(lambda self: self.bench.starting)
-    @rule(data=st.data())
-    def arrive(self, data: st.DataObject) -> None:
-        self.bench.arrive(data.draw(st.sampled_from(self.bench.starting)))
-
-    @precondition(lambda self: self.bench.busy())
-    @rule(data=st.data())
-    def finish(self, data: st.DataObject) -> None:
-        worker = data.draw(st.sampled_from(self.bench.busy()))
-        if not worker.blocked:
-            function = self.bench.functions[next(iter(worker.running))]
-            self.bench.finish(worker, 10 if function == b"short" else LONG)
-
-    @precondition(lambda self: self.bench.busy())
-    @rule(data=st.data())
-    def block(self, data: st.DataObject) -> None:
-        self.bench.scheduler.block(data.draw(st.sampled_from(self.bench.busy())))
         self.bench.decide()
 
     @precondition(lambda self: any(worker.blocked for worker in self.bench.workers))

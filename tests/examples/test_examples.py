@@ -23,7 +23,10 @@ LAST_LINES = {
     "async_actor.py": "200 readers waited in one actor",
     "crawler.py": "56 pages found, 2 missing",
     "engines.py": "both gave the same results",
+    "harvest.py": "the same on every engine",
     "game_of_life.py": "the glider went once around the board",
+    "mcp_gateway.py": "two servers under one address, the third one is down",
+    "mcp_server.py": "4 books counted, with a session and without",
     "monte_carlo_pi.py": "3.1401 from 1,600,000 darts",
     "parameter_server.py": "learnt 20 weights",
     "prime_sieve.py": "37 primes below 160",
@@ -36,7 +39,10 @@ LAST_LINES = {
     "word_count.py": "as counted alone",
 }
 needs_numpy = pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="needs the extra skate-ray[numpy]")
-PROGRAMS = [pytest.param(name, marks=needs_numpy if name == "parameter_server.py" else ()) for name in LAST_LINES]
+needs_mcp = pytest.mark.skipif(importlib.util.find_spec("mcp") is None, reason="needs the extra skate-ray[mcp]")
+NEEDS = {"parameter_server.py": needs_numpy, "mcp_gateway.py": needs_mcp, "mcp_server.py": needs_mcp}
+NOT_OF_RAY = ("engines.py", "typed.py", "mcp_gateway.py", "mcp_server.py")
+PROGRAMS = [pytest.param(name, marks=NEEDS.get(name, ())) for name in LAST_LINES]
 both_engines = pytest.mark.parametrize("engine", ["local", "inline"])
 
 
@@ -106,7 +112,7 @@ def test_example_of_a_configuration(engine: str) -> None:
     assert "serve_config" in (EXAMPLES / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", [name for name in LAST_LINES if name not in ("engines.py", "typed.py")])
+@pytest.mark.parametrize("name", [name for name in LAST_LINES if name not in NOT_OF_RAY])
 def test_example_is_a_program_for_ray(name: str, tmp_path: Path) -> None:
     if name == "parameter_server.py":
         pytest.importorskip("numpy")

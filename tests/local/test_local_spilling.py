@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,19 @@ def test_more_than_the_store_is_read_at_once(store: Path) -> None:
     assert int(skate.get(make.remote(8), timeout=10)[0]) == 8
     del arrays, refs
     assert settled()
+
+
+def test_task_that_puts_one_after_the_other_takes_the_memory_of_one(store: Path) -> None:
+    """What it has dropped makes room before the next, and nothing goes to a file."""
+
+    @skate.remote
+    def put_and_drop() -> None:
+        for number in range(8):
+            skate.put(np.full(60 * MB // 8, number))
+
+    skate.get(put_and_drop.remote(), timeout=30)
+    engine = engines.running()
+    assert engine.arena.grown < 70 * MB and engine.hub.history.events == deque()
 
 
 def test_stream_that_nobody_reads_yet_goes_to_disk(store: Path) -> None:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import textwrap
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -197,6 +198,19 @@ def test_killed_hub_leaves_no_process_and_its_folder_is_swept(hub: standing.Hub)
     os.kill(hub.pid, signal.SIGKILL)
     assert eventually(lambda: not _marked(hub.folder))
     assert standing.running() == [] and not os.path.exists(hub.folder)
+
+
+def test_next_driver_gets_the_archive_as_it_is_by_then(hub: standing.Hub, tmp_path: Path) -> None:
+    """A name that stands for other files than last time is another environment."""
+    text = """
+    ray.init(address="auto", runtime_env={"working_dir": sys.argv[1]})
+    print(ray.get(ray.remote(lambda: open("word").read()).remote(), timeout=20))
+    """
+    archive = tmp_path / "app.zip"
+    for word in ("first", "second"):
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("word", word)
+        assert output_of(text, str(archive)) == f"{word}\n"
 
 
 def test_output_without_a_driver_goes_to_the_log(hub: standing.Hub) -> None:

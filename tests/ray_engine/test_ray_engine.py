@@ -131,7 +131,8 @@ def test_skate_is_sent_along_to_a_cluster(monkeypatch):
     assert [os.path.basename(path) for path in sent["py_modules"][1:]] == ["skate", "msgspec", "cloudpickle"]
     assert all(os.path.isfile(os.path.join(path, "__init__.py")) for path in sent["py_modules"][1:])
     monkeypatch.setenv("SKATE_SHIP", "0")
-    assert with_skate({}) == {}
+    told = {"A": "1", "SKATE_DRIVER_VERSION": skate.__version__}
+    assert with_skate({"env_vars": {"A": "1"}}) == {"env_vars": told}
 
 
 def test_nodes_are_ray_s_to_start(session):

@@ -176,6 +176,13 @@ def test_the_controller_comes_back_with_what_was_declared(folder: Path, eventual
     eventually(lambda: not serve.status().applications)
 
 
+def test_a_build_that_was_under_way_is_taken_up_by_the_next_controller(folder: Path) -> None:
+    admin.put(config(folder))
+    skate.kill(context.controller(), no_restart=False)
+    assert admin.settled(["default"], 30)["default"] == ("RUNNING", "")
+    assert answer()["size"] == 1
+
+
 # ------------------------------------------------------------- REST
 
 

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skate.dag.channel import LEAST, VALUE, Closed, Kept, Member, Place, Receiver, Sender, decode, encode
+from skate.dag import memory
+from skate.dag.channel import LEAST, VALUE, Closed, Member, Receiver, Sender
 from skate.dag.memory import CLOSED, PAGE, Memory, bell, fence, head_size
+from skate.dag.place import KEPT, Place
+from skate.dag.values import Kept, decode, encode
 from skate.exceptions import RayChannelTimeoutError
 
 ROOM = 1000
@@ -66,6 +69,27 @@ def test_a_hundred_thousand_messages_between_two_threads(pair: Pair) -> None:
     got = [int(pair.receiver.receive(time.monotonic() + 30)[1]) for _ in range(count)]
     sending.join()
     assert got == list(range(count))
+
+
+def test_threads_fence_at_once_and_one_that_was_interrupted_harms_nobody() -> None:
+    wrong: list[BaseException] = []
+    ends = time.monotonic() + 0.3
+
+    def run() -> None:
+        try:
+            while time.monotonic() < ends:
+                for _ in range(500):
+                    fence()
+        except BaseException as error:  # noqa: BLE001  it is what the test is about
+            wrong.append(error)
+
+    memory._acquire(False)  # as if a Ctrl-C had come in the middle
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert not wrong and not any(thread.is_alive() for thread in threads)
 
 
 def test_a_full_channel_holds_up_its_writer(pair: Pair) -> None:
@@ -155,6 +179,41 @@ def test_arrays_survive_and_are_read_only() -> None:
     again = travelled(np.arange(10_000))
     assert (again == np.arange(10_000)).all()
     assert not again.flags.writeable
+
+
+def test_what_looks_at_a_message_keeps_it_and_others_take_other_blocks() -> None:
+    pair, values = Pair(room=1 << 20), []
+    for number in range(3 * KEPT):
+        pair.sender.send(VALUE, encode(np.full(50_000, number), Kept()), time.monotonic() + 5)
+        values.append(decode(pair.receiver.receive()[1]))
+    assert all((value == number).all() for number, value in enumerate(values))
+    assert len(pair.receiver._keeps) == KEPT
+    del values
+    assert not pair.receiver._keeps
+    pair.memory.close()
+
+
+def test_a_block_serves_again_as_soon_as_nothing_looks_at_it() -> None:
+    pair = Pair(slots=4, room=1 << 20)
+    for number in range(50):
+        pair.sender.send(VALUE, encode(np.full(50_000, number), Kept()), time.monotonic() + 5)
+        half = decode(pair.receiver.receive()[1])[::2]
+        assert (half == number).all()
+    assert sum(map(bool, pair.sender._reserved)) == 2  # the one that is looked at, and the next
+    del half
+    assert not pair.receiver._keeps
+    pair.memory.close()
+
+
+def test_a_value_outlives_the_memory_of_its_graph() -> None:
+    pair = Pair(room=1 << 20)
+    for number in range(2):
+        pair.sender.send(VALUE, encode(np.full(50_000, number), Kept()))
+    first = decode(pair.receiver.receive()[1])
+    pair.memory.unmap()
+    assert (first == 0).all()
+    del first
+    assert not pair.receiver._keeps
 
 
 def test_memory_of_another_process_is_known_by_its_token(pair: Pair) -> None:

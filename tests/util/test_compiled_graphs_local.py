@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,13 @@ class Worker:
 
     def nested(self, x: int) -> int:
         return int(skate.get(skate.put(x))) + 1
+
+    def keep(self, x: Any) -> Any:
+        self.seen.append(x)
+        return x
+
+    def sums(self) -> list[int]:
+        return [int(x.sum()) for x in self.seen]
 
     def open_it(self, refs: list[Any]) -> Any:
         return skate.get(refs[0])
@@ -151,10 +159,36 @@ def test_an_input_that_cannot_be_pickled_is_refused_and_survived(two: list[Any])
 def test_large_values_go_both_ways_at_once(two: list[Any]) -> None:
     """More is under way than the channels hold: who waits for room must take what comes."""
     a, b = two
-    graph = chain(a.echo, b.echo, a.echo, _buffer_size_bytes=10_000, _max_inflight_executions=6)
+    graph = chain(a.echo, b.echo, a.echo, _buffer_size_bytes=1000, _max_inflight_executions=6)
     data = [os.urandom(1_000_000) for _ in range(6)]
     refs = [graph.execute(block) for block in data]
     assert skate.get(refs) == data
+    graph.teardown()
+
+
+def test_arrays_that_are_kept_stay_what_they_were(two: list[Any]) -> None:
+    """They are views of the graph's memory, which serves the next runs, and ends with the graph."""
+    graph = chain(two[0].keep, two[1].echo)
+    results = [skate.get(graph.execute(np.full(20_000, number))) for number in range(30)]
+    refs = [graph.execute(np.full(20_000, number)) for number in range(30, 36)]
+    results += [skate.get(ref) for ref in refs]
+    graph.teardown()
+    del graph
+    gc.collect()
+    assert all((result == number).all() for number, result in enumerate(results))
+    assert skate.get(two[0].sums.remote()) == [20_000 * number for number in range(36)]
+    graph = chain(two[0].echo)
+    assert (skate.get(graph.execute(np.full(20_000, -1))) == -1).all()
+    assert skate.get(two[0].sums.remote())[0] == 0
+    graph.teardown()
+
+
+def test_one_large_array_at_a_time_takes_the_memory_of_two(two: list[Any]) -> None:
+    graph = chain(two[0].echo, two[1].echo, _buffer_size_bytes=2_000_000)
+    for number in range(30):
+        assert (skate.get(graph.execute(np.full(100_000, number))) == number).all()
+    blocks = os.fstat(graph._end.memory.fd).st_blocks * 512
+    assert blocks < 3 * 2 * 900_000 + 500_000  # three channels
     graph.teardown()
 
 
@@ -204,6 +238,67 @@ def test_a_death_is_raised_by_get_and_execute_and_ends_teardown(two: list[Any], 
     graph.teardown()
     assert time.monotonic() - began < 5
     assert skate.get(a.echo.remote(5)) == 5
+
+
+def test_a_death_ends_all_runs_under_way_also_those_awaited(two: list[Any]) -> None:
+    a, b = two
+    with InputNode() as inp:
+        node = MultiOutputNode([a.echo.bind(inp), b.nap.bind(inp)])
+    graph = node.experimental_compile(enable_asyncio=True)
+
+    async def main() -> list[Any]:
+        futures = [future for _ in range(5) for future in await graph.execute_async(0.3)]
+        os.kill(pid, signal.SIGKILL)
+        return await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 10)
+
+    pid = skate.get(b.pid.remote(0))
+    results = asyncio.run(main())
+    assert all(isinstance(result, ActorDiedError) for result in results[3::2])
+    began = time.monotonic()
+    graph.teardown()
+    assert time.monotonic() - began < 5
+
+
+def test_teardown_with_many_runs_under_way(two: list[Any]) -> None:
+    graph = chain(two[0].nap, two[1].echo)
+    refs = [graph.execute(0.2) for _ in range(10)]
+    began = time.monotonic()
+    graph.teardown()  # the one that runs ends, the others never begin
+    assert time.monotonic() - began < 1.5
+    for ref in refs:
+        with pytest.raises(RayChannelError):
+            skate.get(ref)
+    graph = chain(two[0].echo, two[1].echo)
+    assert skate.get(graph.execute(1)) == 1
+    graph.teardown()
+
+
+def test_a_thread_submits_while_another_takes_results(two: list[Any]) -> None:
+    graph = chain(two[0].echo, two[1].echo, _max_inflight_executions=100)
+    count = 2000
+    refs: deque[Any] = deque()
+    wrong: list[Any] = []
+
+    def submit() -> None:
+        try:
+            for number in range(count):
+                while len(refs) > 50:
+                    time.sleep(0)
+                refs.append((number, graph.execute(number)))
+        except BaseException as error:  # noqa: BLE001  it is the test's
+            wrong.append(error)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    taken = 0
+    while taken < count and not wrong:
+        if refs:
+            number, ref = refs.popleft()
+            assert skate.get(ref) == number
+            taken += 1
+    thread.join()
+    assert not wrong
+    graph.teardown()
 
 
 def test_exit_within_a_method_does_not_hang(two: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skate._version import __version__
-from skate.cli import jobs, mcp, observe, serve, standing
+from skate.cli import clusters, jobs, mcp, observe, serve, standing
 from skate.cli.environments import env
 
 if TYPE_CHECKING:
@@ -53,7 +54,15 @@ def skate(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (env, *observe.COMMANDS, *standing.COMMANDS, *jobs.COMMANDS, *serve.COMMANDS, *mcp.COMMANDS):
+for command in (
+    env,
+    *observe.COMMANDS,
+    *standing.COMMANDS,
+    *clusters.COMMANDS,
+    *jobs.COMMANDS,
+    *serve.COMMANDS,
+    *mcp.COMMANDS,
+):
     skate.add_command(command)
 
 
@@ -62,11 +71,15 @@ class ProgramCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, with ``-m MODULE`` as the last option that is ours."""
+        ours = 0
+        while ours < len(args) and args[ours].startswith("--") and args[ours] != "--":
+            ours += 2 if args[ours] == "--engine" else 1
+        ahead, args = args[:ours], args[ours:]
         if args and args[0].startswith("-m"):
             name_and_rest = [args[0][2:], *args[1:]] if len(args[0]) > 2 else args[1:]
             if name_and_rest:
                 args = ["-m", name_and_rest[0], "--", *name_and_rest[1:]]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, [*ahead, *args])
 
 
 @skate.command(
@@ -76,8 +89,9 @@ class ProgramCommand(click.Command):
 )
 @click.option("-m", "module", metavar="MODULE", help="Run a module by name instead of a file.")
 @click.option("--real-ray", is_flag=True, help="Leave `import ray` to the Ray that is installed.")
+@click.option("--engine", type=click.Choice(["local", "inline", "ray"]), help="As SKATE_ENGINE in its environment.")
 @click.argument("script_and_arguments", metavar="SCRIPT [ARGUMENTS]...", nargs=-1, type=click.UNPROCESSED)
-def run(module: str | None, real_ray: bool, script_and_arguments: tuple[str, ...]) -> Program:
+def run(module: str | None, real_ray: bool, engine: str | None, script_and_arguments: tuple[str, ...]) -> Program:
     """Run SCRIPT as `python SCRIPT` would, in this interpreter, on Skate where it imports ray.
 
     The program sees its own arguments, its own directory first on the import path, and itself as
@@ -90,10 +104,13 @@ def run(module: str | None, real_ray: bool, script_and_arguments: tuple[str, ...
       skate run train.py
       skate run train.py --epochs 3
       skate run -m mypackage.train --epochs 3
+      skate run --engine ray train.py
     """
     from skate.as_ray import as_ray
     from skate.cli.run import module_program, script_program
 
+    if engine is not None:
+        os.environ["SKATE_ENGINE"] = engine
     if not real_ray:
         as_ray()
     if module is not None:

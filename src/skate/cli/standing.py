@@ -1,4 +1,5 @@
-"""The commands about standing hubs: `skate start`, `skate stop`, `skate status`."""
+"""The commands about standing hubs: `skate start`, `skate stop`, `skate status`. With the engine `ray` they are about
+clusters of Ray (`skate.cli.clusters`)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from skate.cli import clusters
+
 if TYPE_CHECKING:
+    from skate.cli.clusters import Program
     from skate.standing import Hub
 
 NONE = "No standing hub of this user runs. Start one with `skate start`."
@@ -43,27 +47,43 @@ def labels_of(context: click.Context, parameter: click.Parameter, text: str | No
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-@click.command(short_help="Start a standing hub, which programs attach to.")
-@click.option("--head", is_flag=True, help="Accepted as in Ray: there is only one machine, and this is it.")
+@click.command(cls=clusters.EitherCommand, short_help="Start a standing hub, or a node of a cluster of Ray.")
+@clusters.ENGINE
+@click.option("--head", is_flag=True, help="Begin a cluster (engine ray). A hub is one anyway.")
+@click.option("--address", default="", metavar="HOST:PORT", help="Join the cluster there (engine ray).")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where the head of a cluster listens (engine ray).")
 @click.option("--name", default="", help="What it is called, where there are several.")
 @click.option("--num-cpus", type=click.IntRange(min=0), help="CPUs to share out (default: all).")
 @click.option("--num-gpus", type=click.IntRange(min=0), help="GPUs to share out (default: none).")
 @click.option("--resources", callback=json_object, help="Further resources, as JSON: '{\"disk\": 2}'.")
 @click.option("--labels", callback=labels_of, help="Labels of the node: name=value,name=value or JSON.")
 @click.option("--object-store-memory", type=int, help="Bytes of shared memory (default: 30 % of memory).")
-@click.option("--block", is_flag=True, help="Stay until the hub ends; Ctrl-C ends it.")
-def start(head: bool, name: str, block: bool, **capacity: Any) -> None:
+@click.option("--block", is_flag=True, help="Stay until the hub, or the node, ends; Ctrl-C ends it.")
+@click.pass_context
+def start(
+    context: click.Context, /, engine: str | None, head: bool, address: str, port: int | None, name: str, block: bool,
+    **capacity: Any,
+) -> Program | None:  # fmt: skip
     """Start a hub in a process of its own. Programs attach with init(address="auto").
 
     Returns as soon as programs can attach. The hub runs until `skate stop`; detached actors live as
     long as it does.
+
+    With the engine ray (--engine, SKATE_ENGINE or the configuration) it starts a node of a cluster:
+    --head the first, --address one more. Further options go on to `ray start`.
 
     \b
     Examples:
       skate start
       skate start --head --num-cpus 4 --resources '{"disk": 2}'
       skate start --name second
+      skate start --engine ray --head --port 6379
+      skate start --engine ray --address 10.0.0.1:6379 --block
     """
+    if context.obj:
+        return clusters.start(context, head, address, port, block, **capacity)
+    if address or port is not None:
+        raise click.UsageError("--address and --port are for clusters: a hub is one machine. See --engine ray.")
     from skate import standing
 
     try:
@@ -81,6 +101,7 @@ def start(head: bool, name: str, block: bool, **capacity: Any) -> None:
             raise
         click.echo("Ending the hub.", err=True)
         standing.stop(hub)
+    return None
 
 
 def _tell(hub: Hub, block: bool) -> None:
@@ -110,23 +131,33 @@ def _wait(hub: Hub) -> None:
     click.echo("The hub has ended.", err=True)
 
 
-@click.command(short_help="End a standing hub and all that runs in it.")
+@click.command(cls=clusters.EitherCommand, short_help="End a standing hub, or Ray on this machine.")
+@clusters.ENGINE
 @click.option("--name", default="", help="The hub of that name (default: the one without a name).")
 @click.option("--all", "every", is_flag=True, help="All standing hubs of this user.")
 @click.option("--force", is_flag=True, help="Kill everything at once; jobs get no time to end.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds after which to give up.")
-def stop(name: str, every: bool, force: bool, timeout: float) -> None:
+@click.pass_context
+def stop(
+    context: click.Context, engine: str | None, name: str, every: bool, force: bool, timeout: float
+) -> Program | None:
     """End a hub, and return when all of its processes are gone.
 
     Tasks and actors end; submitted jobs get SIGTERM, and SIGKILL after 3 seconds. Programs that are
     attached are told with their next call. The exit code is 0 also when there is no hub.
+
+    With the engine ray it is `ray stop`, which ends all processes of Ray that you run on this machine,
+    whoever started them; further options go on to it.
 
     \b
     Examples:
       skate stop
       skate stop --force
       skate stop --name second
+      skate stop --engine ray --grace-period 30
     """
+    if context.obj:
+        return clusters.stop(context, force)
     from skate import standing
 
     running = standing.running()
@@ -140,21 +171,28 @@ def stop(name: str, every: bool, force: bool, timeout: float) -> None:
         except TimeoutError as error:
             raise click.ClickException(f"{error} Try `skate stop --force`.") from None
         click.echo(f"The hub{f' {hub.name}' if hub.name else ''} has ended (process {hub.pid}).")
+    return None
 
 
-@click.command(short_help="Show what a hub is doing.")
-@click.option("--address", default="", help="A hub's name, folder or socket, or auto (the default).")
+@click.command(cls=clusters.EitherCommand, short_help="Show what a hub, or a cluster of Ray, is doing.")
+@clusters.ENGINE
+@click.option("--address", default="", help="A hub's name, folder or socket, or auto (the default); HOST:PORT (ray).")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def status(address: str, as_json: bool) -> None:
+@click.pass_context
+def status(context: click.Context, engine: str | None, address: str, as_json: bool) -> Program | None:
     """Show a hub: what it has, what of it is in use, and who is attached.
 
-    Without --address it is the newest standing hub. The exit code is 1 when there is none.
+    Without --address it is the newest standing hub. The exit code is 1 when there is none. With the
+    engine ray it is `ray status`.
 
     \b
     Examples:
       skate status
       skate status --address second --json
+      skate status --engine ray --address 10.0.0.1:6379
     """
+    if context.obj:
+        return clusters.status(context, address)
     from skate import standing
 
     if not address and not standing.running():
@@ -166,8 +204,9 @@ def status(address: str, as_json: bool) -> None:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps(found, indent=2))
-        return
-    _show(found)
+    else:
+        _show(found)
+    return None
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -16,27 +16,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
+from skate.compat import by_importer
+from skate.compat.facade import SITE, namesake, own_file
 from skate.compat.missing import no_module, point_out
 from skate.core.config import load as load_config
-
-SITE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
-SKATES_OWN = frozenset(
-    {
-        "__main__",
-        "_version",
-        "actor_handle",
-        "api",
-        "as_ray",
-        "cli",
-        "compat",
-        "core",
-        "engines",
-        "session",
-        "testing",
-        "typed",
-    }
-)
-"""Modules at Skate's top that Ray does not have, or has with another content: they have no `ray.` name."""
 
 
 def as_ray() -> None:
@@ -45,10 +28,15 @@ def as_ray() -> None:
     A Ray that is installed stays untouched, and unused. Harmless when called twice. Raises RuntimeError when the
     program has imported another `ray` already.
 
-    Does nothing when the engine `ray` is chosen from outside (SKATE_ENGINE or configuration): that engine is the real
-    Ray, and a program for Ray runs there as it is.
+    When the engine `ray` is chosen from outside (SKATE_ENGINE or configuration), Ray's own modules still get Ray; with
+    any other engine nobody does.
     """
+    if by_importer.active() is not None:
+        return
     if (os.environ.get("SKATE_ENGINE") or load_config().chosen_engine) == "ray":
+        _refuse_another()
+        by_importer.install()
+        by_importer.tell_children(os.environ)
         return
     install()
     known = os.environ.get("PYTHONPATH", "")
@@ -58,14 +46,36 @@ def as_ray() -> None:
 
 def install() -> None:
     """Answer imports of `ray` in this process alone; RuntimeError when another one has been imported."""
+    _refuse_another()
+    if not any(isinstance(finder, RayFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, RayFinder())
+
+
+def make_room() -> None:
+    """The engine `ray` is about to import Ray: where `ray` is Skate, by our hook or another's, let Ray's code have Ray.
+
+    Programs keep what they have, and go on getting Skate. Nothing happens where `ray` is Ray, or is not there.
+    """
+    if by_importer.active() is not None:
+        return
+    try:
+        module = importlib.import_module("ray")
+    except ImportError:
+        return  # the engine says what it needs
+    if not getattr(module, "ANSWERED_BY_SKATE", module.__name__ == "skate"):
+        return
+    by_importer.install()
+    by_importer.tell_children(os.environ)
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, RayFinder)]
+
+
+def _refuse_another() -> None:
     other = sys.modules.get("ray")
     if other is not None and not str(getattr(other, "__file__", "")).startswith(SITE):
         raise RuntimeError(
             f"{other!r} has been imported already, so Skate cannot answer for it: call skate.as_ray() earlier, or "
             "start the program with `skate run`."
         )
-    if not any(isinstance(finder, RayFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, RayFinder())
 
 
 class RayFinder(importlib.abc.MetaPathFinder):
@@ -77,11 +87,10 @@ class RayFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        top, _, below = fullname.partition(".")
-        if top != "ray":
+        if fullname.partition(".")[0] != "ray":
             return None
-        spec = _own(fullname) or (_alias(fullname, below) if below.partition(".")[0] not in SKATES_OWN else None)
-        if spec is None and _is_import():
+        spec = _own(fullname) or _alias(fullname)
+        if spec is None and by_importer.import_asks(sys._getframe(1)):
             raise no_module(fullname)
         return spec
 
@@ -124,37 +133,24 @@ class _Own(importlib.machinery.SourceFileLoader):
 
 
 def _own(fullname: str) -> importlib.machinery.ModuleSpec | None:
-    place = os.path.join(SITE, *fullname.split("."))
-    inside = os.path.join(place, "__init__.py")
-    package = os.path.isfile(inside)
-    file = inside if package else f"{place}.py"
-    if not package and not os.path.isfile(file):
+    found = own_file(fullname)
+    if found is None:
         return None
+    file, package = found
+    places = [os.path.dirname(file)] if package else None
     return importlib.util.spec_from_file_location(
-        fullname, loader=_Own(fullname, file), submodule_search_locations=[place] if package else None
+        fullname, loader=_Own(fullname, file), submodule_search_locations=places
     )
 
 
-def _alias(fullname: str, below: str) -> importlib.machinery.ModuleSpec | None:
-    target = f"skate.{below}"
-    try:
-        found = importlib.util.find_spec(target)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{target}.".startswith(f"{error.name}."):
-            raise  # what the package around it imports is missing
-        found = None
+def _alias(fullname: str) -> importlib.machinery.ModuleSpec | None:
+    found = namesake(fullname)
     if found is None:
         return None
     package = found.submodule_search_locations is not None
-    spec = importlib.machinery.ModuleSpec(fullname, _Alias(target), origin=found.origin, is_package=package)
+    spec = importlib.machinery.ModuleSpec(
+        fullname, _Alias(f"skate.{fullname.partition('.')[2]}"), origin=found.origin, is_package=package
+    )
     if package:
         spec.submodule_search_locations = list(found.submodule_search_locations or ())
     return spec
-
-
-def _is_import() -> bool:
-    """Whether an import asks, and not `importlib.util.find_spec`, which wants None for what is missing."""
-    frame = sys._getframe(2)  # the one who called RayFinder.find_spec
-    while frame.f_back is not None and frame.f_code.co_name == "_find_spec":
-        frame = frame.f_back
-    return frame.f_code.co_name == "_find_and_load_unlocked"

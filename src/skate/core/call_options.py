@@ -83,7 +83,7 @@ def _where_in_group(strategy: Any, options: Mapping[str, Any], needs: tuple[Reso
     else:
         group, bundle = options.get("placement_group", "default"), options.get("placement_group_bundle_index", -1)
         capture = options.get("placement_group_capture_child_tasks")
-    if strategy is not None and group is not None and not hasattr(group, "where"):
+    if strategy is not None and group not in (None, "default") and not hasattr(group, "where"):
         raise TypeError(f"PlacementGroupSchedulingStrategy takes a placement group or None, not {group!r}.")
     if group is None or isinstance(group, str):
         check_bundle(bundle, 0)

@@ -81,9 +81,12 @@ class Engine(Protocol):
         """The values in order; raises the first error found; GetTimeoutError after `timeout` seconds."""
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        """Split into at most `count` ready ones and the rest, both in the given order."""
+        """Split into at most `count` ready ones and the rest, both in the given order.
+
+        Where there are several machines, `fetch` brings the values to this one meanwhile.
+        """
 
     def on_ready(self, ref: ObjectRef[Any], callback: Ready) -> None:
         """Have `callback` called once when `ref` is ready, which may be at once."""
@@ -141,6 +144,14 @@ class Engine(Protocol):
         ``placement_groups``, ``session`` and others; ValueError for one that there is not.
 
         Times are milliseconds since the epoch, errors are packed.
+        """
+
+    def locations(
+        self, refs: Sequence[ObjectRef[Any]], timeout: float | None, ask: bool
+    ) -> list[dict[str, Any] | None]:
+        """Where objects lie: ``node_ids``, ``object_size``, ``did_spill``; None for one that nobody knows.
+
+        `ask`: of others too, within `timeout` seconds; GetTimeoutError after that.
         """
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:

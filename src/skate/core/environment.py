@@ -12,6 +12,8 @@ import msgspec
 
 JOB = "_job"
 """The field that tells the calls of one attached driver from those of another; nobody writes it by hand."""
+LOGS = "_logs"
+"""How the workers of a job write their logs (`skate.core.logging_config`); of jobs alone."""
 HOOK = "_setup_hook"
 """The pickle of a setup hook that is a function; ``worker_process_setup_hook`` then has its name."""
 WORKING = (
@@ -68,7 +70,7 @@ def unpack_environment(text: str) -> dict[str, Any]:
 
 def given_environment(text: str) -> dict[str, Any]:
     """The environment as its user gave it, for another package: a setup hook that is a function is one again."""
-    fields = unpack_environment(without_job(text))
+    fields = unpack_environment(shown_environment(text))
     hook = fields.pop(HOOK, "")
     if hook:
         fields["worker_process_setup_hook"] = load_hook(hook)
@@ -112,12 +114,25 @@ def job_of(environment: str) -> int:
     return int(unpack_environment(environment).get(JOB, 0)) if JOB in environment else 0
 
 
-def without_job(environment: str) -> str:
-    """The environment as its user gave it."""
-    if JOB not in environment:
+def with_logs(environment: str, config: str) -> str:
+    """The environment of a job whose workers write their logs in this way; "": as they like."""
+    if not config:
+        return environment
+    return merge_environments(environment, msgspec.json.encode({LOGS: config}).decode())
+
+
+def logs_of(environment: str) -> str:
+    """What `with_logs` has added; empty: nothing."""
+    return str(unpack_environment(environment).get(LOGS, "")) if LOGS in environment else ""
+
+
+def shown_environment(environment: str) -> str:
+    """The environment as its user gave it, without what Skate has added."""
+    if JOB not in environment and LOGS not in environment:
         return environment
     fields = unpack_environment(environment)
     fields.pop(JOB, None)
+    fields.pop(LOGS, None)
     return msgspec.json.encode(fields, order="deterministic").decode() if fields else ""
 
 

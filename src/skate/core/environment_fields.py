@@ -114,7 +114,7 @@ def _conda(value: Any) -> str | dict[str, Any] | None:
 def _described(path: str) -> str | dict[str, Any]:
     """An environment.yml as a dict, where something here reads YAML; else its path: conda reads it itself."""
     try:
-        import yaml  # type: ignore[import-untyped]
+        import yaml
     except ImportError:
         return path
     try:

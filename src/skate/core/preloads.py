@@ -9,7 +9,7 @@ modules: list[str] = []
 def preload(*names: str) -> None:
     """Have workers that are started from now on find these modules imported.
 
-    They must start no threads when they are imported: a fork would not have those. Without effect where workers are
-    not forked, or are by another program's session.
+    It holds for the session that runs, or else for the next. The modules must start no threads when they are imported:
+    a fork would not have those. Without effect where workers are not forked, or are by another program's session.
     """
     modules.extend(name for name in names if name not in modules)

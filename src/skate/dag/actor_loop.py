@@ -15,9 +15,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from skate.dag.channel import ERROR, VALUE, Closed, Data, Kept, Member, Receiver, Sender, decode, encode
+from skate.dag.channel import ERROR, VALUE, Closed, Member, Receiver, Sender
 from skate.dag.memory import CLOSED, Memory, bell, ended, fence
 from skate.dag.plan import Const, Operation, Take
+from skate.dag.values import Data, Kept, decode, encode
 from skate.engines.execution import pack_error, split_returns, task_error
 
 
@@ -92,11 +93,13 @@ class ActorLoop:
         self.steps = [self._step(operation) for operation in share.operations]
 
     def run(self) -> None:
-        """Until the graph ends."""
-        steps = self.steps
+        """Until the graph ends; what has come for later steps is left then."""
+        steps, words = self.steps, self.memory.words
         try:
             while True:
                 for step in steps:
+                    if words[CLOSED]:
+                        raise Closed("The compiled graph has ended.")
                     step()
         except Closed:
             pass
@@ -105,7 +108,6 @@ class ActorLoop:
             self.memory.words[CLOSED] = 1
         finally:
             self.kept.drop()
-            words = self.memory.words
             words[ended(self.share.member)] = 1
             fence()
             for number in range(self.share.members):

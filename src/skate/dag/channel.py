@@ -2,7 +2,13 @@
 
 A channel has *slots* that are filled and emptied in turn. The first word of a slot says what is in it: 0 nothing, else
 the length of the message and its kind. So the writer sees by that word whether there is room, the reader whether there
-is something, and neither needs to know how far the other has come. A message that is too long for a slot goes in parts.
+is something, and neither needs to know how far the other has come.
+
+A message that is too long for a slot lies in a *block*, which the slot names. The writer takes the first block that no
+full slot names and that the reader does not keep: when little is under way it is always the same, and warm. The reader
+does not copy a large message out of its block, but keeps the block as long as anything looks at it: arrays in a value
+are views of it. It keeps a few at most, and copies what comes while it does, so there is a block for each free slot. A
+message that is too long for a block goes in parts, which are copied together.
 
 Who waits looks a few times more before it sleeps, as often as that has paid lately: a woken process takes several
 microseconds to get going, but an idle one must not use a CPU. Between the looks it offers its CPU to others.
@@ -10,24 +16,26 @@ microseconds to get going, but an idle one must not use a CPU. Between the looks
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from skate.core import engine as engines
-from skate.core import refs
-from skate.core.serialization import _ATOMS, Packed, pack, unpack_value
-from skate.dag.memory import CLOSED, LINE, PAGE, WEAK, Memory, acquire, bell, fence, release
+from skate.core.serialization import Packed
+from skate.dag.memory import CLOSED, WEAK, Memory, bell, fence
+from skate.dag.place import KEPT, SHORT, Place
+from skate.dag.values import Bytes, Data
 from skate.exceptions import RayChannelError, RayChannelTimeoutError
 
-VALUE, ERROR, PART = 1, 2, 4
-"""Kinds of messages; a part has more to come."""
-_KINDS = 7
-SHORT = PAGE - LINE
-"""Longest message, in bytes, that is written in one go: a slot has that much memory from the start."""
+VALUE, ERROR = 1, 2
+"""Kinds of messages."""
+LONG = 4
+"""Stands beside the kind of what lies in a block. The words after it: the block's number, and the bytes yet to come."""
+VIEWED = 32_768
+"""Bytes from which on a message is not copied: below, watching a view costs more."""
 LEAST, MOST = 4, 400
 """How often at least, and at most, who waits looks before it sleeps; a look takes about a quarter of a microsecond."""
 BUSY = 50e-6
@@ -38,52 +46,12 @@ SHORTEST_REST, LONGEST_REST = 8, 2048
 WORTH = 200e-6
 """Seconds: a sleep shorter than this would better have been spent looking."""
 
-_PICKLE = 0x80
-"""How a pickle without buffers apart begins."""
-
-Message = tuple[int, bytes]
-Data = bytes | Packed
-_dumps, _loads = pickle.dumps, pickle.loads
+Message = tuple[int, Bytes]
 _yield, _now = os.sched_yield, time.perf_counter
 
 
 class Closed(RayChannelError):
     """The graph has ended."""
-
-
-class Place(NamedTuple):
-    """Where a channel lies: its start in bytes, and its measures."""
-
-    start: int
-    slots: int
-    room: int
-    """Longest message of one part, in bytes."""
-    writer: int
-    reader: int
-
-    @property
-    def stride(self) -> int:
-        """Bytes from slot to slot."""
-        return slot_size(self.room)
-
-    @property
-    def wanting(self) -> int:
-        """The word that is 1 while the writer waits for room."""
-        return self.start // 8
-
-    def slot(self, number: int) -> int:
-        """Where a slot starts, in bytes."""
-        return self.start + PAGE + number * self.stride
-
-    @property
-    def size(self) -> int:
-        """Bytes that the channel takes."""
-        return PAGE + self.slots * self.stride
-
-
-def slot_size(room: int) -> int:
-    """Bytes of a slot for messages of `room` bytes."""
-    return -(-(room + LINE) // PAGE) * PAGE
 
 
 def _ring(place: Place) -> tuple[list[tuple[int, int]], list[int]]:
@@ -172,10 +140,17 @@ class Receiver:
         self.member = member
         self.memory = memory
         self.wanting = place.wanting
-        self._map, self._words = memory.map, memory.words
+        self._map, self._words, self._view = memory.map, memory.words, memory.view
+        self._views = memory.views
         self._slots, self._after = _ring(place)
         self._next = 0
-        self._parts: list[bytes] = []
+        self._blocks = [(place.block(number), place.kept(number)) for number in range(place.blocks)]
+        self._mapped = [0] * place.blocks
+        """Bytes of each block that this process has mapped."""
+        self._keeps: set[int] = set()
+        self._parts: bytearray | None = None
+        """What has come of a message that comes in parts."""
+        self._missing = 0
         self.writer = bell(place.writer)
         self._stored: deque[Message] = deque()
         """Whole messages taken out of their slots before somebody asked for them."""
@@ -188,11 +163,11 @@ class Receiver:
     def receive(self, deadline: float | None = None) -> Message:
         """The next message; waits for it, and raises, as `Member.sleep` does."""
         while True:
-            parts = len(self._parts)
+            missing = self._missing
             message = self.receive_soon()
             if message is not None:
                 return message
-            if len(self._parts) == parts and not self.ready():
+            if self._missing == missing and not self.ready():
                 self.member.sleep(self.ready, deadline)
 
     def receive_soon(self) -> Message | None:
@@ -206,7 +181,7 @@ class Receiver:
             if not self.member.look(word, True):
                 return None
             filled = words[word]
-        if filled & PART or self._parts or not filled:
+        if filled & LONG or not filled:
             return self._take() if filled else None
         # What `_take` does, here without another call:
         if WEAK:
@@ -234,7 +209,11 @@ class Receiver:
         filled = words[word]
         if WEAK:
             fence()
-        data = self._map[place : place + (filled >> 3)]
+        data: Bytes | None
+        if filled & LONG:
+            data = self._take_block(words[word + 1], filled >> 3, words[word + 2])
+        else:
+            data = self._map[place : place + (filled >> 3)]
         if WEAK:
             fence()
         words[word] = 0
@@ -242,14 +221,38 @@ class Receiver:
         fence()
         if words[self.wanting]:
             self.memory.knock(self.writer)
-        kind = filled & _KINDS
-        if kind >= PART:
-            self._parts.append(data)
+        return None if data is None else (filled & 3, data)
+
+    def _take_block(self, number: int, size: int, more: int) -> Bytes | None:
+        """What lies in a block, as a view where that pays and may be; None if it is a part and more is to come."""
+        start, kept = self._blocks[number]
+        if size > self._mapped[number]:
+            self.memory.populate(start, size, False)
+            self._mapped[number] = size
+        if not more and self._parts is None:
+            if size < VIEWED or len(self._keeps) >= KEPT:
+                return self._map[start : start + size]
+            self._keeps.add(number)
+            self._words[kept] = 1
+            return self._views.read(start, size, partial(self._let_go, number))
+        parts = self._parts
+        if parts is None:
+            parts = self._parts = bytearray(size + more)
+        end = len(parts) - more
+        parts[end - size : end] = self._view[start : start + size]
+        self._missing = more
+        if more:
             return None
-        if self._parts:
-            data = b"".join((*self._parts, data))
-            self._parts.clear()
-        return kind, data
+        self._parts = None
+        return memoryview(parts)
+
+    def _let_go(self, number: int) -> None:
+        """Nothing looks at a block any more. Called by a destructor, at any moment, also when the graph has ended."""
+        if WEAK:
+            fence()
+        with contextlib.suppress(ValueError):  # the memory is unmapped already
+            self._words[self._blocks[number][1]] = 0
+        self._keeps.discard(number)
 
 
 class Sender:
@@ -262,7 +265,11 @@ class Sender:
         self._map, self._words = memory.map, memory.words
         self._slots, self._after = _ring(place)
         self._view = memory.view
-        self._reserved = [PAGE] * place.slots
+        self._blocks = [(place.block(number), place.kept(number)) for number in range(place.blocks)]
+        self._reserved = [0] * place.blocks
+        """Bytes of each block that there is memory for."""
+        self._named = [-1] * place.slots
+        """The block that each slot named last."""
         self._next = 0
         self._room = place.room
         self.in_parts = False
@@ -278,15 +285,19 @@ class Sender:
         """Write a message; waits for room, and raises, as `Member.sleep` does."""
         if self.send_now(kind, data):
             return
-        if isinstance(data, bytes):
-            self._send_long(kind, memoryview(data), deadline)
-        elif data.size > self._room:
-            self._send_long(kind, memoryview(data.to_bytes()), deadline)
-        else:
-            self.wait_for_room(deadline)
-            place = self._reserve(data.size)
+        self.wait_for_room(deadline)
+        if self.send_now(kind, data):
+            return
+        if not isinstance(data, Packed):
+            self._send_parts(kind, memoryview(data), deadline)
+        elif data.size <= self._room:
+            number, place = self._block(data.size)
             data.write_into(self._view[place : place + data.size])
-            self._fill(kind, data.size)
+            self._fill(kind, number, data.size, 0)
+        else:
+            target = memoryview(bytearray(data.size))
+            data.write_into(target)
+            self._send_parts(kind, target, deadline)
 
     def send_now(self, kind: int, data: Data) -> bool:
         """Write a message if it is short and there is room; whether it was."""
@@ -299,38 +310,45 @@ class Sender:
             fence()
         words[word] = size << 3 | kind
         self._next = self._after[self._next]
-        release()
-        acquire()
+        fence()
         if words[self._reader]:
             self.memory.knock(self._reader)
         return True
 
-    def _send_long(self, kind: int, data: memoryview, deadline: float | None) -> None:
+    def _send_parts(self, kind: int, data: memoryview, deadline: float | None) -> None:
         while True:
             part, data = data[: self._room], data[self._room :]
             self.wait_for_room(deadline)
-            size = len(part)
-            place = self._reserve(size)
-            self._map[place : place + size] = part
-            self._fill(kind | PART if data else kind, size)
+            number, place = self._block(len(part))
+            self._view[place : place + len(part)] = part
+            self._fill(kind, number, len(part), len(data))
             self.in_parts = bool(data)
             if not data:
                 return
 
-    def _reserve(self, size: int) -> int:
-        """Where a message of that size starts; OSError when there is no memory for it."""
-        _, place = self._slots[self._next]
-        if size + LINE > self._reserved[self._next]:
-            self.memory.reserve(place - 8, size + LINE)
-            self._reserved[self._next] = size + LINE
-        return place
-
-    def _fill(self, kind: int, size: int) -> None:
-        """Say that the next slot is filled."""
+    def _block(self, size: int) -> tuple[int, int]:
+        """A free block, by its number and its place; OSError when there is no memory for it. A slot is free."""
+        words = self._words
+        named = {number for number, (word, _) in zip(self._named, self._slots, strict=True) if words[word]}
         if WEAK:
             fence()
+        number = next(n for n, (_, kept) in enumerate(self._blocks) if n not in named and not words[kept])
+        place, _ = self._blocks[number]
+        if size > self._reserved[number]:
+            self.memory.reserve(place, size)
+            self.memory.populate(place, size, True)
+            self._reserved[number] = size
+        return number, place
+
+    def _fill(self, kind: int, number: int, size: int, more: int) -> None:
+        """Say that the next slot is filled, by a block, and that so many bytes are yet to come."""
         word, _ = self._slots[self._next]
-        self._words[word] = size << 3 | kind
+        self._named[self._next] = number
+        self._words[word + 1] = number
+        self._words[word + 2] = more
+        if WEAK:
+            fence()
+        self._words[word] = size << 3 | kind | LONG
         self._next = self._after[self._next]
         fence()
         self.memory.knock(self._reader)
@@ -348,41 +366,3 @@ class Sender:
                 self.member.sleep(self.has_room, deadline)
         finally:
             self._words[self._wanting] = 0
-
-
-class Kept:
-    """References inside of values that went through channels: kept until the graph ends, for their readers' sake."""
-
-    def __init__(self) -> None:
-        self._keys: list[int] = []
-
-    def keep(self, keys: Sequence[int]) -> None:
-        """Count these once more."""
-        for key in keys:
-            engines.current().borrow(key)
-            self._keys.append(key)
-
-    def drop(self) -> None:
-        """Count all of them once less."""
-        keys, self._keys = self._keys, []
-        refs.released.extend(keys)
-
-
-def encode(value: Any, kept: Kept) -> Data:
-    """A value as a message, with buffers not copied yet; TypeError names the path to a part that cannot be pickled."""
-    if type(value) in _ATOMS:
-        return _dumps(value, 5)
-    packed = pack(value)
-    if packed.refs:
-        kept.keep(packed.refs)
-    return packed if packed.buffers else packed.pickled
-
-
-def decode(data: bytes) -> Any:
-    """The value of a message; RaySystemError when its class cannot rebuild it."""
-    if data[0] == _PICKLE:
-        try:
-            return _loads(data)
-        except Exception:  # noqa: BLE001  a class may raise anything here, and `unpack_value` says so
-            return unpack_value(data)
-    return unpack_value(data)

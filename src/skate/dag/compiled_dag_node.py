@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from skate.api import kill
 from skate.core import engine as engines
 from skate.dag.async_results import AsyncResults, CompiledDAGFuture
-from skate.dag.channel import ERROR, VALUE, Closed, Message, decode
+from skate.dag.channel import ERROR, VALUE, Closed, Message
 from skate.dag.context import DAGContext
 from skate.dag.dag_node import DAGNode
 from skate.dag.driver_end import DriverEnd
 from skate.dag.in_process import PLAIN, InProcess
 from skate.dag.plan import Plan, make_plan
+from skate.dag.values import decode
 from skate.exceptions import RayCgraphCapacityExceeded, RayChannelError, RayChannelTimeoutError, RayTaskError
 from skate.experimental.compiled_dag_ref import CompiledDAGRef
 
@@ -25,6 +26,8 @@ __all__ = ["CompiledDAG"]
 
 MOST_SLOTS = 16
 """A channel holds so many messages at most; a run that is further ahead waits for room."""
+GROWS, LARGEST = 16, 64 << 20
+"""How many times its first size a buffer may grow, and to how many bytes, unless it was larger from the start."""
 _numbers = itertools.count(1)
 
 
@@ -69,7 +72,9 @@ class Settings(NamedTuple):
 
 def compile_graph(output: DAGNode, settings: Settings) -> CompiledDAG:
     """The graph that ends in `output`, ready to run."""
-    plan = make_plan(output, min(settings.most_in_flight, MOST_SLOTS), settings.buffer_size)
+    size = settings.buffer_size
+    room = min(GROWS * size, max(size, LARGEST))
+    plan = make_plan(output, min(settings.most_in_flight, MOST_SLOTS), room)
     end: Any = DriverEnd(plan)
     if not end.start():
         end = InProcess(output, plan)

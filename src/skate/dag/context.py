@@ -40,7 +40,8 @@ class DAGContext:
     read_iteration_timeout: float = _from_environment("read_iteration_timeout_s", float, 0.1)
     """Has no effect: who waits is woken, and need not look from time to time."""
     buffer_size_bytes: int = _from_environment("buffer_size_bytes", _whole, 1_000_000)
-    """Largest message, in bytes, that goes through a channel in one piece; larger ones go in several."""
+    """What a channel's buffers are meant for, in bytes. They grow to what a message needs, up to 16 times that and
+    64 MB; larger messages go in several pieces."""
     max_inflight_executions: int = _from_environment("max_inflight_executions", _whole, 10)
     """How many executions of a graph may be under way."""
     max_buffered_results: int = _from_environment("max_buffered_results", _whole, 1000)

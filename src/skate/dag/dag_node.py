@@ -133,7 +133,8 @@ class DAGNode(DAGNodeBase):
 
         Args:
             _submit_timeout: seconds that ``execute`` may wait for room; -1: any time.
-            _buffer_size_bytes: largest message, in bytes, that goes through a channel in one piece.
+            _buffer_size_bytes: a 16th of the largest message, in bytes, that goes through a channel in one piece; a
+                buffer grows to what it needs.
             enable_asyncio: run it with ``await graph.execute_async(...)`` in place of ``execute(...)``.
             _max_inflight_executions: how many executions may be under way.
             _max_buffered_results: how many results may be kept that were not asked for yet.

@@ -12,9 +12,10 @@ from typing import Any
 from skate.api import get
 from skate.core import engine as engines
 from skate.dag.actor_loop import Share, join_graph
-from skate.dag.channel import VALUE, Data, Kept, Member, Message, Receiver, Sender, encode
+from skate.dag.channel import VALUE, Member, Message, Receiver, Sender
 from skate.dag.memory import CLOSED, PAGE, TOKEN, Memory, bell, ended, fence
 from skate.dag.plan import DRIVER, Plan
+from skate.dag.values import Data, Kept, encode
 from skate.exceptions import RayChannelError, RayError
 
 ANSWER = 10.0

@@ -12,6 +12,7 @@ of members may knock at once without atomic instructions, which Python does not 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -20,6 +21,8 @@ import platform
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from skate.core.views import Views
 
 LINE = 64
 """Bytes of a cache line: what different processes write stands in different lines."""
@@ -30,23 +33,27 @@ CLOSED = 0
 
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
 _WAIT, _WAKE = 0, 1
+_POPULATE_READ, _POPULATE_WRITE = 22, 23
 _ALL = 0x7FFFFFFF
 _machine = platform.machine()
 WEAK = _machine != "x86_64"
 """Whether this machine may show another process's writes out of order."""
 
-_held = threading.Lock()
-_held.acquire()  # by nobody in particular: threads that fence at once pass it to and fro
-release, acquire = _held.release, _held.acquire
+_lock = threading.Lock()
+_acquire, _release = _lock.acquire, _lock.release
 
 
 def fence() -> None:
     """Let all writes before this be seen before anything after it is read: a lock's own barriers do that.
 
-    Where every tenth of a microsecond counts, its two calls stand instead of it.
+    Nobody ever waits for the lock. Who finds it taken, by another thread or by what a destructor interrupted, gives it
+    back in the other's place, and who finds it given back has been off the interpreter in between: each is a barrier.
     """
-    release()
-    acquire()
+    _acquire(False)
+    try:
+        _release()
+    except RuntimeError:
+        return
 
 
 class _Time(ctypes.Structure):
@@ -71,6 +78,7 @@ class Memory:
         self.fd = fd
         self.map = mmap.mmap(fd, size)
         self.view = memoryview(self.map)
+        self.views = Views(self.map)
         self.words = self.view.cast("Q")
         self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
         self._call, self._number = _system_call()
@@ -99,6 +107,11 @@ class Memory:
         """Have `size` bytes from `start` on; OSError, not a crash at the first write, when there is no memory."""
         os.posix_fallocate(self.fd, start, size)
 
+    def populate(self, start: int, size: int, to_write: bool) -> None:
+        """Map `size` bytes from `start` on, a multiple of a page, at once: page by page, at first use, takes longer."""
+        with contextlib.suppress(OSError):  # an older kernel does it at first use
+            self.map.madvise(_POPULATE_WRITE if to_write else _POPULATE_READ, start, -(-size // PAGE) * PAGE)
+
     def close(self) -> None:
         """Give the descriptor back; the mapping goes with the last object that uses it."""
         fd, self.fd = self.fd, -1
@@ -106,8 +119,10 @@ class Memory:
             os.close(fd)
 
     def unmap(self) -> None:
-        """Give everything back at once; nobody in this process may use it any more."""
+        """Give everything back at once, if no value is a view of it; no channel in this process may use it any more."""
         self.close()
+        if self.views.alive():
+            return
         self.words.release()
         self.view.release()
         self.map.close()

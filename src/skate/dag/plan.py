@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from skate.dag.base import DAGNodeBase
-from skate.dag.channel import Place
 from skate.dag.class_node import ClassMethodNode, ClassNode
 from skate.dag.dag_node import DAGNode
 from skate.dag.function_node import FunctionNode
 from skate.dag.input_node import InputAttributeNode, InputNode
 from skate.dag.memory import head_size
 from skate.dag.output_node import MultiOutputNode
+from skate.dag.place import Place
 
 DRIVER = 0
 """The member that calls the graph; the actors follow."""

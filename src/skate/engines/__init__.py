@@ -12,10 +12,12 @@ DEFAULT = "local"
 
 
 def hosted() -> bool:
-    """Whether this process is one of Ray's workers."""
+    """Whether this process is one of Ray's: a worker, or the one that acts for a driver that came by ``ray://``."""
     worker = sys.modules.get("ray._private.worker")
     if worker is None or getattr(sys.modules.get("ray"), "ANSWERED_BY_SKATE", False):
         return False
+    if "ray.util.client.server.server" in sys.modules:  # what it unpickles for the driver names this engine's classes
+        return bool(worker.global_worker.connected)
     return bool(worker.global_worker.mode == worker.WORKER_MODE)
 
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from skate.core.environment import HOOK, load_hook, local_path
+from skate.core.environment import HOOK, LOGS, load_hook, local_path
 
 
 def plan(fields: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def plan(fields: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, An
         "folder": folder,
         "hook": fields.get("worker_process_setup_hook") or "",
         "pickle": fields.get(HOOK) or "",
+        "logs": fields.get(LOGS) or "",
     }
 
 
@@ -52,11 +53,15 @@ def fetched(fields: Mapping[str, Any]) -> list[tuple[str, bool]]:
 
 
 def enter(setup: Mapping[str, Any]) -> None:
-    """Take on variables, search path and directory."""
+    """Take on variables, search path, directory and the way to write logs."""
     os.environ.update(variables(setup["env_vars"]))
     sys.path[:0] = setup["path"]
     if setup["folder"]:
         os.chdir(setup["folder"])
+    if setup["logs"]:
+        from skate.core.logging_config import apply_packed  # few programs have structured logs
+
+        apply_packed(setup["logs"])
 
 
 def variables(given: Mapping[str, str]) -> dict[str, str]:

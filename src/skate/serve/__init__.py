@@ -8,8 +8,8 @@ What is where:
   that does both; `vault`: what it must not forget; `topics`: what it tells routers, by a call that stays open;
 * `handle`: handles and responses; `router`: a caller's choice of replicas, its queue, what is tried again;
   `board`: the page of shared memory with the replicas' ongoing requests;
-* `batching`, `multiplex`: ``@serve.batch``, ``@serve.multiplexed``; `metrics`: metrics of applications, and those of
-  serve itself, which `measures` counts;
+* `batching` with `batcher`, `multiplex`: ``@serve.batch``, ``@serve.multiplexed``; `holders`: which replica gets a
+  request for a model; `metrics`: metrics of applications, and those of serve itself, which `measures` counts; `logs`;
 * `config_file`, `fields`: what configurations may say; `importing`: building what they name; `declared`: the
   controller's part for them; `admin`, `rest`: putting and looking, from the command line and over REST;
 * `replica`: the actor that runs requests; `context`: what this process and this request are; `schema`: statuses.

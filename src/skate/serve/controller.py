@@ -224,6 +224,7 @@ class Controller:
         """Status and message of these applications once none of them is being deployed any more, and what is told of
         their ingress deployments.
         """
+        await self._begin()
         deadline = None if timeout_s is None else clock() + timeout_s
         while True:
             found = {name: self._app_status(name) for name in names}

@@ -28,7 +28,7 @@ class Declared:
     Args:
         deploy: has built applications run.
         delete: ends applications by their names.
-        keep, forget: put something into the vault, take it out.
+        keep, forget: put something into the vault, take it out; `keep` gives what can be awaited.
         tell: says that statuses may have changed.
     """
 
@@ -36,8 +36,8 @@ class Declared:
         self,
         deploy: Callable[[list[AppSpec]], Awaitable[None]],
         delete: Callable[[list[str]], Awaitable[Any]],
-        keep: Callable[[str, Any], None],
-        forget: Callable[[str], None],
+        keep: Callable[[str, Any], Awaitable[Any]],
+        forget: Callable[[str], object],
         tell: Callable[[], None],
     ) -> None:
         self._deploy = deploy
@@ -52,7 +52,8 @@ class Declared:
         """Why an application could not be built."""
 
     async def apply(self, config: dict[str, Any]) -> None:
-        """Have the applications of a configuration, and of those that were declared before no others.
+        """Have the applications of a configuration, and of those that were declared before no others; answers when
+        that is on record.
 
         Raises SchemaError for what is wrong in it, before anything is done.
         """
@@ -63,9 +64,10 @@ class Declared:
         gone = [name for name in self.configs if name not in wanted]
         for name in gone:
             self.drop(name)
-        for name, app in wanted.items():
-            self._declare(name, app.model_dump(exclude_unset=True))
+        kept = [self._declare(name, app.model_dump(exclude_unset=True)) for name, app in wanted.items()]
         self._tell()
+        for record in kept:
+            await record
         if gone:
             await self._delete(gone)
 
@@ -97,12 +99,13 @@ class Declared:
         if self.configs.pop(name, None) is not None:
             self._forget(PREFIX + name)
 
-    def _declare(self, name: str, config: dict[str, Any]) -> None:
+    def _declare(self, name: str, config: dict[str, Any]) -> Awaitable[Any]:
         self.drop(name)
         self.configs[name] = config
-        self._keep(PREFIX + name, (config, False))
+        kept = self._keep(PREFIX + name, (config, False))
         task = self.building[name] = asyncio.get_running_loop().create_task(self._build(name, config))
         task.add_done_callback(lambda done: self._built(name, done))
+        return kept
 
     def _built(self, name: str, task: asyncio.Task[None]) -> None:
         if self.building.get(name) is task:
@@ -129,7 +132,7 @@ class Declared:
         except (exceptions.RayError, ValueError) as error:
             self.failures[name] = str(error)
         else:
-            self._keep(PREFIX + name, (config, True))
+            await self._keep(PREFIX + name, (config, True))
 
 
 def plain_config(config: DeploymentConfig) -> dict[str, Any]:

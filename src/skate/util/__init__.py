@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ __all__ = [
     "disable_log_once_globally",
     "enable_periodic_logging",
     "get_current_placement_group",
+    "get_node_instance_id",
     "get_node_ip_address",
     "get_placement_group",
     "inspect_serializability",
@@ -60,6 +62,7 @@ _MODULES = {
     **{
         name: f"skate.util.{name}"
         for name in (
+            "accelerators",
             "actor_group",
             "actor_pool",
             "collective",
@@ -99,6 +102,11 @@ def get_node_ip_address() -> str:
     rows = {} if context.driver else {row["NodeID"]: row["NodeManagerAddress"] for row in engine.state("nodes")}
     address: str = rows.get(context.node, "127.0.0.1")
     return address
+
+
+def get_node_instance_id() -> str:
+    """The id that a cloud's launcher has given this machine (RAY_CLOUD_INSTANCE_ID); empty: none."""
+    return os.environ.get("RAY_CLOUD_INSTANCE_ID", "")
 
 
 class _Rebuilt:

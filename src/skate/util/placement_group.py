@@ -160,6 +160,28 @@ def placement_group(
     return _named(engine.reserve(spec), known)
 
 
+def validate_placement_group(
+    bundles: list[dict[str, float]],
+    strategy: str | None = None,
+    lifetime: str | None = None,
+    _soft_target_node_id: str | None = None,
+    bundle_label_selector: list[dict[str, str]] | None = None,
+    topology_strategy: dict[str, str] | None = None,
+) -> None:
+    """ValueError for arguments that `placement_group` would refuse; makes nothing."""
+    groups.group_spec(
+        bundles, strategy, "", "", lifetime, _soft_target_node_id, bundle_label_selector, topology_strategy
+    )
+
+
+def check_placement_group_index(placement_group: PlacementGroup, bundle_index: int) -> None:
+    """ValueError unless a group has a bundle of this number; -1 is any, and all that the empty group has."""
+    if placement_group.is_empty and bundle_index != -1:
+        raise ValueError(f"No placement group is given, so the index of a bundle must be -1, not {bundle_index}.")
+    if not placement_group.is_empty:
+        groups.check_bundle(bundle_index, placement_group.bundle_count)
+
+
 def _named(key: int, bundles: list[dict[str, float]] | None = None) -> PlacementGroup:
     return PlacementGroup(PlacementGroupID(ids.group_binary(key)), bundles)
 

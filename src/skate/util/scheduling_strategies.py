@@ -28,7 +28,7 @@ class PlacementGroupSchedulingStrategy:
     """Run in what a placement group has reserved.
 
     Args:
-        placement_group: the group; None: in none.
+        placement_group: the group; None: in none; "default": in that of the caller, if it captures what it starts.
         placement_group_bundle_index: in that bundle of it; -1: in any that has room.
         placement_group_capture_child_tasks: whether what is started inside goes into the group too; None: as the
             caller's own surroundings have it.
@@ -46,7 +46,7 @@ class PlacementGroupSchedulingStrategy:
 
     def where(self) -> Where:
         """The wish as engines know it."""
-        if self.placement_group is None:
+        if self.placement_group in (None, "default"):
             return Where()
         where: Where = self.placement_group.where(
             self.placement_group_bundle_index, self.placement_group_capture_child_tasks

@@ -81,6 +81,7 @@ def skate(*words: str, code: int = 0, **variables: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_is_run_listed_and_called(tmp_path: Path) -> None:
     (tmp_path / "calculator.py").write_text(SERVER)
     with started(tmp_path, "run", "calculator:make", "--port", "0", "--token-env", "T", T=SECRET) as url:
@@ -100,12 +101,14 @@ def test_a_server_is_run_listed_and_called(tmp_path: Path) -> None:
         assert "key=value" in skate("call", url, "add", "1", "2", "--token-env", "T", code=2, **token)
 
 
+@pytest.mark.slow
 def test_a_command_is_bridged(tmp_path: Path) -> None:
     with started(tmp_path, "bridge", "--port", "0", "--call-timeout", "0.3", "--", *program(tmp_path)) as url:
         assert skate("call", url, "pid").strip().isdigit()
         assert "no answer to tools/call in 0.3 s" in skate("call", url, "hang", code=1)
 
 
+@pytest.mark.slow
 def test_a_gateway_is_served_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "calculator.py").write_text(SERVER)
     command = json.dumps(program(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from mcp.shared.exceptions import MCPError
 from mcp_peers import BOTH, HEADERS, Client, calculator, on_loop, program, words
 
 import skate
@@ -39,6 +41,10 @@ def build() -> Any:
     def pid() -> int:
         return os.getpid()
 
+    @server.tool()
+    def die() -> None:
+        os._exit(5)
+
     return server
 
 
@@ -59,6 +65,7 @@ def base() -> Iterator[str]:
         skate.shutdown()
 
 
+@pytest.mark.slow
 def test_sessions_find_their_replica(base: str) -> None:
     serve.run(mcp.deployment(build, num_replicas=2), name="calc", route_prefix="/calc")
     url = f"{base}/calc"
@@ -80,6 +87,7 @@ def test_sessions_find_their_replica(base: str) -> None:
         assert httpx2.post(url, json=CALL, headers=wrong).status_code == 404
 
 
+@pytest.mark.slow
 def test_a_gateway_reaches_deployments_bridges_and_addresses(base: str, tmp_path: Path) -> None:
     serve.run(mcp.deployment(mcp.app(build, stateless=True)), name="far", route_prefix="/far")
     servers = {
@@ -110,6 +118,31 @@ def test_a_gateway_reaches_deployments_bridges_and_addresses(base: str, tmp_path
                 assert words(await client.call_tool("rude__pid", {})).isdigit()
                 pids = {str((await client.call_tool("own__pid", {})).structured_content) for _ in range(5)}
                 assert len(pids) == 1 or mode == "auto"  # a session stays with its replica
+
+    use()
+
+
+@pytest.mark.slow
+def test_a_replica_that_dies_fails_its_calls_and_nothing_else(base: str) -> None:
+    gateway = mcp.gateway({"own": mcp.deployment(build), "other": mcp.deployment(build, name="Other")})
+    serve.run(mcp.deployment(gateway), name="gateway", route_prefix="/")
+
+    @on_loop
+    async def use() -> None:
+        for mode in BOTH:
+            async with Client(f"{base}/mcp", mode=mode) as client:
+                before = (await client.call_tool("own__pid", {})).structured_content
+                with pytest.raises(MCPError, match="own"):
+                    await client.call_tool("own__die", {})
+                added = await client.call_tool("other__add", {"a": 1, "b": 2})
+                assert added.structured_content == {"result": 3}
+                async with asyncio.timeout(15):
+                    while True:
+                        try:
+                            assert (await client.call_tool("own__pid", {})).structured_content != before
+                            break
+                        except MCPError:
+                            await asyncio.sleep(0.05)
 
     use()
 
@@ -151,6 +184,7 @@ print("answered in this process")
 """
 
 
+@pytest.mark.slow
 def test_in_one_process_a_test_client_needs_no_socket() -> None:
     environment = {**os.environ, "SKATE_ENGINE": "inline", "PYTHONPATH": os.pathsep.join([HERE, *sys.path])}
     done = subprocess.run([sys.executable, "-c", INLINE], env=environment, capture_output=True, text=True, timeout=40)

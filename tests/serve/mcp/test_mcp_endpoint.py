@@ -187,12 +187,11 @@ async def test_sessions_are_counted_and_unused_ones_end(kind: str, tmp_path: Pat
         await http.delete(url, headers={"mcp-session-id": first})
         second = (await http.post(url, json=INITIALIZE)).headers["mcp-session-id"]
         endpoint = app._endpoint
-        endpoint._session_idle = 0.0
         endpoint._reaper.cancel()
-        endpoint._session_idle = 0.08
-        endpoint._reaper = asyncio.create_task(endpoint._reap())
+        endpoint.table.idle = 0.08
+        endpoint._reaper = asyncio.create_task(endpoint.table.reap())
         async with asyncio.timeout(5):
-            while second in endpoint.sessions:
+            while second in endpoint.table.sessions:
                 await asyncio.sleep(0.02)
         assert (await http.post(url, json=PING, headers={"mcp-session-id": second})).status_code == 404
 

@@ -134,6 +134,7 @@ async def test_a_cancelled_call_is_cancelled_at_its_server(mode: str) -> None:
         assert (await client.call_tool("far__add", {"a": 1, "b": 1})).structured_content == {"result": 2}
 
 
+@pytest.mark.slow
 @on_loop
 async def test_a_server_that_fails_does_not_hide_the_others(tmp_path: Path) -> None:
     servers = {

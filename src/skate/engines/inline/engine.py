@@ -14,9 +14,10 @@ from skate.core import engine as engines
 from skate.core import ids
 from skate.core.calls import PackedCall, pack_call
 from skate.core.engine import Context, Ready
-from skate.core.environment import merge_environments
+from skate.core.environment import merge_environments, shown_environment
 from skate.core.generator import ObjectRefGenerator, asyncio_ready
 from skate.core.groups import GroupUnschedulable, actor_group_removed, no_such_name
+from skate.core.locations import of_rows
 from skate.core.nodes import NodeSpec
 from skate.core.options import STREAMING
 from skate.core.placement import Where, captured, inherits
@@ -67,6 +68,7 @@ class InlineEngine:
     def __init__(self, settings: Settings) -> None:
         for spec in settings.nodes:
             self.add_node(spec)
+        settings = msgspec.structs.replace(settings, environment=shown_environment(settings.environment))
         self.session = Session(settings)
         self.folder = settings.folder
         self.session.remember = self._remember
@@ -305,7 +307,7 @@ class InlineEngine:
         return [read(row.data) for row in rows]
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Which are ready, and which are not."""
         session = self.session
@@ -490,6 +492,12 @@ class InlineEngine:
         self.session.enter()
         with self.session.lock:
             return rows_of(self.session, kind)
+
+    def locations(
+        self, refs: Sequence[ObjectRef[Any]], timeout: float | None, ask: bool
+    ) -> list[dict[str, Any] | None]:
+        """All objects are in this process."""
+        return of_rows(self.state("objects"), refs)
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """``(total, free)``."""

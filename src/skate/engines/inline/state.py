@@ -205,6 +205,7 @@ def _object(key: int, row: Row, taken: set[int], contained: set[int]) -> dict[st
         "references": row.count,
         "shared": False,
         "spilled": False,
+        "nodes": [],
     }
 
 

@@ -16,10 +16,10 @@ from skate.exceptions import ActorAlreadyExistsError
 
 if TYPE_CHECKING:
     from skate.engines.local.arena import Arena
+    from skate.engines.local.dispatch import Ports
     from skate.engines.local.history import History
     from skate.engines.local.messages import Done, DoneMany
     from skate.engines.local.scheduler import Scheduler
-    from skate.engines.local.tasks import Ports
 
 USUAL = CallOptions()
 

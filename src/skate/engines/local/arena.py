@@ -12,56 +12,29 @@ import bisect
 import ctypes
 import mmap
 import os
-import weakref
-from collections.abc import Callable
-from typing import Any
 
+from skate.core.views import Views
 from skate.engines.local.boot import PAGE
 
 GROWTH = 16 << 20
 """The file grows by doubling, by this much at most at a time."""
 _MAP_FIXED = 0x10
-_types: dict[int, Any] = {}
 
 
-def _exporter_type(size: int) -> Any:
-    """A ctypes array type, kept because making one costs more than a small copy."""
-    kind = _types.get(size)
-    if kind is None:
-        if len(_types) > 256:
-            _types.clear()
-        kind = _types[size] = ctypes.c_char * size
-    return kind
-
-
-class Mapping:
+class Mapping(Views):
     """A process's view of the arena."""
 
     def __init__(self, fd: int, capacity: int) -> None:
-        self.map = mmap.mmap(fd, capacity)
+        super().__init__(mmap.mmap(fd, capacity))
         self.view = memoryview(self.map)
-        self._watched: dict[int, weakref.ref[Any]] = {}
 
     def slice(self, offset: int, size: int) -> memoryview:
         """A writable view of a block, for the one who fills it."""
         return self.view[offset : offset + size]
 
-    def read(self, offset: int, size: int, gone: Callable[[], None]) -> memoryview:
-        """A read-only view; `gone` is called when it and everything that shares its memory has died."""
-        rounded = -(-size // PAGE) * PAGE
-        exporter = _exporter_type(rounded).from_buffer(self.map, offset)
-        number = id(exporter)
-
-        def died(_: weakref.ref[Any]) -> None:
-            self._watched.pop(number, None)
-            gone()
-
-        self._watched[number] = weakref.ref(exporter, died)
-        return memoryview(exporter).cast("B")[:size].toreadonly()
-
     def keep(self) -> None:
         """Give every view that is left memory of its own: what it shows stays when others use the blocks again."""
-        kept = [exporter for watched in list(self._watched.values()) if (exporter := watched()) is not None]
+        kept = self.alive()
         if not kept:
             return
         libc = ctypes.CDLL(None, use_errno=True)

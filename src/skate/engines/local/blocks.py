@@ -56,6 +56,8 @@ class Blocks(Mailbox):
                 self.grants.remove(grant)
                 self.taken[grant[0]] = grant[1]
                 return grant[0]
+        if refs.released:
+            self.settle()  # so that what was dropped before makes room for this
         offset: int = decode_any(self._ask("allocate", encode_any((key, size))))
         if offset >= 0:
             self.taken[offset] = size

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from skate.core.calls import pack_call
 from skate.core.generator import ObjectRefGenerator
 from skate.core.ids import IdSource
+from skate.core.locations import of_rows
 from skate.core.refs import ObjectRef, make_ref
 from skate.core.serialization import LARGE, Packed, dump_definition, pack
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
@@ -32,6 +34,12 @@ class Client:
         """Nothing is carried here."""
         raise TypeError(f"{carried!r} stands for no actor of this session.")
 
+    def locations(
+        self, refs: Sequence[ObjectRef[Any]], timeout: float | None, ask: bool
+    ) -> list[dict[str, Any] | None]:
+        """Where objects lie; the hub knows it at once."""
+        return of_rows(self.state("objects"), refs)
+
     # ------------------------------------------------ what subclasses do, `lock` held
 
     def _post_task(self, spec: TaskSpec, options: TaskOptions) -> None:
@@ -47,6 +55,10 @@ class Client:
         raise NotImplementedError
 
     # ------------------------------------------- what subclasses do, `lock` not held
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Rows of the session's state."""
+        raise NotImplementedError
 
     def _spawn(self, spec: TaskSpec, info: ActorInfo) -> ActorInfo:
         raise NotImplementedError

@@ -74,11 +74,15 @@ def _is_over(hub: Hub, maker: Worker) -> bool:
 def tidy(hub: Hub, jobs: Jobs) -> None:
     """Forget what the scheduler knows of drivers that have gone, but for those whose actors live on."""
     needed = {worker.job for worker in hub.workers.values()}
-    needed |= {jobs.of(actor.info.options.environment) for actor in hub.actors.values() if not actor.dead}
+    alive = {actor.info.options.environment for actor in hub.actors.values() if not actor.dead}
+    needed |= {jobs.of(environment) for environment in alive}
+    used = {worker.environment for worker in hub.workers.values()} | alive
 
     def over(environment: str) -> bool:
         job = jobs.of(environment)
-        return job is not None and job.peer is None and job not in needed
+        if job is None:  # the hub's own driver's; where there is none, a submitted job's
+            return jobs.alone and environment != "" and environment not in used
+        return job.peer is None and job not in needed
 
     scheduler = hub.scheduler
     for key, family in list(scheduler.families.items()):
@@ -105,6 +109,7 @@ def _forget_definitions(hub: Hub, over: set[Job], jobs: Jobs) -> None:
     gone.difference_update(recipe.spec.function for recipe in hub.recipes.values())
     for function in gone:
         hub.definitions.pop(function, None)
+        hub.scheduler.speed.pop(function, None)
     for job in over:
         job.exports -= gone
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle  # noqa: F401  the first call needs both: here they load beside the zygote, and no fork meets them halfway
 
 from skate import exceptions
-from skate.core import ids, refs
+from skate.core import ids, preloads, refs
 from skate.core.engine import Context, Ready
 from skate.core.generator import asyncio_ready
 from skate.core.nodes import NodeSpec
@@ -242,7 +242,7 @@ class LocalEngine(Client):
         self._hopeless([self._row(ref)], 1)
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """At most `count` ready ones, and the rest."""
         rows = [self._row(ref) for ref in refs]
@@ -474,5 +474,6 @@ class LocalEngine(Client):
         self.closed = True
         self.pump.leave_loops()
         self.host.close()
+        preloads.modules.clear()
         if self.recorder is not None:
             self.recorder.close()

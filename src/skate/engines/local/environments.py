@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from skate.core.environment import JOB, merge_environments, unpack_environment, without_job
+from skate.core.environment import JOB, LOGS, merge_environments, shown_environment, unpack_environment
+from skate.engines import setup
 from skate.engines.local import boot
 from skate.engines.local.pool import Pipes, Pool, pipes
 
@@ -126,7 +127,7 @@ class Environments:
 
     def rows(self) -> list[dict[str, Any]]:
         """The table ``runtime_envs``: those that are ready, with how many workers each has."""
-        asked = [without_job(worker.environment) for worker in self.host.hub.workers.values()]
+        asked = [shown_environment(worker.environment) for worker in self.host.hub.workers.values()]
         return [
             {
                 "runtime_env": unpack_environment(text),
@@ -187,10 +188,10 @@ class Environments:
 
     def _make(self, ground: Ground) -> None:
         job = self.host.jobs.of(ground.text)
-        fields = unpack_environment(merge_environments(self.host.job_environment(job), without_job(ground.text)))
+        fields = unpack_environment(merge_environments(self.host.job_environment(job), shown_environment(ground.text)))
         ground.path = self.host.search_path(job)
-        if fields.keys() <= {"env_vars", "config"}:
-            ground.setup = json.dumps({"env_vars": fields.get("env_vars", {}), "path": [], "folder": "", "hook": ""})
+        if fields.keys() <= {"env_vars", "config", LOGS}:
+            ground.setup = json.dumps(setup.plan(fields, str))
             return
         from skate.engines.local import recipes
 
@@ -408,10 +409,22 @@ class Environments:
                         ground.nursery = None
 
         used = {worker.environment for worker in self.host.hub.workers.values()}
+        jobs = self.host.jobs
         for text, ground in list(self.grounds.items()):
-            job = self.host.jobs.of(text)
-            if JOB in text and (job is None or job.peer is None) and text not in used and not ground.missing:
+            job = jobs.of(text)
+            over = job is None or job.peer is None if JOB in text else jobs.alone and text != ""  # a submitted job's
+            if over and text not in used and not ground.missing:
                 del self.grounds[text]
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Give up the locks of what no environment needs any more: others may clear the cache of it."""
+        recipes = [ground.recipe for ground in self.grounds.values() if ground.recipe is not None]
+        recipes += [nursery.recipe for nursery in self.nurseries.values()]
+        needed = {need.key for recipe in recipes for need in recipe.needs}
+        for key in [key for key in self.locks if key not in needed]:
+            self.locks.pop(key).close()
+            del self.made[key]
 
     def close(self) -> None:
         """End every process, and give back what was held."""

@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from skate.core import groups
 from skate.core.groups import CREATED, PENDING, REMOVED, RESCHEDULING
 from skate.core.placement import Where, matches
@@ -23,6 +25,8 @@ REMEMBERED = 10_000
 """Removed groups that the table still shows."""
 
 Tiers = tuple[tuple[Place, ...], ...]
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.Decoder(GroupSpec).decode
 
 
 class Bundle(Place):
@@ -84,19 +88,46 @@ class Group:
         self.made = 0.0
         self.tries = 0
 
+    def took(self) -> float:
+        """Seconds until it was placed; 0 when it was not."""
+        return self.made - self.asked if self.made else 0.0
+
+    def nodes(self) -> list[str]:
+        """The ids of its bundles' nodes, in hex; empty for one that has none."""
+        return [bundle.node.hex if bundle is not None else "" for bundle in self.bundles]
+
     def row(self) -> dict[str, Any]:
         """As the table shows it."""
-        doing = {CREATED: "FINISHED", REMOVED: "REMOVED"}.get(self.state, "NO_RESOURCES")
-        took = (self.made - self.asked) * 1000 if self.made else 0.0
-        stats = {
-            "end_to_end_creation_latency_ms": took,
-            "scheduling_latency_ms": took,
-            "scheduling_attempt": self.tries,
-            "highest_retry_delay_ms": 0.0,
-            "scheduling_state": "INFEASIBLE" if self.hopeless and doing == "NO_RESOURCES" else doing,
-        }
-        nodes = [bundle.node.hex if bundle is not None else "" for bundle in self.bundles]
-        return groups.row(self.key, self.spec, self.state, nodes, stats)
+        doing = "FINISHED" if self.state == CREATED else "INFEASIBLE" if self.hopeless else "NO_RESOURCES"
+        return _row(self.key, self.spec, self.state, self.nodes(), self.took(), self.tries, doing)
+
+
+class Gone(msgspec.Struct, gc=False):
+    """What remains of a group that was removed: little, for there are many."""
+
+    key: int
+    spec: bytes
+    nodes: tuple[str, ...]
+    took: float
+    tries: int
+
+    def row(self) -> dict[str, Any]:
+        """As the table shows it."""
+        spec = _decode(self.spec)
+        return _row(self.key, spec, REMOVED, list(self.nodes), self.took, self.tries, "REMOVED")
+
+
+def _row(
+    key: int, spec: GroupSpec, state: str, nodes: list[str], took: float, tries: int, doing: str
+) -> dict[str, Any]:
+    stats = {
+        "end_to_end_creation_latency_ms": took * 1000,
+        "scheduling_latency_ms": took * 1000,
+        "scheduling_attempt": tries,
+        "highest_retry_delay_ms": 0.0,
+        "scheduling_state": doing,
+    }
+    return groups.row(key, spec, state, nodes, stats)
 
 
 class Groups:
@@ -105,7 +136,7 @@ class Groups:
     def __init__(self) -> None:
         self.live: dict[int, Group] = {}
         self.names: dict[tuple[str, str], Group] = {}
-        self.gone: dict[int, Group] = {}
+        self.gone: dict[int, Gone] = {}
         """Removed ones, the oldest first."""
         self.pending: dict[Any, dict[Group, None]] = {}
         """Those that have not all their bundles, by shape, the oldest first."""
@@ -140,7 +171,7 @@ class Groups:
         group.owner = None
         group.families, group.promises = [], []
         self.due = bool(self.pending)
-        self.gone[group.key] = group
+        self.gone[group.key] = Gone(group.key, _encode(group.spec), tuple(group.nodes()), group.took(), group.tries)
         if len(self.gone) > REMEMBERED:
             del self.gone[next(iter(self.gone))]
 

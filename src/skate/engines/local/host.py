@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from skate.core import ids, preloads, refs
-from skate.core.environment import without_job
+from skate.core.environment import logs_of, shown_environment
 from skate.core.nodes import NodeSpec, address
 from skate.core.resources import UNIT, to_units
 from skate.core.settings import Settings
@@ -93,7 +93,7 @@ class Host:
             self._import()
         client = self.new_client()
         job = self.jobs.of(environment)
-        special = bool(self.job_environment(job) or without_job(environment))
+        special = bool(self.job_environment(job) or shown_environment(environment))
         pipes = self.environments.pipes(client) if special else self.pool.fork(client)
         if pipes is None:
             return None
@@ -105,6 +105,7 @@ class Host:
         worker.card.job = 1 if job is None else job.number
         out = LogPipe(pipes.stdout_fd, worker.tail, False, quiet, partial(self.logbook.keep, worker, "out"))
         err = LogPipe(pipes.stderr_fd, worker.tail, True, quiet, partial(self.logbook.keep, worker, "err"))
+        out.plain = err.plain = bool(logs_of(self.job_environment(job)))
         if job is not None:
             out.sink = err.sink = job.show
         self.logs[worker] = (out, err)

@@ -144,7 +144,7 @@ class Hub(Cluster):
                 self._call_ready(row)
                 continue
             self.scheduler.give_back(self._family(row.options), row)
-        self._refill(worker)
+        self.refill(worker)
         self.decide()
 
     def died(self, worker: Worker, how: str) -> None:

@@ -69,6 +69,10 @@ class Job:
             known = self._options[options] = options
         return known
 
+    def forget_options(self) -> None:
+        """It will make few calls from now on, if any."""
+        self._options.clear()
+
     def congested(self) -> bool:
         """Whether the driver is slow to take what it is sent."""
         return self.peer is not None and sum(map(len, self.peer.link.unsent)) > CONGESTED
@@ -106,6 +110,7 @@ class Jobs:
         job.peer = None
         job.ended = time.time()
         job.why = why
+        job.forget_options()
 
     def of(self, environment: str) -> Job | None:
         """Whose calls have this environment; None: the hub's own driver's."""
@@ -124,6 +129,8 @@ class Jobs:
     def forget_old(self, needed: set[int]) -> None:
         """Drop the oldest of those that have ended, but for those whose actors live on."""
         ended = [number for number, job in self.jobs.items() if job.peer is None and number not in needed]
+        if self.alone:  # else its functions are not forgotten either
+            ended = [number for number in ended if not self.jobs[number].exports]
         drivers = [number for number in ended if number < LOOKERS]
         for number in (*drivers[: max(0, len(drivers) - MOST_ENDED)], *(n for n in ended if n > LOOKERS)):
             del self.jobs[number]

@@ -16,7 +16,7 @@ LONGEST = 1 << 20
 class LogPipe:
     """One worker's stdout or stderr."""
 
-    __slots__ = ("_rest", "fd", "keep", "quiet", "sink", "tail", "to_stderr")
+    __slots__ = ("_rest", "fd", "keep", "plain", "quiet", "sink", "tail", "to_stderr")
 
     def __init__(
         self, fd: int, tail: deque[str], to_stderr: bool, quiet: bool, keep: Callable[[bytes], None] | None = None
@@ -27,6 +27,8 @@ class LogPipe:
         self.quiet = quiet
         self.keep = keep
         """Takes all of it as it comes, for a file."""
+        self.plain = False
+        """Whether lines are shown without their origin: they tell it themselves."""
         self._rest = b""
         self.sink: Callable[[str, bool], bool] | None = None
         """Takes the lines, if it is not this process that shows them; False when it cannot any more."""
@@ -66,7 +68,8 @@ class LogPipe:
         self.tail.extend(texts)
         if self.quiet:
             return
-        shown = "".join(f"({origin}) {text}\n" for text in texts)
+        before = "" if self.plain else f"({origin}) "
+        shown = "".join(f"{before}{text}\n" for text in texts)
         if self.sink is not None and self.sink(shown, self.to_stderr):
             return
         stream: TextIO | None = sys.stderr if self.to_stderr else sys.stdout

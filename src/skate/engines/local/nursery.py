@@ -29,6 +29,7 @@ class Nursery:
 
     def __init__(self, recipe: Recipe, said: Mapping[str, Any], arena: Arena, mounts: Sequence[str]) -> None:
         assert recipe.interpreter is not None
+        self.recipe = recipe
         self.members: set[int] = set()
         """Clients that it was asked for, and that have not ended."""
         self.born = False

@@ -97,7 +97,8 @@ def resolve(fields: Fields, folder: str, path: list[str]) -> Recipe:
 
 def _file_need(source: str, fields: Fields, folder: str, modules: bool) -> Need:
     excludes = fields.get("excludes") or []
-    key = _key("files", [source, excludes, modules])
+    path = local_path(source)
+    key = _key("files", [source, excludes, modules, _contents(path) if os.path.exists(path) else ""])
     target = os.path.join(folder, key)
     request = {"kind": "files", "source": source, "excludes": excludes, "modules": modules, "target": target}
     return Need(key, request)

@@ -15,7 +15,7 @@ from skate.core.groups import CREATED
 from skate.core.resources import as_floats
 from skate.core.spec import GroupSpec
 from skate.engines.local import errors
-from skate.engines.local.groups import Group
+from skate.engines.local.groups import Gone, Group
 from skate.engines.local.rows import FAILED, GROUP, PENDING, READY, Family, Row, Worker
 from skate.engines.local.shortage import Shortages
 
@@ -85,7 +85,7 @@ class Reservations(Shortages):
     def group_row(self, key: int) -> dict[str, Any] | None:
         """A group as the table shows it; None when it is not known."""
         groups = self.scheduler.groups
-        group = groups.live.get(key) or groups.gone.get(key)
+        group: Group | Gone | None = groups.live.get(key) or groups.gone.get(key)
         return group.row() if group is not None else None
 
     # ------------------------------------------------------------------- placing

@@ -226,6 +226,7 @@ class Family:
         "infeasible",
         "least",
         "need",
+        "only",
         "picky",
         "places",
         "priority",
@@ -254,6 +255,8 @@ class Family:
         """Those that could run it if they were empty, the preferred ones first."""
         self.tiers: tuple[tuple[Place, ...], ...] = ((),)
         """The same; those of one tier are equally good."""
+        self.only: Place | None = None
+        """The one place of calls that leave nothing to choose."""
         self.infeasible = False
         self.picky = False
         """Its calls need a look before they wait: nothing can run them, or they must begin at once."""

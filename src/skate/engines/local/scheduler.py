@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from skate.core.placement import Where
-from skate.core.resources import UNIT, give, take
+from skate.core.resources import UNIT, fits, give, take
 from skate.core.spec import Resources
 from skate.engines.local.groups import Group, Groups
 from skate.engines.local.limit import Limit
@@ -130,6 +130,8 @@ class Scheduler:
         if where is not None and where.group:  # one that waits has no places yet
             family.infeasible = self.groups.refuses(family, where)
         family.picky = family.infeasible or (where is not None and where.now)
+        plain = not family.picky and len(family.places) == 1 and all(name != "GPU" for name, _ in family.need)
+        family.only = family.places[0] if plain else None
         family.promised = {place: count for place, count in family.promised.items() if place in family.places}
 
     def add_node(self, node: Node) -> None:
@@ -188,6 +190,19 @@ class Scheduler:
             return
         family.queue.append(row)
         self.waiting[family] = None
+
+    def at_once(self, family: Family) -> Worker | None:
+        """An idle worker, leased, for a call that leaves nothing to decide; None: it is queued like others."""
+        place = family.only
+        if place is None or self.waiting or self.limit is not None or self.groups.due:
+            return None
+        idle = place.node.idle.get(family.environment)
+        if not idle or not fits(family.need, place.free):
+            return None
+        worker = idle.pop()
+        self.resting[family.environment] -= 1
+        self.lease(worker, family, place)
+        return worker
 
     def give_back(self, family: Family, row: Row) -> None:
         """Queue a call again that a worker has not begun: first in line, but for those that a caller may wait for."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from skate.core import ids, nodes
-from skate.core.environment import job_of, without_job
+from skate.core.environment import job_of, shown_environment
 from skate.core.resources import as_floats
 from skate.core.spec import ActorOptions
 from skate.engines.local.history import Card, Grave
@@ -66,7 +66,7 @@ def _actor_row(key: int, options: ActorOptions, namespace: str, restarts: int) -
         "job_id": job_hex(job_of(options.environment) or 1),
         "name": options.name,
         "ray_namespace": namespace,
-        "serialized_runtime_env": without_job(options.environment) or "{}",
+        "serialized_runtime_env": shown_environment(options.environment) or "{}",
         "required_resources": as_floats(options.resources),
         "is_detached": options.detached,
         "num_restarts": restarts,
@@ -199,7 +199,7 @@ def _refusals(hub: Hub) -> list[dict[str, Any]]:
 
 def _placement_groups(hub: Hub) -> list[dict[str, Any]]:
     groups = hub.scheduler.groups
-    return [group.row() for group in (*groups.gone.values(), *groups.live.values())]
+    return [*(gone.row() for gone in groups.gone.values()), *(group.row() for group in groups.live.values())]
 
 
 _TABLES = {

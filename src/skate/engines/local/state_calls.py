@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from skate.core import ids
-from skate.core.environment import without_job
+from skate.core.environment import shown_environment
 from skate.core.resources import as_floats
 from skate.core.spec import ActorOptions, CallOptions, TaskOptions
 from skate.engines.local.history import Card, Record
@@ -157,7 +157,7 @@ class _Calls:
             "worker_id": ids.worker_hex(card.client) if card is not None else None,
             "worker_pid": card.pid if card is not None else None,
             "required_resources": self._needs(options),
-            "runtime_env": without_job(getattr(options, "environment", "")),
+            "runtime_env": shown_environment(getattr(options, "environment", "")),
             "creation_time_ms": (record.made + self.offset) * 1e3,
             "start_time_ms": None,
             "end_time_ms": None,

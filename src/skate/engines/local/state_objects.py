@@ -92,7 +92,16 @@ class _Objects:
             "references": row.count,
             "shared": type(value) is Stored,
             "spilled": type(value) is Stored and value.offset < 0,
+            "nodes": self._nodes(value) if type(value) is Stored else [],
         }
+
+    def _nodes(self, value: Stored) -> list[str]:
+        """Nodes with a copy of a stored value; where nobody keeps count, it is the driver's."""
+        scheduler = self.hub.scheduler
+        places = scheduler.copies.get(value.key)
+        if places is None:
+            return [scheduler.head.hex]
+        return [node.hex for key in sorted(places) if (node := scheduler.nodes.get(key)) is not None]
 
 
 def _size(value: Any) -> int:

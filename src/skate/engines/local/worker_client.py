@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from skate import exceptions
 from skate.core import refs
 from skate.core.engine import Context, Ready
-from skate.core.environment import merge_environments, without_job
+from skate.core.environment import merge_environments, shown_environment
 from skate.core.generator import asyncio_ready
 from skate.core.gpus import named, visible
 from skate.core.ids import FOREIGN, worker_hex
@@ -229,7 +229,7 @@ class WorkerClient(Blocks):
             values.append(self.load(outcome.value))
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """At most `count` ready ones, and the rest."""
         outcomes = self._outcomes([ref._key for ref in refs], count, timeout, False)
@@ -440,7 +440,7 @@ class WorkerClient(Blocks):
             reconstructed=self.reconstructed,
             resources=as_floats(holder.resources),
             gpus=named(here.gpus, self.visible_gpus),
-            environment=without_job(merge_environments(self.welcome.job_environment, holder.environment)),
+            environment=shown_environment(merge_environments(self.welcome.job_environment, holder.environment)),
             driver=False,
             job=self.welcome.job,
             group=holder.where.group if holder.where is not None else 0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from skate.core.ray_cluster import MISSING
 from skate.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def start(settings: Settings) -> RayEngine:
     try:
         import ray
     except ImportError as missing:
-        raise ImportError("The engine 'ray' needs Ray itself: pip install 'skate-ray[ray]'.") from missing
+        raise ImportError(MISSING) from missing
     if getattr(ray, "ANSWERED_BY_SKATE", False):
         raise RuntimeError(
             "The engine 'ray' needs Ray itself, but `import ray` is answered by Skate in this process. Choose the "

@@ -12,7 +12,6 @@ import ray
 
 from skate.core import ids, refs
 from skate.core.engine import Context, Ready
-from skate.core.environment import given_environment
 from skate.core.generator import DynamicObjectRefGenerator
 from skate.core.groups import name_taken
 from skate.core.nodes import NodeSpec
@@ -20,15 +19,21 @@ from skate.core.refs import ObjectRef
 from skate.core.settings import Settings
 from skate.core.signature import ANYTHING
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, GroupSpec, MethodInfo, TaskOptions
+from skate.engines import hosted
 from skate.engines.ray import groups, state
 from skate.engines.ray import options as as_ray
 from skate.engines.ray.errors import translated
+from skate.engines.ray.joining import connect
 from skate.engines.ray.refs import make_ray_ref, native_of, results
-from skate.engines.ray.shipping import knock, with_skate
-from skate.engines.ray.state import in_worker
+from skate.engines.ray.shipping import check_worker
 
 SWEEP_EVERY = 0.2
 """Seconds after which handles that were dropped are let go, if nothing is asked of the engine meanwhile."""
+
+
+PLAIN = CallOptions()
+"""Of methods that are called as they are. What Ray makes of options is more work, and Ray 2.53 keeps it, and the actor
+with it, until the garbage collector finds it."""
 
 
 class Known:
@@ -52,38 +57,19 @@ class RayEngine:
     name = "ray"
 
     def __init__(self, settings: Settings) -> None:
-        self.driver = not in_worker()
+        self.driver = not hosted()
         self.closed = threading.Event()
         self.lock = threading.RLock()
         self.actors: dict[int, Known] = {}
         self.functions: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
         """What Ray made of a function with options; with both, so that their ids stay theirs."""
-        self.address_info: dict[str, Any] = self._connect(settings) if self.driver else {}
+        if not self.driver:
+            check_worker()
+        self.address_info: dict[str, Any] = connect(settings) if self.driver else {}
         """What Ray's own `init` told."""
         self.address = self.address_info.get("address") or ray.get_runtime_context().gcs_address
         self.folder = self.address_info.get("session_dir") or ""
         threading.Thread(target=self._sweep, name="skate-handles", daemon=True).start()
-
-    def _connect(self, settings: Settings) -> dict[str, Any]:
-        environment = given_environment(settings.environment)
-        if settings.address not in ("", "local"):
-            knock(settings.address)
-            environment = with_skate(environment)
-        given = {
-            "address": settings.address or "local",
-            "num_cpus": settings.num_cpus,
-            "num_gpus": settings.num_gpus,
-            "resources": settings.resources or None,
-            "labels": settings.labels or None,
-            "object_store_memory": settings.object_store_memory,
-            "namespace": settings.namespace,
-            "runtime_env": environment or None,
-            "log_to_driver": settings.log_to_driver,
-            **settings.others,
-        }
-        made = ray.init(**{name: value for name, value in given.items() if value is not None})
-        info: dict[str, Any] = made.address_info
-        return info
 
     # ------------------------------------------------------------------- calls
 
@@ -135,7 +121,9 @@ class RayEngine:
         known = self.actors[actor]
         ready = known.methods.get((method, id(options)))
         if ready is None:
-            bound = getattr(known.handle, method).options(**as_ray.call(options))
+            bound = getattr(known.handle, method)
+            if options != PLAIN or as_ray.of_method(known.handle, method) != PLAIN:
+                bound = bound.options(**as_ray.call(options))
             ready = known.methods[method, id(options)] = (bound.remote, options)
         if kwargs:
             kwargs = {name: _plain(value) for name, value in kwargs.items()}
@@ -228,11 +216,11 @@ class RayEngine:
         return [_value(value) for value in values]
 
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """At most `count` ready ones, and the rest."""
         ours = {native_of(ref): ref for ref in refs}
-        ready, rest = ray.wait(list(ours), num_returns=count, timeout=timeout)
+        ready, rest = ray.wait(list(ours), num_returns=count, timeout=timeout, fetch_local=fetch)
         return [ours[native] for native in ready], [ours[native] for native in rest]
 
     def on_ready(self, ref: ObjectRef[Any], callback: Ready) -> None:
@@ -305,7 +293,13 @@ class RayEngine:
 
     def state(self, kind: str) -> list[dict[str, Any]]:
         """Rows of the cluster's state."""
-        return state.rows(kind)
+        return state.rows(kind, self.address)
+
+    def locations(
+        self, refs: Sequence[ObjectRef[Any]], timeout: float | None, ask: bool
+    ) -> list[dict[str, Any] | None]:
+        """Where objects lie."""
+        return state.locations([native_of(ref) for ref in refs], timeout, ask)
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
         """``(total, free)`` of the cluster."""

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from skate import exceptions
+from skate.engines.ray.advice import with_advice
 
 _COLOURS = re.compile(r"\x1b\[\d+m")
 _HEAD = re.compile(r"(\S+)\(\) \(pid=(\d+), ip=([^,)]+)(?:, actor_id=(\w+), repr=(.*))?\)\n")
@@ -32,7 +33,7 @@ def _task_error(error: Any) -> BaseException:
     cause = error.cause
     if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
         cause = translated(cause)
-    text = _COLOURS.sub("", str(error))
+    text = with_advice(_COLOURS.sub("", str(error)))
     head = _HEAD.search(text)
     if head is None:
         return exceptions.RayTaskError("a task", text, cause).as_instanceof_cause()
@@ -46,7 +47,7 @@ def _task_error(error: Any) -> BaseException:
 def _copy(error: BaseException, kind: type[exceptions.RayError]) -> BaseException:
     """The same attributes and the same text, in a class of ours."""
     made = kind.__new__(kind)
-    text = str(error)
+    text = with_advice(str(error))
     made.args = (text,)
     known = dict(vars(error))
     vars(made).update({name: value for name, value in known.items() if not name.startswith("__")})

@@ -59,7 +59,13 @@ def unreserve(group: int) -> None:
 
 def ready(group: int, value: Any) -> Any:
     """Ray's reference to `value` once the group is ready."""
+    if ray.util.client.ray.is_connected():  # Ray's own way takes a group as it is, which a carrier is not when sent
+        return ray.remote(num_cpus=0)(_wait_there).remote(group, value)
     return _Carrier(group, value).ready()
+
+
+def _wait_there(group: int, value: Any) -> Any:
+    return ray.get(_Carrier(group, value).ready())
 
 
 def find(name: str) -> int:

@@ -58,6 +58,8 @@ def task(options: TaskOptions, group: Group) -> dict[str, Any]:
         found["name"] = options.name
     if options.backpressure:
         found["_generator_backpressure_num_objects"] = options.backpressure
+    if not options.events:
+        found["enable_task_events"] = False
     return found
 
 
@@ -85,6 +87,8 @@ def actor(options: ActorOptions, group: Group) -> dict[str, Any]:
         found["max_concurrency"] = options.max_concurrency
     if options.out_of_order:
         found["allow_out_of_order_execution"] = True
+    if not options.events:
+        found["enable_task_events"] = False
     return found
 
 
@@ -101,6 +105,8 @@ def call(options: CallOptions) -> dict[str, Any]:
         found["name"] = options.name
     if options.backpressure:
         found["_generator_backpressure_num_objects"] = options.backpressure
+    if options.events is not None:
+        found["enable_task_events"] = options.events
     return found
 
 
@@ -113,7 +119,8 @@ def mark_methods(target: Any, methods: tuple[MethodInfo, ...]) -> None:
 
 def of_method(handle: Any, name: str) -> CallOptions:
     """The options of a method of an actor that was made elsewhere."""
-    number = getattr(handle, "_ray_method_num_returns", {}).get(name)
+    known = getattr(handle, "_ray_method_num_returns", None) or getattr(handle, "_method_num_returns", None) or {}
+    number = known.get(name)
     if number in ("streaming", "dynamic"):
         return CallOptions(returns=STREAMING if number == "streaming" else DYNAMIC)
     if number is None and getattr(handle, "_ray_method_is_generator", {}).get(name):
@@ -133,7 +140,9 @@ def place(where: Where | None, group: Group) -> dict[str, Any]:
             group(where.group), where.bundle, where.capture
         )
     elif where.node:
-        found["scheduling_strategy"] = strategies.NodeAffinitySchedulingStrategy(where.node, where.soft, where.spill)
+        found["scheduling_strategy"] = strategies.NodeAffinitySchedulingStrategy(
+            where.node, where.soft, where.spill, where.now
+        )
     elif where.alone and not where.selectors and not where.liked:
         found["scheduling_strategy"] = "DEFAULT"  # not in the caller's placement group
     elif where.spread:
@@ -152,7 +161,7 @@ def place(where: Where | None, group: Group) -> dict[str, Any]:
 
 def as_text(test: LabelTest) -> str:
     """A test of a label as users write it."""
-    values = test.values[0] if len(test.values) == 1 else f"in({', '.join(test.values)})"
+    values = test.values[0] if len(test.values) == 1 else f"in({','.join(test.values)})"
     return f"{'!' if test.negated else ''}{values}"
 
 

@@ -17,27 +17,25 @@ if TYPE_CHECKING:
     from skate.engines.ray.engine import RayEngine
 
 
-def in_worker() -> bool:
-    """Whether this process is one of Ray's workers."""
-    return bool(ray._private.worker.global_worker.mode == ray.WORKER_MODE)
-
-
 def context(engine: RayEngine) -> Context:
     """Where the calling code runs."""
+    if not ray.is_initialized():  # the connection is gone: to ask for more would start another Ray
+        return Context(namespace="", node="", worker="", driver=engine.driver)
     here = ray.get_runtime_context()
-    task = None if engine.driver else here.get_task_id()
+    works = here.worker.mode == ray.WORKER_MODE
+    task = here.get_task_id() if works else None
     environment = dict(here.runtime_env)
-    group = here.get_placement_group_id()
+    group = here.get_placement_group_id() if works else None
     return Context(
         namespace=here.namespace,
         node=here.get_node_id(),
-        worker=here.get_worker_id(),
+        worker=here.get_worker_id() if hasattr(here.worker, "worker_id") else "",  # Ray Client 2.53 has none
         task=ids.foreign(bytes.fromhex(task)) if task else 0,
         task_name=(here.get_task_name() or "") if task else "",
         function_name=(here.get_task_function_name() or "") if task else "",
-        actor=None if engine.driver else _actor(engine, here),
-        reconstructed=_reconstructed(here),
-        resources={} if engine.driver else here.get_assigned_resources(),
+        actor=_actor(engine, here) if works else None,
+        reconstructed=works and _reconstructed(here),
+        resources=here.get_assigned_resources() if works else {},
         gpus=ray.get_gpu_ids(),
         environment=msgspec.json.encode(environment).decode() if environment else "",
         driver=engine.driver,
@@ -65,18 +63,44 @@ def _reconstructed(here: Any) -> bool:
         return bool(here.was_current_actor_reconstructed)
 
 
-def rows(kind: str) -> list[dict[str, Any]]:
-    """Rows of ``nodes``, ``names``, ``actors``, ``tasks``, ``workers``, ``objects``, ``placement_groups``, ``jobs``."""
+def session_folder() -> str:
+    """The folder of Ray's session."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        return str(node.get_session_dir_path())
+    return str(ray.get(ray.remote(num_cpus=0)(session_folder).remote()))  # through Ray Client: a worker knows
+
+
+def locations(natives: list[Any], timeout: float | None, ask: bool) -> list[dict[str, Any] | None]:
+    """Where objects lie, of Ray's references; NotImplementedError through Ray Client, which cannot tell."""
+    if ray.util.client.ray.is_connected():
+        raise NotImplementedError("Ray Client does not tell where objects lie: join the cluster as HOST:PORT for that.")
+    if ask:
+        found = ray.experimental.get_object_locations(natives, -1 if timeout is None else int(timeout * 1000))
+    else:
+        found = ray.experimental.get_local_object_locations(natives)
+    return [found.get(native) for native in natives]
+
+
+def rows(kind: str, address: str) -> list[dict[str, Any]]:
+    """Rows of ``nodes``, ``names``, ``actors``, ``tasks``, ``workers``, ``objects``, ``placement_groups``, ``jobs``,
+    ``session``.
+
+    Most come from the dashboard of the cluster at `address`; there may be other clusters on this machine.
+    """
     if kind == "nodes":
         return list(ray.nodes())
     if kind == "names":
         return list(ray.util.list_named_actors(all_namespaces=True))
     if kind == "placement_groups":
         return groups.rows()
+    if kind == "session":
+        return [{"folder": session_folder()}]
     from ray.util import state
 
     try:
         listing = getattr(state, f"list_{kind}")
     except AttributeError:
         raise ValueError(f"There is no table {kind!r}.") from None
-    return [msgspec.to_builtins(vars(row)) for row in listing(limit=10_000, detail=True)]
+    found = listing(address=address or None, limit=10_000, detail=True)
+    return [msgspec.to_builtins(vars(row), enc_hook=vars) for row in found]

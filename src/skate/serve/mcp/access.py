@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
-from skate.serve.mcp.asgi import Refusal
-from skate.serve.mcp.messages import INVALID_REQUEST, Failure, RpcError
+from skate.serve.mcp.asgi import refusal
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -102,10 +101,10 @@ class Access:
             Refusal: 421 for a foreign host, 403 for a foreign origin, 401 without a token that is known.
         """
         if "*" not in self.hosts and _without_port(headers.get(b"host", b"").decode("latin-1")) not in self.hosts:
-            raise _refusal(421, "this server does not answer to the name in the Host header")
+            raise refusal(421, "this server does not answer to the name in the Host header")
         origin = headers.get(b"origin")
         if origin is not None and not self.allows_origin(origin.decode("latin-1")):
-            raise _refusal(403, "pages of this origin may not ask")
+            raise refusal(403, "pages of this origin may not ask")
         return self._caller(headers.get(b"authorization", b"")) if self.tokens else ANYONE
 
     def allows_origin(self, origin: str) -> bool:
@@ -123,7 +122,7 @@ class Access:
             if hmac.compare_digest(digest, hashlib.sha256(token.secret.encode()).digest()):
                 found = token
         if found is None or scheme.lower() != b"bearer":
-            raise _refusal(401, "a bearer token is needed", ((b"www-authenticate", b"Bearer"),))
+            raise refusal(401, "a bearer token is needed", ((b"www-authenticate", b"Bearer"),))
         return Caller(found.name, found)
 
 
@@ -131,10 +130,6 @@ def _without_port(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0].lower()
-
-
-def _refusal(status: int, reason: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Refusal:
-    return Refusal(status, Failure(None, RpcError(INVALID_REQUEST, reason).packed()).pack(), headers)
 
 
 def cors(origin: bytes) -> tuple[tuple[bytes, bytes], ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from skate.serve.mcp.messages import INVALID_REQUEST, Failure, RpcError
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -29,6 +31,11 @@ class Refusal(Exception):
         self.status = status
         self.body = body
         self.headers = headers
+
+
+def refusal(status: int, reason: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Refusal:
+    """A refusal with the reason as a JSON-RPC error."""
+    return Refusal(status, Failure(None, RpcError(INVALID_REQUEST, reason).packed()).pack(), headers)
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -9,10 +11,10 @@ from skate import serve
 from skate.serve.mcp.asgi import App
 from skate.serve.mcp.connectors import LinkConnector
 from skate.serve.mcp.forwarding import Bridge, Forwarding, Gateway, Server
-from skate.serve.mcp.links import AppLink, Headers, LinkError, Response
+from skate.serve.mcp.links import AppLink, Headers, LinkError, Response, UnreachableError
 from skate.serve.mcp.sdk import McpApp
 from skate.serve.mcp.sdk import app as make_app
-from skate.serve.mcp.sticky import Sticky
+from skate.serve.mcp.sticky import HEADER, Doors, Sticky
 from skate.serve.mcp.upstream import Connector
 
 
@@ -67,8 +69,13 @@ class McpReplica:
     def __serve_build_asgi_app__(self) -> App:
         return self._app
 
-    async def mcp(self, method: str, headers: Headers, body: bytes) -> AsyncIterator[Any]:
-        """A request by a handle: status and headers first, then the body as it comes."""
+    async def mcp(self, pid: int, method: str, headers: Headers, body: bytes) -> AsyncIterator[Any]:
+        """A request by a handle: status and headers first, then the body as it comes.
+
+        Where it came from another process, that one finds a shorter way for the next requests of a session.
+        """
+        if isinstance(self._app, Sticky) and pid != os.getpid():
+            await self._app.open()
         response = await self._link.open(method, headers, body)
         complete = False
         try:
@@ -116,19 +123,27 @@ class _Handled(Server):
 
 
 class HandleLink:
-    """Requests to a deployment by its handle."""
+    """Requests to a deployment by its handle; those of a session straight to the replica that holds it."""
 
     def __init__(self, handle: Any) -> None:
         self._call = handle.options(method_name="mcp", stream=True)
+        self._doors = Doors(trusted=True)
 
     async def open(self, method: str, headers: Headers, body: bytes = b"") -> Response:
-        parts = self._call.remote(method, list(headers), body)
+        session = next((value for name, value in headers if name == HEADER), b"")
+        if session and (door := self._doors.find(session.partition(b".")[0])) is not None:
+            with contextlib.suppress(UnreachableError):  # the replica has gone: another one will say so
+                return await door.open(method, (_HOST, *headers), body)
+        parts = self._call.remote(os.getpid(), method, list(headers), body)
         response = _HandleResponse(parts)
         await response.head()
         return response
 
     async def close(self) -> None:
-        """Handles need no closing."""
+        await self._doors.close()
+
+
+_HOST = (b"host", b"localhost")
 
 
 class _HandleResponse:

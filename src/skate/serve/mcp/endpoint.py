@@ -6,17 +6,15 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from skate.serve.mcp import messages, modern
 from skate.serve.mcp.access import ANYONE, PREFLIGHT, Access, Caller, cors
-from skate.serve.mcp.asgi import TRUSTED, Receive, Refusal, Scope, Send, headers_of, read_body, respond
+from skate.serve.mcp.asgi import TRUSTED, Receive, Refusal, Scope, Send, headers_of, read_body, refusal, respond
 from skate.serve.mcp.messages import (
     HANDSHAKE_VERSIONS,
     INTERNAL_ERROR,
-    INVALID_PARAMS,
     INVALID_REQUEST,
     MODERN_VERSIONS,
     Failure,
@@ -29,6 +27,7 @@ from skate.serve.mcp.messages import (
 )
 from skate.serve.mcp.peers import Client
 from skate.serve.mcp.sessions import Exchange, Session, Stream, cancelled
+from skate.serve.mcp.table import Table
 
 logger = logging.getLogger("skate.serve.mcp")
 
@@ -108,10 +107,8 @@ class Endpoint:
         self._access = access
         self._paths = {"", "/", path, path.rstrip("/") + "/"}
         self._stateless = stateless
-        self._max_sessions = max_sessions
-        self._session_idle = session_idle
         self._max_body = max_body
-        self.sessions: dict[str, Session] = {}
+        self.table = Table(backend.ended, most=max_sessions, idle=session_idle)
         self._starting: asyncio.Future[None] | None = None
         self._reaper: asyncio.Task[None] | None = None
 
@@ -168,7 +165,7 @@ class Endpoint:
         elif method == "GET" and not self._stateless and not is_modern:
             await self._listen(self._session(headers, caller), headers, receive, send, extra)
         elif method == "DELETE" and not self._stateless and not is_modern:
-            await self._end(self._session(headers, caller))
+            await self.table.end(self._session(headers, caller))
             await respond(send, 200, headers=extra)
         else:
             raise Refusal(405, headers=((b"allow", b"POST" if self._stateless else b"GET, POST, DELETE"),))
@@ -197,77 +194,36 @@ class Endpoint:
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
-        await self._backend.start(self.sessions)
-        self._reaper = asyncio.get_running_loop().create_task(self._reap())
+        await self._backend.start(self.table.sessions)
+        self._reaper = asyncio.get_running_loop().create_task(self.table.reap())
 
     async def stop(self) -> None:
         """End all sessions, and the backend."""
         if self._reaper is not None:
             self._reaper.cancel()
             self._reaper = None
-        for session in list(self.sessions.values()):
-            await self._end(session)
+        await self.table.end_all()
         if self._starting is not None:
             self._starting = None
             await self._backend.stop()
 
-    async def _reap(self) -> None:
-        while True:
-            await asyncio.sleep(min(self._session_idle / 4, 60.0))
-            oldest = time.monotonic() - self._session_idle
-            for session in list(self.sessions.values()):
-                if not session.busy and session.used < oldest:
-                    await self._end(session)
-
-    # sessions
+    # requests
 
     def _session(self, headers: dict[bytes, bytes], caller: Caller) -> Session:
-        number = headers.get(b"mcp-session-id", b"").decode("latin-1")
-        if not number:
-            raise _refusal(400, "the header Mcp-Session-Id is missing")
-        session = self.sessions.get(number)
-        if session is None or session.caller != caller:  # another's session looks like none
-            raise _refusal(404, "there is no such session; begin a new one")
-        session.used = time.monotonic()
-        return session
-
-    def _open(self, request: Request, caller: Caller) -> Session:
-        params = messages.fields(request.params)
-        wanted = messages.text(params, "protocolVersion")
-        capabilities = params.get("capabilities", messages.EMPTY)
-        info = params.get("clientInfo", messages.EMPTY)
-        if capabilities[:1] != b"{" or info[:1] != b"{":
-            raise RpcError(INVALID_PARAMS, "capabilities and clientInfo must be objects")
-        version = wanted if wanted in HANDSHAKE_VERSIONS else HANDSHAKE_VERSIONS[-1]
-        number = None
-        if not self._stateless:
-            if len(self.sessions) >= self._max_sessions:
-                raise _refusal(503, "too many sessions")
-            number = secrets.token_hex(16)
-        session = Session(number, caller, Client(capabilities, info), version)
-        if number is not None:
-            self.sessions[number] = session
-        return session
-
-    async def _end(self, session: Session) -> None:
-        if session.id is not None and self.sessions.pop(session.id, None) is not None:
-            session.end()
-            await self._backend.ended(session)
-
-    # requests
+        return self.table.find(headers.get(b"mcp-session-id", b"").decode("latin-1"), caller)
 
     async def _read(self, receive: Receive, headers: dict[bytes, bytes]) -> Message:
         if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
-            raise _refusal(415, "the content type must be application/json")
+            raise refusal(415, "the content type must be application/json")
         accept = headers.get(b"accept", b"*/*")
         if b"application/json" not in accept and b"*/*" not in accept and b"application/*" not in accept:
-            raise _refusal(406, "the client must accept application/json")
+            raise refusal(406, "the client must accept application/json")
         try:
             return messages.unpack(await read_body(receive, headers, self._max_body))
         except RpcError as error:
             raise Refusal(400, Failure(None, error.packed()).pack()) from None
         except ValueError:
-            raise _refusal(400, "the content length is no number") from None
+            raise refusal(400, "the content length is no number") from None
 
     async def _post(
         self, message: Message, headers: dict[bytes, bytes], caller: Caller, send: Send, extra: HeaderPairs
@@ -298,7 +254,7 @@ class Endpoint:
 
     async def _initialize(self, request: Request, caller: Caller) -> tuple[bytes, HeaderPairs]:
         try:
-            session = self._open(request, caller)
+            session = self.table.begin(request, caller, kept=not self._stateless)
             found = await self._backend.describe(caller)
         except RpcError as error:
             return Failure(request.id, error.packed()).pack(), ()
@@ -380,7 +336,7 @@ class Endpoint:
             await respond(send, 202, headers=extra)  # this revision has none that matter
             return
         if not isinstance(message, Request):
-            raise _refusal(400, "a client sends requests here")
+            raise refusal(400, "a client sends requests here")
         try:
             request, client = modern.open_envelope(message, headers)
         except RpcError as error:
@@ -396,10 +352,10 @@ class Endpoint:
         self, session: Session, headers: dict[bytes, bytes], receive: Receive, send: Send, extra: HeaderPairs
     ) -> None:
         if not _takes_events(headers):
-            raise _refusal(406, "the client must accept text/event-stream")
+            raise refusal(406, "the client must accept text/event-stream")
         stream = Stream(send, ((b"mcp-session-id", headers[b"mcp-session-id"]), *extra))
         if not session.listen(stream):
-            raise _refusal(409, "the client listens already")
+            raise refusal(409, "the client listens already")
         gone = asyncio.ensure_future(_until_gone(receive))
         over = asyncio.ensure_future(stream.done())
         try:
@@ -442,7 +398,3 @@ async def _until_gone(receive: Receive) -> None:
 def _takes_events(headers: dict[bytes, bytes]) -> bool:
     accept = headers.get(b"accept", b"")
     return b"text/event-stream" in accept or b"text/*" in accept or b"*/*" in accept
-
-
-def _refusal(status: int, reason: str) -> Refusal:
-    return Refusal(status, Failure(None, RpcError(INVALID_REQUEST, reason).packed()).pack())

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from skate._version import __version__
-from skate.serve.mcp import messages, modern
+from skate.serve.mcp import messages
 from skate.serve.mcp.access import Caller
+from skate.serve.mcp.changes import Changes
 from skate.serve.mcp.checks import OutputChecks
 from skate.serve.mcp.endpoint import Asked, Description
 from skate.serve.mcp.messages import (
@@ -33,7 +34,6 @@ from skate.serve.mcp.upstream import Item, Limits, Upstream
 
 logger = logging.getLogger("skate.serve.mcp")
 
-UPDATED = "notifications/resources/updated"
 MOMENT = 1.0
 """Seconds that the first clients wait for servers which are being started."""
 LEVEL = "logging/setLevel"
@@ -75,10 +75,7 @@ class Forwarder:
         self._limits = limits
         self._checks = OutputChecks() if check_output else None
         self._rounds = Rounds()
-        self._sessions: Mapping[str, Session] = {}
-        self._listeners: set[Callable[[str], None]] = set()
-        self._readers: dict[tuple[str, str], set[Callable[[Notification], None]]] = {}
-        self._pending_changes: set[str] = set()
+        self._changes = Changes()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._methods: dict[str, Callable[[Asked], Awaitable[Json]]] = {
             "tools/call": self._call_tool,
@@ -94,10 +91,10 @@ class Forwarder:
     # the backend's life
 
     async def start(self, sessions: Mapping[str, Session]) -> None:
-        self._sessions = sessions
+        self._changes.sessions = sessions
         for upstream in self.upstreams.values():
-            upstream.heard = self._heard
-            upstream.changed = self._changed
+            upstream.heard = self._changes.heard
+            upstream.changed = self._changes.changed
             self._spawn(self._look_after(upstream))
 
     async def stop(self) -> None:
@@ -109,8 +106,7 @@ class Forwarder:
 
     async def ended(self, session: Session) -> None:
         own = [held for held in session.held.values() if isinstance(held, _Own)]
-        for readers in self._readers.values():
-            readers.discard(session.tell)
+        self._changes.forget(session.tell)
         await asyncio.gather(*(held.peer.close() for held in own if held.peer is not None))
 
     async def _look_after(self, upstream: Upstream) -> None:
@@ -220,16 +216,14 @@ class Forwarder:
         upstream, inner, params = self._addressed(asked)
         result = await self._pass_on(asked, upstream, params)
         if asked.session is not None:
-            self._readers.setdefault((upstream.name, inner), set()).add(asked.session.tell)
+            self._changes.follow(upstream, inner, asked.session.tell)
         return result
 
     async def _unsubscribe(self, asked: Asked) -> Json:
         upstream, inner, params = self._addressed(asked)
-        readers = self._readers.get((upstream.name, inner), set())
-        if asked.session is not None:
-            readers.discard(asked.session.tell)
-        if upstream.one_session and readers:
-            return EMPTY  # others still want it
+        others = asked.session is not None and self._changes.leave(upstream, inner, asked.session.tell)
+        if upstream.one_session and others:
+            return EMPTY
         return await self._pass_on(asked, upstream, params)
 
     async def _complete(self, asked: Asked) -> Json:
@@ -334,6 +328,10 @@ class Forwarder:
             found = own.peer
             return found
 
+    async def listen(self, asked: Asked) -> Json:
+        """`subscriptions/listen`."""
+        return await self._changes.listen(asked, self._resource)
+
     async def hear(self, session: Session, notification: Notification) -> None:
         """What a client tells (its roots have changed, say), told to the sessions that are its own."""
         if notification.method in ("notifications/initialized", "notifications/progress"):
@@ -341,78 +339,6 @@ class Forwarder:
         for held in list(session.held.values()):
             if isinstance(held, _Own) and held.peer is not None and held.peer.alive:
                 await held.peer.send(notification)
-
-    # changes
-
-    def _heard(self, upstream: Upstream, notification: Notification) -> None:
-        """A shared session says something that belongs to no call."""
-        if notification.method == UPDATED:
-            uri = messages.decode(messages.fields(notification.params).get("uri", b"null"))
-            shown = Notification(UPDATED, upstream.names.with_outer_uris(notification.params))
-            for reader in list(self._readers.get((upstream.name, uri), ())):
-                reader(shown)
-
-    def _changed(self, capability: str) -> None:
-        """Tell clients that a list has changed: once for changes that come together."""
-        if not self._pending_changes:
-            asyncio.get_running_loop().call_later(0.05, self._tell_changes)
-        self._pending_changes.add(capability)
-
-    def _tell_changes(self) -> None:
-        changes, self._pending_changes = self._pending_changes, set()
-        for capability in sorted(changes):
-            message = Notification(f"notifications/{capability}/list_changed")
-            for session in list(self._sessions.values()):
-                if session.listens:
-                    session.tell(message)
-            for listener in list(self._listeners):
-                listener(capability)
-
-    async def listen(self, asked: Asked) -> Json:
-        """`subscriptions/listen`: tell one client of changes, on the stream of its request, until it goes away."""
-        wanted = messages.decode(asked.request.params).get("notifications") or {}
-        meta = {modern.SUBSCRIPTION: asked.request.id}
-        kinds = [name for name in ("tools", "prompts", "resources") if wanted.get(f"{name}ListChanged") is True]
-        uris = [uri for uri in wanted.get("resourceSubscriptions") or () if isinstance(uri, str)]
-        honored: dict[str, Any] = {f"{name}ListChanged": True for name in kinds}
-        subscribed = [found for uri in uris if (found := await self._follow(asked, uri)) is not None]
-        if subscribed:
-            honored["resourceSubscriptions"] = [uri for _, uri in subscribed]
-
-        def changed(capability: str) -> None:
-            if capability in kinds:
-                params = messages.encode({"_meta": meta})
-                asked.exchange.tell(Notification(f"notifications/{capability}/list_changed", params))
-
-        def updated(notification: Notification) -> None:
-            params = messages.fields(notification.params)
-            params["_meta"] = messages.encode(meta)
-            asked.exchange.tell(Notification(UPDATED, messages.join(params)))
-
-        self._listeners.add(changed)
-        for key, _ in subscribed:
-            self._readers.setdefault(key, set()).add(updated)
-        try:
-            params = messages.encode({"notifications": honored, "_meta": meta})
-            asked.exchange.tell(Notification("notifications/subscriptions/acknowledged", params))
-            await asyncio.Event().wait()  # ends when the client goes away
-        finally:
-            self._listeners.discard(changed)
-            for key, _ in subscribed:
-                self._readers[key].discard(updated)
-        return messages.encode({"_meta": meta})
-
-    async def _follow(self, asked: Asked, uri: str) -> tuple[tuple[str, str], str] | None:
-        """Subscribe to a resource for a client without a session; None where that cannot be."""
-        try:
-            if not asked.caller.may_read(uri):
-                return None
-            upstream, inner = self._resource(uri)
-            peer = await upstream.shared()
-            await peer.request("resources/subscribe", messages.encode({"uri": inner}))
-        except RpcError:
-            return None
-        return (upstream.name, inner), uri
 
 
 def _relay(

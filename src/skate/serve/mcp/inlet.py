@@ -14,7 +14,10 @@ async def serve_on(listener: socket.socket, app: App) -> asyncio.Server:
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
     from uvicorn.server import ServerState
 
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=60, ws="none")
+    config = uvicorn.Config(
+        app, interface="asgi3", log_config=None, access_log=False, lifespan="off", timeout_keep_alive=60, ws="none",
+        proxy_headers=False,
+    )  # fmt: skip
     config.load()
     state = ServerState()
     return await asyncio.get_running_loop().create_unix_server(

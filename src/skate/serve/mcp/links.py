@@ -18,6 +18,10 @@ class LinkError(ConnectionError):
     """The server cannot be reached, or went away before it had answered."""
 
 
+class UnreachableError(LinkError):
+    """The server cannot be reached: it has got nothing of the request."""
+
+
 class Response(Protocol):
     """An answer whose body is still coming."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ import signal
 import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from skate.serve.mcp import messages
 from skate.serve.mcp.calls import Calls, Relay
@@ -108,6 +109,10 @@ class StdioPeer:
         self._process: subprocess.Popen[bytes] | None = None
         self._input: asyncio.WriteTransport | None = None
         self._transports: list[asyncio.BaseTransport] = []
+        self._loose: list[IO[bytes]] = []
+        """Streams of the process that are not connected with the loop yet."""
+        self._watch = -1
+        """A descriptor that is readable once the process has ended."""
         self._exited = asyncio.Event()
         self._closing = False
         self._garbage = 0
@@ -147,8 +152,8 @@ class StdioPeer:
             )
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise RpcError(SERVER_DOWN, f"{self._command.argv[0]} cannot be started: {error}") from error
-        await self._attach(self._process)
         try:
+            await self._attach(self._process)
             self.server = await shake_hands(self.request, self._client)
             await self.send(Notification("notifications/initialized"))
         except BaseException:
@@ -156,23 +161,18 @@ class StdioPeer:
             raise
 
     async def _attach(self, process: subprocess.Popen[bytes]) -> None:
+        """Watch the process, and connect its streams with the loop."""
         loop = asyncio.get_running_loop()
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        pipe = await loop.connect_write_pipe(_Writer, process.stdin)
-        self._input = pipe[0]
-        out = await loop.connect_read_pipe(lambda: _Reader(self._line), process.stdout)
-        err = await loop.connect_read_pipe(lambda: _Reader(self._word), process.stderr)
-        self._transports = [pipe[0], out[0], err[0]]
-        # A descriptor that is readable once the process has ended: needs no signal handler, so any thread will do.
-        watch = os.pidfd_open(process.pid)
-
-        def exited() -> None:
-            loop.remove_reader(watch)
-            os.close(watch)
-            # what it wrote last is still in the pipe: that is read first
-            loop.call_later(0.05, self._has_ended, process.wait())
-
-        loop.add_reader(watch, exited)
+        self._loose = [process.stdin, process.stdout, process.stderr]
+        # It needs no signal handler, so any thread's loop will do.
+        self._watch = os.pidfd_open(process.pid)
+        loop.add_reader(self._watch, self._exits)
+        self._input, _ = await loop.connect_write_pipe(_Writer, self._loose.pop(0))
+        self._transports.append(self._input)
+        for take in (self._line, self._word):
+            transport, _ = await loop.connect_read_pipe(functools.partial(_Reader, take), self._loose.pop(0))
+            self._transports.append(transport)
 
     def _line(self, line: bytes, too_long: bool) -> None:
         if too_long:
@@ -204,16 +204,33 @@ class StdioPeer:
         self._last_words.append(shown)
         logger.info("%s: %s", self._command.argv[0], shown)
 
-    def _has_ended(self, code: int) -> None:
+    def _exits(self) -> None:
+        """The process has ended. What it wrote last is still in the pipe: that is read first."""
+        self._unwatch()
+        asyncio.get_running_loop().call_later(0.05, self._has_ended)
+
+    def _has_ended(self) -> None:
+        if self._process is None or self._exited.is_set():
+            return
+        code = self._process.wait()
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
         self._exited.set()
+        self._unwatch()
         for transport in self._transports:
             transport.close()
+        for stream in self._loose:
+            stream.close()
         if not self._closing:
             logger.warning("%s ended %s; its last words: %s", self._command.argv[0], how, "\n".join(self._last_words))
         self._calls.fail(RpcError(SERVER_DOWN, f"the server's process ended {how}"))
         if not self._closing:
             self._ended(f"its process ended {how}")
+
+    def _unwatch(self) -> None:
+        watch, self._watch = self._watch, -1
+        if watch >= 0:
+            asyncio.get_running_loop().remove_reader(watch)
+            os.close(watch)
 
     async def request(self, method: str, params: Json, relay: Relay | None = None) -> Json:
         call, line = self._calls.begin(method, params, relay)
@@ -255,16 +272,20 @@ class StdioPeer:
         self._closing = True
         self._calls.fail(RpcError(SERVER_DOWN, "the server's process is being ended"))
         process = self._process
-        if process is None or self._input is None:
+        if process is None:
             return
-        self._input.abort() if self._input.get_write_buffer_size() else self._input.close()
-        for number in (None, signal.SIGTERM, signal.SIGKILL):
-            if number is not None:
-                _signal_group(process, number)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._exited.wait(), POLITE)
-                break
-        _signal_group(process, signal.SIGKILL)  # children that it left behind
+        if self._input is not None:
+            self._input.abort() if self._input.get_write_buffer_size() else self._input.close()
+        try:
+            for number in (None, signal.SIGTERM):
+                if number is not None:
+                    _signal_group(process, number)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._exited.wait(), POLITE)
+                    break
+        finally:  # also for one that is cancelled while it waits: then there is no time for politeness
+            _signal_group(process, signal.SIGKILL)  # it, or children that it left behind
+            self._has_ended()
 
 
 class _Reader(asyncio.Protocol):

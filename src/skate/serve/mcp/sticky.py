@@ -17,12 +17,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from skate.serve.mcp.asgi import App, Message, Receive, Scope, Send, headers_of, read_body, respond
+from skate.serve.mcp.asgi import TRUSTED, App, Message, Receive, Scope, Send, headers_of, read_body, respond
 from skate.serve.mcp.links import LinkError
 from skate.serve.mcp.messages import INVALID_REQUEST, Failure, RpcError
 from skate.serve.mcp.web import WebLink
 
 HEADER = b"mcp-session-id"
+MARK = 16
+"""Characters of a mark."""
+TRUSTED_SUFFIX = ".trusted"
 _HOP = frozenset((b"connection", b"transfer-encoding", b"content-length", b"keep-alive"))
 _LOST = Failure(None, RpcError(INVALID_REQUEST, "there is no such session; begin a new one").packed()).pack()
 
@@ -48,6 +51,59 @@ def sweep(folder: Path) -> None:
                     path.unlink(missing_ok=True)
 
 
+class _Door:
+    """A socket at which an application answers."""
+
+    def __init__(self, path: Path, app: App) -> None:
+        self._path = path
+        self._app = app
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        from skate.serve.mcp.inlet import serve_on
+
+        self._listener.bind(str(self._path))
+        self._server = await serve_on(self._listener, self._app)
+
+    def shut(self) -> None:
+        if self._server is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has gone already
+                self._server.close()
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+
+class Doors:
+    """The ways to replicas by their marks, each with connections that are kept open.
+
+    Args:
+        trusted: whether what is sent comes from this program itself, so that nobody asks it who it is.
+    """
+
+    def __init__(self, *, trusted: bool) -> None:
+        self._suffix = TRUSTED_SUFFIX if trusted else ""
+        self._links: dict[bytes, WebLink] = {}
+
+    def find(self, mark: bytes) -> WebLink | None:
+        """The way to a replica on this machine; None if it is not there (any more)."""
+        if len(mark) != MARK or not mark.isalnum():
+            return None
+        path = directory() / (mark.decode() + self._suffix)
+        if not path.exists():
+            self._links.pop(mark, None)
+            return None
+        if mark not in self._links:
+            self._links[mark] = WebLink("http://localhost/", unix=str(path))
+        return self._links[mark]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for link in self._links.values():
+            await link.close()
+        self._links.clear()
+
+
 class Sticky:
     """Wraps the application of a replica.
 
@@ -57,13 +113,11 @@ class Sticky:
     """
 
     def __init__(self, app: App, others: Callable[[], bool]) -> None:
-        self.mark = secrets.token_hex(8)
+        self.mark = secrets.token_hex(MARK // 2)
         self._app = app
         self._others = others
-        self._server: asyncio.Server | None = None
-        self._listener: socket.socket | None = None
-        self._links: dict[bytes, WebLink] = {}
-        self._path: Path | None = None
+        self._doors: list[_Door] = []
+        self._ways = {trusted: Doors(trusted=trusted) for trusted in (False, True)}
         self._starting = asyncio.Lock()
         self._ended = False
 
@@ -80,8 +134,8 @@ class Sticky:
         if dot and owner != self.mark.encode():
             await self._pass_on(owner, scope, headers, receive, send)
             return
-        if self._path is None and not self._ended and self._others():
-            await self._open()
+        if not self._doors and self._others():
+            await self.open()
         if dot:
             scope = {**scope, "headers": [(n, inner if n == HEADER else v) for n, v in scope["headers"]]}
         await self._app(scope, receive, self._marking(send))
@@ -97,45 +151,37 @@ class Sticky:
 
         return marked
 
-    async def _open(self) -> None:
-        """Be found by the other replicas."""
-        from skate.serve.mcp.inlet import serve_on
-
+    async def open(self) -> None:
+        """Be found by other processes."""
         async with self._starting:
-            if self._path is None and not self._ended:
-                folder = directory()
-                sweep(folder)
-                path = folder / self.mark
-                self._listener = socket.socket(socket.AF_UNIX)
-                self._listener.bind(str(path))
-                self._path = path
-                self._server = await serve_on(self._listener, self)
+            if self._doors or self._ended:
+                return
+            folder = directory()
+            sweep(folder)
+            self._doors = [_Door(folder / self.mark, self), _Door(folder / (self.mark + TRUSTED_SUFFIX), self._trusted)]
+            for door in self._doors:
+                await door.open()
+
+    async def _trusted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self({**scope, TRUSTED: True}, receive, send)
 
     async def close(self) -> None:
         """Be found no longer."""
         self.abandon()
-        for link in self._links.values():
-            await link.close()
-        self._links.clear()
+        for ways in self._ways.values():
+            await ways.close()
 
     def abandon(self) -> None:
         """The same as far as it goes without an event loop."""
         self._ended = True  # whoever still asks is answered, but nobody finds the way here any more
-        if self._server is not None:
-            with contextlib.suppress(RuntimeError):  # its loop has gone already
-                self._server.close()
-            self._server = None
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            self._path = None
+        doors, self._doors = self._doors, []
+        for door in doors:
+            door.shut()
 
     async def _pass_on(
         self, owner: bytes, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
-        link = self._link(owner)
+        link = self._ways[TRUSTED in scope].find(owner)
         if link is None:
             await respond(send, 404, _LOST)
             return
@@ -166,17 +212,6 @@ class Sticky:
             gone.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await gone
-
-    def _link(self, owner: bytes) -> WebLink | None:
-        if len(owner) != len(self.mark) or not owner.isalnum():
-            return None
-        path = directory() / owner.decode()
-        if not path.exists():
-            self._links.pop(owner, None)
-            return None
-        if owner not in self._links:
-            self._links[owner] = WebLink("http://localhost/mcp", unix=str(path))
-        return self._links[owner]
 
 
 async def _until_gone(receive: Receive) -> None:

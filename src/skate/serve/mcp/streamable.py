@@ -23,6 +23,7 @@ from skate.serve.mcp.messages import (
     Result,
     RpcError,
 )
+from skate.serve.mcp.names import CHANGES
 from skate.serve.mcp.peers import Client, Server, shake_hands
 
 logger = logging.getLogger("skate.serve.mcp")
@@ -133,6 +134,9 @@ class HttpPeer:
             elif kind == b"application/json":
                 self._calls.take(_unpack(await whole(response, self._limit)), call)
             if not call.answer.done():
+                if 300 <= response.status < 400:
+                    where = response.headers.get(b"location", b"").decode("latin-1")
+                    raise RpcError(SERVER_DOWN, f"the server is not here, it names {where!r}: use that address")
                 raise RpcError(
                     SERVER_DOWN if response.status >= 400 else INTERNAL_ERROR,
                     f"the server gave no answer to the request (HTTP {response.status})",
@@ -150,6 +154,7 @@ class HttpPeer:
     async def _listen(self) -> None:
         """Keep the session's own stream open, on which the server says what belongs to no call."""
         pause = 0.5
+        missed = False
         while not self._closed:
             with contextlib.suppress(LinkError, EventTooLarge, RpcError):
                 response = await self._link.open("GET", (_ACCEPT[0], *self._headers[2:]))
@@ -158,6 +163,10 @@ class HttpPeer:
                         return  # it has none, or a request will find that the session is lost
                     reader = EventReader(self._limit)
                     self._listening = response.status == 200
+                    if missed:  # what the server said meanwhile is lost
+                        for change in CHANGES:
+                            self._calls.take(Notification(change))
+                    missed = True
                     while response.status == 200 and (chunk := await response.chunk()):
                         pause = 0.5
                         for data in reader.feed(chunk):

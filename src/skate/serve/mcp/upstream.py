@@ -107,6 +107,7 @@ class Upstream:
         self.changed: Callable[[str], None] = _nothing
         self.heard: Callable[[Upstream, Notification], None] = _nothing
         self._peer: Peer | None = None
+        self._closed = False
         self._since = 0.0
         self._failures = 0
         self._retry_at = 0.0
@@ -140,10 +141,12 @@ class Upstream:
             return self._peer
 
     async def own(self, client: Client, stray: Relay) -> Peer:
-        """A session for one client."""
-        return await self._connect(client, stray, self._has_failed)
+        """A session for one client. Its end is that client's alone: it keeps nobody else waiting."""
+        return await self._connect(client, stray, _nothing)
 
     async def _connect(self, client: Client, stray: Relay, ended: Callable[[str], None]) -> Peer:
+        if self._closed:
+            raise self._down("it is being ended")
         wait = self._retry_at - time.monotonic()
         if wait > 0:
             raise self._down(f"{self.failure}; it is tried again in {wait:.1f} s")
@@ -306,6 +309,7 @@ class Upstream:
         self._connector.abandon()
 
     async def close(self) -> None:
+        self._closed = True
         if self._peer is not None:
             await self._peer.close()
         await self._connector.close()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from skate.serve.mcp.links import Headers, LinkError, Response
+from skate.serve.mcp.links import Headers, LinkError, Response, UnreachableError
 
 PATIENCE = 10.0
 """Seconds that connecting may take."""
@@ -97,9 +97,9 @@ class WebLink:
                 else:
                     _, connection = await loop.create_connection(made, self._host, self._port, ssl=self._tls)
         except TimeoutError:
-            raise LinkError(f"{self.url}: no connection in {PATIENCE:g} s") from None
+            raise UnreachableError(f"{self.url}: no connection in {PATIENCE:g} s") from None
         except OSError as error:
-            raise LinkError(f"{self.url}: {error}") from error
+            raise UnreachableError(f"{self.url}: {error}") from error
         return connection
 
 

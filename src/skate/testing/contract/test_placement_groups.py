@@ -454,6 +454,19 @@ def test_a_child_with_a_strategy_of_its_own_stays_outside(ray, make, inside, opt
     assert ray.get(parent.options(scheduling_strategy=strategy).remote(), timeout=30) == (None, False)
 
 
+def test_the_group_called_default_is_the_callers_where_that_captures(ray, make, inside):
+    group = make([{"CPU": 2}])
+    where = group_of_caller(ray).options(scheduling_strategy=inside("default"))
+    assert ray.get(where.remote(), timeout=30) == (None, False)
+
+    @ray.remote
+    def parent():
+        return ray.get(where.remote())
+
+    strategy = inside(group, placement_group_capture_child_tasks=True)
+    assert ray.get(parent.options(scheduling_strategy=strategy).remote(), timeout=30) == (group.id.hex(), True)
+
+
 def test_what_an_actor_starts_is_captured(ray, util, make, inside):
     group = make([{"CPU": 2}])
     where = group_of_caller(ray)

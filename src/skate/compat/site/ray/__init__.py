@@ -8,28 +8,33 @@ import logging as _logging
 import os as _os
 import sys as _sys
 
-_SITE = _os.path.dirname(_os.path.dirname(_os.path.abspath(__file__)))
-if _SITE not in _sys.path:
-    # after the program's own directory: processes that copy this path find `ray` where this one does
-    _sys.path.insert(0 if _sys.flags.safe_path else 1, _SITE)
-try:
-    import skate as _skate
-except ModuleNotFoundError as _error:
-    if _error.name != "skate":
-        raise
-    # a Python program that one on Skate has started, without the same import path
-    _sys.path.append(_os.path.dirname(_os.path.dirname(_os.path.dirname(_SITE))))
-    import skate as _skate
+if __name__ == "ray":  # else Ray itself has that name, and this module another
+    _SITE = _os.path.dirname(_os.path.dirname(_os.path.abspath(__file__)))
+    if _SITE not in _sys.path:
+        # after the program's own directory: processes that copy this path find `ray` where this one does
+        _sys.path.insert(0 if _sys.flags.safe_path else 1, _SITE)
+    try:
+        import skate  # noqa: F401
+    except ModuleNotFoundError as _error:
+        if _error.name != "skate":
+            raise
+        # a Python program that one on Skate has started, without the same import path
+        _sys.path.append(_os.path.dirname(_os.path.dirname(_os.path.dirname(_SITE))))
+    from skate.compat import hook as _hook
 
-from skate.compat import hook as _hook  # noqa: E402  needs the path
-from skate.compat import missing as _missing  # noqa: E402
+    _hook.install()
+else:  # it came with a pickle, maybe to a process that has nobody who decides yet
+    from skate.compat import by_importer as _by_importer
 
-_hook.install()
+    _by_importer.install()
 
-from ray._raylet import ClusterID as ClusterID  # noqa: E402  needs the hook
-from ray._raylet import Language as Language  # noqa: E402
-from ray._version import commit as __commit__  # noqa: E402, F401
-from ray._version import version as __version__  # noqa: E402  Skate's own is `skate.__version__`
+import skate as _skate
+from ray._raylet import ClusterID as ClusterID
+from ray._raylet import Language as Language
+from ray._version import commit as __commit__  # noqa: F401
+from ray._version import version as __version__
+from skate.compat import facade as _facade
+from skate.compat import missing as _missing
 
 SCRIPT_MODE, WORKER_MODE, SPILL_WORKER_MODE, RESTORE_WORKER_MODE = 0, 1, 2, 3
 ANSWERED_BY_SKATE = True
@@ -59,10 +64,10 @@ def __getattr__(name: str) -> object:
         except ModuleNotFoundError as error:
             if error.name != module:
                 raise
-        if name not in _hook.SKATES_OWN and hasattr(_skate, name):
+        if name not in _facade.SKATES_OWN and hasattr(_skate, name):
             return getattr(_skate, name)
     raise _missing.no_attribute("ray", name, _sys.modules[__name__])
 
 
 def __dir__() -> list[str]:
-    return sorted(({*globals(), *dir(_skate)} - _hook.SKATES_OWN) | {"__name__"})
+    return sorted(({*globals(), *dir(_skate)} - _facade.SKATES_OWN) | {"__name__"})

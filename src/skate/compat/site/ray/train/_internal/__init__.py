@@ -1,0 +1,1 @@
+"""Private modules of Ray's training library that others import."""
