@@ -347,7 +347,9 @@ class HTTPOptions(Settings):
             number("http_options.request_timeout_s", self.request_timeout_s, 0, open_end=True)
         number("http_options.keep_alive_timeout_s", self.keep_alive_timeout_s, 0)
         if self.middlewares:
-            raise ValueError("http_options.middlewares is gone: add middlewares to the FastAPI or Starlette application")
+            raise ValueError(
+                "http_options.middlewares is gone: add middlewares to the FastAPI or Starlette application"
+            )
         if self.max_body_bytes is not None:
             number("http_options.max_body_bytes", self.max_body_bytes, 0, whole=True)
         if self.location not in ("HeadOnly", "EveryNode", "NoServer"):
