@@ -53,7 +53,8 @@ class Host:
         self.serve = serve
         self._left = left
         self.config = Config(
-            app=_nowhere, http="httptools", lifespan="off", log_config=None, access_log=False, proxy_headers=False,
+            app=_nowhere, http="httptools",
+            ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False,
             server_header=False, root_path=root_path,
         )  # fmt: skip
         self.config.load()

@@ -20,13 +20,13 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from skate.serve.connections import ANSWERED, ANSWERING, IDLE, REQUEST
 from skate.serve.http_cycle import Cycle
 
 if TYPE_CHECKING:
     from skate.serve.http_host import Host
+    from skate.serve.http_websocket import WebSocket
 
 HEAD_LIMIT = 65536
 """Bytes of a request's first line and headers."""
@@ -86,6 +86,8 @@ class Connection(HttpToolsProtocol):
         self.websocket: WebSocket | None = None
 
     def _websocket(self, **arguments: Any) -> WebSocket:
+        from skate.serve.http_websocket import WebSocket  # slow to import
+
         self.websocket = WebSocket(self, **arguments)
         return self.websocket
 
@@ -251,16 +253,3 @@ class Connection(HttpToolsProtocol):
             with contextlib.suppress(OSError):  # the client may have been faster
                 self.socket.shutdown(socket.SHUT_RDWR)  # the proxy has a duplicate, which would keep it open
         self.host.left(self, kept=kept)
-
-
-class WebSocket(WebSocketsSansIOProtocol):
-    """A connection that has become a WebSocket."""
-
-    def __init__(self, http: Connection, **arguments: Any) -> None:
-        super().__init__(**arguments, _loop=http.loop)
-        self.http = http
-        self.app = partial(http.host.serve, http)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.http.over(kept=False)
