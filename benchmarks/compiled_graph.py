@@ -41,7 +41,9 @@ GOALS = (
 
 
 class Prepared:
-    """The cases of one package. A graph is compiled for its turn alone: Ray's actors use a CPU while they wait."""
+    """The cases of one package. A graph and its actors are there for its turn alone: Ray's use a CPU while they wait,
+    and their loops do not always end with the graph.
+    """
 
     def __init__(self, package: str) -> None:
         self.ray: Any = importlib.import_module(package)
@@ -56,7 +58,7 @@ class Prepared:
             def echo(self, x: Any) -> Any:
                 return x
 
-        self.a, self.b = Echo.remote(), Echo.remote()
+        self.make = Echo.remote
         self.graph: Any = None
         self.array = np.zeros(131_072)
 
@@ -71,7 +73,8 @@ class Prepared:
 
     def case(self, name: str) -> tuple[Callable[[], object], int]:
         """What to time, and how many runs that is."""
-        get, a, b, array = self.ray.get, self.a, self.b, self.array
+        get, array = self.ray.get, self.array
+        self.a, self.b = a, b = self.make(), self.make()
         if name.startswith("compiled"):
             self.compile()
             graph = self.graph
@@ -88,8 +91,9 @@ class Prepared:
     def done(self) -> None:
         """After a turn."""
         if self.graph is not None:
-            self.graph.teardown()
+            self.graph.teardown(kill_actors=True)
             self.graph = None
+        self.a = self.b = None
 
 
 def contestant(package: str) -> None:

@@ -203,7 +203,7 @@ def measure(rounds: int, count: int) -> str:
                     took.setdefault((mode, way), []).extend(samples)
                 for way, (url, tool) in quick.items():
                     rates.setdefault((mode, way), []).append(asyncio.run(at_once(url, tool, mode, count)))
-                for way in ("server", "gateway") if turn == 0 else ():
+                for way in ("server", "gateway") if turn < 3 else ():
                     url, tool = ways[way]
                     apart.setdefault((mode, way), []).append(asyncio.run(sessions(url, tool, mode, 100)))
     return "\n".join([*table(took, rates), "", *goals(took, apart)])

@@ -14,6 +14,7 @@ import pytest
 
 from skate import exceptions
 from skate.engines.local import messages
+from skate.plugin import errors as plugin_errors
 from skate.serve import exceptions as serve_exceptions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +106,7 @@ def test_architecture_describes_every_message() -> None:
 
 def test_named_errors_exist() -> None:
     named = set(re.findall(r"`(\w+(?:Error|Exceeded|Exception))`", "".join(map(prose, PAGES.keys() - {OF_RAY}))))
-    places = (exceptions, serve_exceptions, builtins)
+    places = (exceptions, serve_exceptions, plugin_errors, builtins)
     unknown = sorted(name for name in named if not any(hasattr(place, name) for place in places))
     assert not unknown
 

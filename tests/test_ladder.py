@@ -36,6 +36,7 @@ FLOORS = {
     "skate.cluster_utils": API,
     "skate.cluster_file": API,
     "skate.launcher": API,
+    "skate.configuration": API,
     "skate.job_submission": API,
     "skate.standing": API,
     "skate.util": API,

@@ -69,10 +69,10 @@ def test_shown_commands_about_hubs_work_one_after_the_other(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("hubs")))
     try:
-        for line in SHOWN:
-            if line.split()[1] in STANDING:
-                assert execute(line, directory), line
-        assert "skate stop --all" in line
+        lines = [line for line in SHOWN if line.split()[1] in STANDING]
+        for line in lines:
+            assert execute(line, directory), line
+        assert "skate stop --all" in lines[-1]
     finally:
         execute("skate stop --all --force", directory)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from skate.core.config import Config, ConfigError, load
+from skate.core.config import ConfigError, is_secret, load, load_with_origins
+from skate.core.config_tables import Config
 
 
 @pytest.fixture
@@ -38,17 +39,49 @@ def test_every_source_can_choose_ray(folder, files):
     assert load(folder(**files), {}).chosen_engine == "ray"
 
 
-def test_the_environment_goes_over_dotenv_over_config_over_pyproject(folder):
+def test_flags_go_over_the_environment_over_dotenv_over_pyproject_over_config(folder):
     files = {
-        "pyproject": "[tool.skate.engine]\nname = 'inline'\naddress = 'a'\n",
-        "config": "[engine]\nname = 'ray'\n",
+        "config": "[engine]\nname = 'inline'\naddress = 'a'\n",
+        "pyproject": "[tool.skate.engine]\nname = 'ray'\n",
         "env": "SKATE_ENGINE__NAME=local\n",
     }
-    assert load(folder(pyproject=files["pyproject"]), {}).chosen_engine == "inline"
-    assert load(folder(config=files["config"]), {}).chosen_engine == "ray"
+    assert load(folder(config=files["config"]), {}).chosen_engine == "inline"
+    assert load(folder(pyproject=files["pyproject"]), {}).chosen_engine == "ray"
     found = load(folder(env=files["env"]), {})
     assert found.chosen_engine == "local" and found.engine.address == "a"
     assert load(folder(), {"SKATE_ENGINE__NAME": "inline"}).chosen_engine == "inline"
+    flags = {"engine.name": "ray", "server.port": 9000}
+    config, origins = load_with_origins(folder(), {"SKATE_ENGINE__NAME": "inline"}, flags)
+    assert (config.chosen_engine, config.server.port) == ("ray", 9000)
+    assert origins["engine.name"] == origins["server.port"] == "the command line"
+    assert origins["engine.address"] == "config.toml"
+
+
+def test_variables_reach_lists_and_tables_of_any_depth(folder):
+    found = load(
+        folder(),
+        {
+            "SKATE_LOAD_PLUGINS": "one, two",
+            "SKATE_AUTH__RULES": '{"/api/v1/x": ["k"]}',
+            "SKATE_SERVER__INGRESS_CONFIG__MAX_ONGOING_REQUESTS": "7",
+            "SKATE_PLUGINS__ECHO__TIMES": "3",
+            "SKATE_PLUGINS__ECHO__GREETING": "hello",
+        },
+    )
+    assert found.load_plugins == ["one", "two"]
+    assert found.auth.rules == {"/api/v1/x": ["k"]}
+    assert found.plugins == {"echo": {"times": 3, "greeting": "hello"}}
+    assert found.server.ingress_config == {"max_ongoing_requests": "7"}
+
+
+def test_a_secret_is_not_in_the_error_about_it(folder):
+    with pytest.raises(ConfigError, match=r"auth.rules = a value that is not shown here: expected `array`") as caught:
+        load(folder(), {"SKATE_AUTH__RULES": '{"/x": "sesame"}'})
+    assert "sesame" not in str(caught.value)
+    assert [name for name in ("plugins.a.api_key", "plugins.a.keyboard", "x.client_secret") if is_secret(name)] == [
+        "plugins.a.api_key",
+        "x.client_secret",
+    ]
 
 
 def test_use_ray_false_leaves_the_choice_open(folder):
@@ -82,6 +115,6 @@ def test_a_named_file_must_exist_and_is_ours_whatever_it_says(folder, tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load(folder(), {"SKATE_CONFIG": str(tmp_path / "none.toml")})
     other = tmp_path / "other.toml"
-    other.write_text("[server]\nport = 80\n")
-    with pytest.raises(ConfigError, match="no setting 'port'"):
+    other.write_text("[server]\npart = 80\n")
+    with pytest.raises(ConfigError, match=r"no setting 'part'. Did you mean 'port'"):
         load(folder(), {"SKATE_CONFIG": str(other)})

@@ -23,6 +23,7 @@ REMEMBERED = {
     "history.events",
     "history.workers",
     "groups.gone",
+    "host.preloaded",
     "jobs.jobs",
     "logbook.sizes",
     "timers._heap",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skate.serve.config import DeploymentConfig, HTTPOptions, gRPCOptions
 from skate.serve.config_file import (
+    DeploymentSchema,
+    HTTPOptionsSchema,
     LoggingConfig,
     ServeApplicationSchema,
     ServeDeploySchema,
+    gRPCOptionsSchema,
     read_file,
     split_import_path,
     to_yaml,
@@ -171,3 +176,13 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, text: str) -> None
     (tmp_path / name).write_text(text)
     with pytest.raises(SchemaError):
         read_file(str(tmp_path / name))
+
+
+def test_configurations_may_say_all_that_code_may() -> None:
+    """What only programs can say: middlewares, which are objects; where proxies are, which is a field of its own."""
+    for code, schema, own in (
+        (DeploymentConfig, DeploymentSchema, {"name"}),
+        (HTTPOptions, HTTPOptionsSchema, {"middlewares", "location"}),
+        (gRPCOptions, gRPCOptionsSchema, set()),
+    ):
+        assert {entry.name for entry in fields(code)} ^ set(schema._fields()) == own

@@ -80,6 +80,12 @@ def test_a_change_reaches_the_replicas_that_run(tmp_path: Path, eventually: Call
     eventually(lambda: [row["message"] for row in written(tmp_path)] == ["said 3", "not shown at INFO"])
 
 
+def test_a_process_that_is_not_the_replicas_alone_keeps_its_loggers() -> None:
+    before = {name: list(logging.getLogger(name).handlers) for name in logs.LOGGERS}
+    assert logs.set_up(None, ("Model", "abc", "app"), shares=True) is False
+    assert {name: logging.getLogger(name).handlers for name in logs.LOGGERS} == before
+
+
 def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     record = logging.makeLogRecord({"msg": "text", "levelname": "INFO"})
     token = context.request_context.set(context.RequestContext("request", "/route", "app"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skate._version import __version__
-from skate.cli import clusters, jobs, mcp, observe, serve, standing
+from skate.cli import clusters, jobs, mcp, observe, plugins, serve, standing
 from skate.cli.environments import env
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ for command in (
     *jobs.COMMANDS,
     *serve.COMMANDS,
     *mcp.COMMANDS,
+    *plugins.COMMANDS,
 ):
     skate.add_command(command)
 

@@ -1,55 +1,51 @@
-"""Configuration from files and the environment: which engine, and where.
+"""Configuration from files and the environment: which engine, where, and what a service of plugins is made of.
 
-Sources, the later over the earlier: ``[tool.skate]`` of ``pyproject.toml``, ``config.toml``, ``.env``, and environment
-variables, whose names join table and field by two underscores: ``SKATE_SERVER__USE_RAY=true``. The files are looked for
-in the working directory; SKATE_CONFIG names another ``config.toml``. One that says nothing that only Skate understands
-(``[engine]``, or ``use_ray`` or ``engine`` in ``[server]``) belongs to another program and is left alone.
+Sources, the later over the earlier: ``config.toml``, ``[tool.skate]`` of ``pyproject.toml``, ``.env``, environment
+variables, whose names join tables and field by two underscores (``SKATE_SERVER__USE_RAY=true``), and what the command
+line says. The files are looked for in the working directory; SKATE_CONFIG names another ``config.toml``. One that says
+nothing that only Skate understands (``[engine]``, ``use_ray`` or ``engine`` in ``[server]``, ``load_plugins``,
+``load_builtin_plugins``) belongs to another program and is left alone.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+if TYPE_CHECKING:
+    from skate.core.config_tables import Config
+
 PREFIX = "SKATE_"
-_OURS = frozenset({("engine", None), ("server", "use_ray"), ("server", "engine")})
+LISTS = ("load_plugins", "load_builtin_plugins", "disabled_plugins")
+"""Settings outside of tables that variables may give: ``SKATE_LOAD_PLUGINS=a,b``."""
+_OURS = frozenset(
+    {
+        ("engine", None),
+        ("server", "use_ray"),
+        ("server", "engine"),
+        ("load_plugins", None),
+        ("load_builtin_plugins", None),
+    }
+)
+_SECRETS = frozenset(
+    {"secret", "secrets", "password", "passwd", "token", "tokens", "key", "keys", "dsn", "credentials", "apikey"}
+)
+_MARKS = (b"engine", b"use_ray", b"load_plugins", b"load_builtin_plugins")
 
 
 class ConfigError(ValueError):
     """A setting that does not exist, or whose value has the wrong type; the text says where it stands."""
 
 
-class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[engine]``."""
+class Loaded(NamedTuple):
+    """The configuration, and where each value that was given comes from."""
 
-    name: str | None = None
-    """``local``, ``inline`` or ``ray``."""
-    address: str | None = None
-    """The cluster or session to join; None: start one."""
-
-
-class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[server]``."""
-
-    use_ray: bool = False
-    """The short form of ``[engine] name = "ray"``."""
-    engine: str | None = None
-    """The same as ``[engine] name``."""
-
-
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that can be configured."""
-
-    engine: EngineConfig = EngineConfig()
-    server: ServerConfig = ServerConfig()
-
-    @property
-    def chosen_engine(self) -> str | None:
-        """The engine's name; None when nothing was said. ``use_ray`` counts where no name is given."""
-        return self.engine.name or self.server.engine or ("ray" if self.server.use_ray else None)
+    config: Config
+    origins: dict[str, str]
+    """By dotted names, as in ``server.port``."""
 
 
 def load(folder: str = "", environment: Mapping[str, str] | None = None) -> Config:
@@ -57,19 +53,67 @@ def load(folder: str = "", environment: Mapping[str, str] | None = None) -> Conf
 
     Raises ConfigError for an unknown setting (the valid ones are named), a wrong type, or a file that is no TOML.
     """
+    return load_with_origins(folder, environment).config
+
+
+def load_with_origins(
+    folder: str = "", environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Loaded:
+    """As `load`, with what the command line says over all of it, and where each value comes from.
+
+    Args:
+        flags: dotted names and their values, as in ``{"server.port": 9000}``.
+    """
+    from skate.core.config_tables import Config  # only who asks pays for it
+
     environ = os.environ if environment is None else environment
     merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     explicit = environ.get("SKATE_CONFIG", "")
     for table, where in (
-        (_tool_table(os.path.join(folder, "pyproject.toml")), "pyproject.toml, [tool.skate]"),
         (_file_table(explicit or os.path.join(folder, "config.toml"), bool(explicit)), explicit or "config.toml"),
+        (_tool_table(os.path.join(folder, "pyproject.toml")), "pyproject.toml, [tool.skate]"),
         (_variables(_dotenv(os.path.join(folder, ".env"))), ".env"),
         (_variables(environ), "the environment"),
+        (_flags(flags or {}), "the command line"),
     ):
         if table:
             _check(table, Config, where, "")
             _merge(merged, table)
-    return msgspec.convert(merged, Config) if merged else Config()
+            origins.update((name, where) for name, _ in flat(table))
+    return Loaded(msgspec.convert(merged, Config) if merged else Config(), origins)
+
+
+def flat(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by their dotted names."""
+    for name, value in table.items():
+        full = f"{path}.{name}" if path else name
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, full)
+        else:
+            yield full, value
+
+
+def is_secret(name: str) -> bool:
+    """Whether the value of a setting may not be shown: keys of rules, and what is called a key, token, password."""
+    words = name.lower().replace("-", "_").replace(".", "_").split("_")
+    return name.startswith("auth.rules") or ".auth.rules" in name or not _SECRETS.isdisjoint(words)
+
+
+def _flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in flags.items():
+        _put(found, name.split("."), value)
+    return found
+
+
+def _put(tables: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        inner = tables.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{'.'.join(path)}: {name} is given a value and settings of its own.")
+        tables = inner
+    tables[path[-1]] = value
 
 
 def _tool_table(path: str) -> dict[str, Any]:
@@ -86,7 +130,7 @@ def _file_table(path: str, explicit: bool) -> dict[str, Any]:
         if explicit:
             raise ConfigError(f"SKATE_CONFIG={path!r}: there is no such file, or it is empty.")
         return {}
-    if not explicit and b"engine" not in data and b"use_ray" not in data:
+    if not explicit and not any(mark in data for mark in _MARKS):
         return {}
     table = _parse(data, path)
     ours = any(
@@ -126,13 +170,27 @@ def _dotenv(path: str) -> dict[str, str]:
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, Any]:
-    """``SKATE_TABLE__FIELD`` as tables."""
+    """``SKATE_TABLE__FIELD`` as tables. What looks like a list or an object, or is in a plugin's table, is JSON."""
     found: dict[str, Any] = {}
     for name, value in environ.items():
-        table, two, field = name.removeprefix(PREFIX).lower().partition("__")
-        if name.startswith(PREFIX) and two:
-            found.setdefault(table, {})[field] = value
+        if not name.startswith(PREFIX):
+            continue
+        path = name.removeprefix(PREFIX).lower().split("__")
+        if len(path) == 1 and path[0] in LISTS:
+            listed = value.lstrip().startswith("[")
+            _put(found, path, _json(value) if listed else [part.strip() for part in value.split(",") if part.strip()])
+        elif len(path) > 1 and path[0]:
+            text = value.lstrip()
+            meant = path[0] == "plugins" or text.startswith(("[", "{"))
+            _put(found, path, _json(value) if meant else value)
     return found
+
+
+def _json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 def _check(table: Mapping[str, Any], kind: Any, where: str, path: str) -> None:
@@ -150,19 +208,23 @@ def _check(table: Mapping[str, Any], kind: Any, where: str, path: str) -> None:
         inner = fields[name].type
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}: {full} must be a table, not {value!r}.")
+                raise ConfigError(f"{where}: {full} must be a table, not {_shown(full, value)}.")
             _check(value, inner, where, full)
             continue
         try:
             # what stands in the environment is text, whatever it means
             table[name] = msgspec.convert(value, inner, strict=not isinstance(value, str))  # type: ignore[index]
         except msgspec.ValidationError as error:
-            raise ConfigError(f"{where}: {full} = {value!r}: {str(error).lower()}.") from None
+            raise ConfigError(f"{where}: {full} = {_shown(full, value)}: {str(error).lower()}.") from None
+
+
+def _shown(name: str, value: Any) -> str:
+    return "a value that is not shown here" if is_secret(name) else repr(value)
 
 
 def _merge(over: dict[str, Any], table: Mapping[str, Any]) -> None:
     for name, value in table.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and isinstance(over.get(name, {}), dict):
             _merge(over.setdefault(name, {}), value)
         else:
             over[name] = value

@@ -42,7 +42,8 @@ BUSY = 50e-6
 """Seconds: if others run for so long when this process offers its CPU, it does better to sleep, for who is woken gets a
 CPU before who has one all the time."""
 SHORTEST_REST, LONGEST_REST = 8, 2048
-"""How many waits a member then goes to sleep at once, less often and more often as it finds the machine again."""
+"""How many waits a member then goes to sleep at once: more and more of them each time that it finds the machine busy
+again, for that costs it milliseconds; fewer again when looking pays."""
 WORTH = 200e-6
 """Seconds: a sleep shorter than this would better have been spent looking."""
 
@@ -96,11 +97,13 @@ class Member:
             if bool(words[word]) is filled:
                 if count > patience >> 1 and patience < MOST:
                     self.patience = patience * 2
+                if self.resting > SHORTEST_REST:
+                    self.resting -= self.resting >> 3
                 return True
             _yield()
             now = _now()
             if now - last > BUSY:
-                self.rest = self.resting = min(self.resting * 2, LONGEST_REST)
+                self.rest = self.resting = min(self.resting * 4, LONGEST_REST)
                 return bool(words[word]) is filled
             last = now
         self.resting = max(SHORTEST_REST, self.resting // 2)

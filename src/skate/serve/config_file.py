@@ -190,6 +190,7 @@ class HTTPOptionsSchema(Schema):
     root_path: str = ""
     request_timeout_s: float | None = None
     keep_alive_timeout_s: float = 5
+    max_body_bytes: int | None = None
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile_password: str | None = None

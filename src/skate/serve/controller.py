@@ -439,9 +439,10 @@ class Controller:
     def _publish_routes(self) -> None:
         """Which application answers which paths: prefix -> (application, ingress deployment, its options)."""
         routes = {
-            app.spec.route_prefix: (name, app.spec.ingress, app.spec.ingress_options)
+            prefix: (name, app.spec.ingress, app.spec.ingress_options)
             for name, app in self.apps.items()
             if app.spec.route_prefix is not None and not app.deleting
+            for prefix in (app.spec.route_prefix, *app.spec.ingress_options.get("more_prefixes", ()))
         }
         self.topics.set(("routes",), routes)
 

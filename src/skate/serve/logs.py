@@ -88,12 +88,14 @@ class JSONLines(logging.Formatter):
         return json.dumps(found, default=str)
 
 
-def set_up(config: Mapping[str, Any] | None, replica: tuple[str, str, str]) -> bool:
+def set_up(config: Mapping[str, Any] | None, replica: tuple[str, str, str], shares: bool = False) -> bool:
     """Have this process log as a deployment's ``logging_config`` says; whether requests are to be logged.
 
     Without one, records from INFO on are written as lines, and requests are not logged: that would cost more than
-    serving them.
+    serving them. A process that is not the replica's alone (`shares`) is left as it is then.
     """
+    if config is None and shares:
+        return False
     given = dict(config or {})
     level = given.get("log_level", "INFO")
     for name in LOGGERS:

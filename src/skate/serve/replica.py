@@ -113,7 +113,7 @@ class Replica:
         self.is_function = not isinstance(made, type)
         self.context = here = ReplicaContext(self.id, None, config, ReplicaRank(self.rank), self.world_size)
         self.max_ongoing = config.max_ongoing_requests
-        self.logs_requests = logs.set_up(config.logging_config, self.tags)
+        self.logs_requests = logs.set_up(config.logging_config, self.tags, self.shares)
         if self.is_function:
             self.instance = here.servable_object = made
         else:
@@ -160,7 +160,7 @@ class Replica:
         here.deployment_config = config
         self.max_ongoing = config.max_ongoing_requests
         if config.logging_config != old.logging_config:
-            self.logs_requests = logs.set_up(config.logging_config, self.tags)
+            self.logs_requests = logs.set_up(config.logging_config, self.tags, self.shares)
         if config.user_config != old.user_config:
             await self._reconfigure(config.user_config)
         self.target = target

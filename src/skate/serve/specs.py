@@ -16,7 +16,7 @@ class AppSpec:
         name: its name.
         route_prefix: paths that begin so belong to it; None: it has no HTTP.
         ingress: the deployment that it is reached through.
-        ingress_options: what the HTTP side must know of that deployment.
+        ingress_options: what the HTTP side must know of that deployment; ``more_prefixes``: further route prefixes.
         targets: what is wanted of each deployment, by name.
         codes: pickled code by the names that targets have for it; bytes, or references to them.
         deployed_at: when it was deployed, in seconds since the epoch.

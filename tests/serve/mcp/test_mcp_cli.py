@@ -65,7 +65,7 @@ def started(folder: Path, *words: str, **variables: str) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=20)
-        assert process.returncode in (0, 130, -signal.SIGINT) and "Traceback" not in rest, rest
+        assert process.returncode in (0, 130, -signal.SIGINT) and "KeyboardInterrupt" not in rest, rest
 
 
 def skate(*words: str, code: int = 0, **variables: str) -> str:

@@ -1,0 +1,152 @@
+"""A light route of a plugin beside plain FastAPI, alone and while another plugin works hard.
+
+    python benchmarks/plugins.py [--rounds N] [--seconds S]
+
+In each round all are measured one after another, first alone, then while a client asks for heavy work on the event loop
+of another plugin without a pause. Ratios are of the same round, and their median is shown. CPU is of the server's
+processes, in microseconds for a request, and says most on a busy machine. Requests come from `wrk` (its path in WRK, or
+on the PATH).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+from serve_http import free_port, milliseconds
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "plugin_service"
+PLAIN = """
+import sys, uvicorn
+from fastapi import FastAPI
+app = FastAPI()
+@app.get("/api/v1/hello")
+async def hello(name: str = "you") -> str:
+    return f"hello {name}"
+uvicorn.run(app, port=int(sys.argv[1]), log_level="error", access_log=False)
+"""
+SETTINGS = {
+    "load_plugins": '["plugins.story", "plugins.numbers"]',
+    "load_builtin_plugins": "[]",
+    "log.access": "false",
+    "plugins.numbers.most": "2000000",
+}
+HEAVY = "/api/v1/primes/busy?below=2000000"
+Row = dict[str, float]
+
+
+class Server:
+    """A server in a process of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        if name == "plain":
+            command = ["-c", PLAIN, str(self.port)]
+        else:
+            options = [word for each, value in SETTINGS.items() for word in ("--set", f"{each}={value}")]
+            command = ["-m", "skate", "plugin", "run", "--engine", name, "--port", str(self.port), *options]
+        self.process = subprocess.Popen([sys.executable, *command], cwd=EXAMPLE, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/api/v1/hello", timeout=5).read()
+                return
+            except OSError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise RuntimeError(f"{name} does not answer") from None
+                time.sleep(0.2)
+
+    def cpu(self) -> float:
+        """Seconds of CPU that its processes have had."""
+        top = psutil.Process(self.process.pid)
+        times = [each.cpu_times() for each in [top, *top.children(recursive=True)]]
+        return sum(each.user + each.system for each in times)
+
+    def measure(self, wrk: str, seconds: float) -> Row:
+        """Requests per second, milliseconds at 99 %, microseconds of CPU for each."""
+        before = self.cpu()
+        command = [wrk, "-t1", "-c8", f"-d{seconds:g}s", "--latency", f"{self.url}/api/v1/hello"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        if "Non-2xx" in found:
+            raise RuntimeError(f"{self.name} answered with errors:\n{found}")
+        requests = int(re.findall(r"(\d+) requests in", found)[0])
+        return {
+            "rps": float(re.findall(r"Requests/sec: *(\S+)", found)[0]),
+            "p99": milliseconds(re.findall(r"99% *([\d.]+(?:us|ms|s))", found)[0]),
+            "cpu": (self.cpu() - before) / requests * 1e6,
+        }
+
+    def measure_beside_heavy_work(self, wrk: str, seconds: float) -> Row:
+        """The same while another plugin works."""
+        over = threading.Event()
+
+        def ask() -> None:
+            while not over.is_set():
+                urllib.request.urlopen(self.url + HEAVY, timeout=60).read()
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            return self.measure(wrk, seconds)
+        finally:
+            over.set()
+            thread.join()
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3)
+    asked = parser.parse_args()
+    wrk = os.environ.get("WRK") or shutil.which("wrk")
+    if wrk is None:
+        parser.error("wrk is needed: put it on the PATH, or its path into WRK")
+    names = ("plain", "inline", "local")
+    alone: dict[str, list[Row]] = {name: [] for name in names}
+    beside: dict[str, list[Row]] = {name: [] for name in names[1:]}
+    servers: list[Server] = []
+    try:
+        for name in names:
+            servers.append(Server(name))
+        for _ in range(asked.rounds):
+            for each in servers:
+                alone[each.name].append(each.measure(wrk, asked.seconds))
+            for each in servers[1:]:
+                beside[each.name].append(each.measure_beside_heavy_work(wrk, asked.seconds))
+    finally:
+        for each in servers:
+            each.stop()
+
+    def ratio(mine: list[Row], theirs: list[Row], key: str) -> float:
+        return statistics.median(one[key] / other[key] for one, other in zip(mine, theirs, strict=True))
+
+    print(f"{'server':8} {'req/s':>8} {'p99 ms':>8} {'cpu us':>8} {'of plain':>9} {'p99 beside heavy work':>22}")
+    for name, rows in alone.items():
+        figures = [statistics.median(row[key] for row in rows) for key in ("rps", "p99", "cpu")]
+        share = ratio(rows, alone["plain"], "rps")
+        heavy = f"{ratio(beside[name], rows, 'p99'):.1f} times" if name in beside else ""
+        print(f"{name:8} {figures[0]:8.0f} {figures[1]:8.2f} {figures[2]:8.1f} {share:8.0%} {heavy:>22}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The plugins of this service: every module here is one."""

@@ -1,0 +1,462 @@
+"""Who carries calls out: this process itself, or deployments in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+import skate
+from skate.configuration import Config
+from skate.plugin import calls, proxied, work
+from skate.plugin.catalog import Catalog, UpstreamApi
+from skate.plugin.errors import ApiNotFoundError, PluginError
+from skate.plugin.host import Host
+from skate.plugin.limits import Limit
+from skate.plugin.model import PluginApi
+from skate.plugin.upstream import Upstreams
+
+log = logging.getLogger("skate.plugin")
+SERVE_APP = "skate-plugin-{}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A plugin's class that is to be started."""
+
+    plugin: str
+    deployment: str
+    cls: type
+    config: Any
+    """The plugin's table, checked."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every process of a service knows."""
+
+    config: Config
+    catalog: Catalog
+
+
+class _Common:
+    """What both kinds do alike: upstream services are called from where the caller is."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.catalog = plan.catalog
+        self.upstreams = Upstreams(plan.config)
+
+    def items(self, api: PluginApi, kwargs: Mapping[str, Any]) -> Iterator[Any] | None:
+        """See `calls.Runtime`."""
+        return None
+
+    async def upstream(self, api: UpstreamApi, kwargs: Mapping[str, Any]) -> Any:
+        """Call an upstream service."""
+        return await self.upstreams.call(api, kwargs)
+
+
+class Direct(_Common):
+    """Everything in this process, on the event loop of the server."""
+
+    def __init__(self, plan: Plan, parts: list[Part]) -> None:
+        super().__init__(plan)
+        self.parts = parts
+        self.hosts: dict[str, Host] = {}
+        self.limits = {part.deployment: Limit.read(part.deployment, part.options) for part in parts}
+
+    async def start(self) -> dict[str, BaseException]:
+        """Start the plugins; those that fail, with their causes."""
+        calls.set_runtime(self)
+        failed: dict[str, BaseException] = {}
+        for part in self.parts:
+            try:
+                host = Host(part.plugin, part.cls, part.config)
+                self.hosts[part.deployment] = host
+                await host.start()
+            except Exception as error:  # noqa: BLE001  a plugin may fail of anything, the others start
+                self.hosts.pop(part.deployment, None)
+                failed[part.plugin] = error
+        return failed
+
+    async def stop(self) -> None:
+        """End the plugins, the last first."""
+        for name, host in reversed(self.hosts.items()):
+            try:
+                await host.stop()
+            except Exception:  # the others are to end all the same
+                log.exception("%s did not end cleanly", name)
+        self.hosts.clear()
+        await self.upstreams.close()
+        if calls.has_runtime() and calls.runtime() is self:
+            calls.set_runtime(None)
+
+    def _host(self, api: PluginApi) -> Host:
+        host = self.hosts.get(api.deployment)
+        if host is None:
+            raise NotRunningError(f"{api.deployment} does not run: it could not be started, or has ended.")
+        return host
+
+    async def call(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> Any:
+        """See `calls.Runtime`."""
+        host, limit = self._host(api), self.limits[api.deployment]
+        await limit.enter()
+        try:
+            return await host.call(api.method, kwargs, checked=checked)
+        finally:
+            limit.leave()
+
+    async def stream(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
+        """See `calls.Runtime`."""
+        host, limit = self._host(api), self.limits[api.deployment]
+        await limit.enter()
+        items = host.stream(api.method, kwargs, checked=checked)
+        try:
+            async for item in items:
+                yield item
+        finally:
+            await items.aclose()  # type: ignore[attr-defined]
+            limit.leave()
+
+    async def work(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """In a thread."""
+        return await work.in_thread(function, args, kwargs)
+
+    async def run_function(self, name: str, arguments: dict[str, Any]) -> Any:
+        """Run a function that was registered for other services."""
+        return await proxied.run_function(name, arguments)
+
+
+class NotRunningError(PluginError):
+    """A plugin is asked for that does not run."""
+
+
+class Remote(_Common):
+    """Calls go to deployments by their handles. In the server's process, and in each of the deployments'."""
+
+    def __init__(self, plan: Plan, session: Session | None = None) -> None:
+        super().__init__(plan)
+        self._session = session
+        """What is started; None: in a deployment's process, which starts nothing."""
+        self._functions: dict[str, str] = {}
+        """Functions registered for other services, and the deployments that have them."""
+        self._handles: dict[str, Any] = {}
+        self._task: Any = None
+
+    async def start(self) -> dict[str, BaseException]:
+        """Deploy the plugins; those that fail, with their causes."""
+        assert self._session is not None
+        failed, self._functions = await asyncio.to_thread(self._session.start, self.plan)
+        calls.set_runtime(self)
+        return failed
+
+    async def stop(self) -> None:
+        """End the deployments, and the session if it was started for them."""
+        assert self._session is not None
+        self._handles.clear()
+        await self.upstreams.close()
+        await asyncio.to_thread(self._session.stop)
+        if calls.has_runtime() and calls.runtime() is self:
+            calls.set_runtime(None)
+
+    async def run_function(self, name: str, arguments: dict[str, Any]) -> Any:
+        """Run a function that was registered for other services, where it is."""
+        deployment = self._functions.get(name)
+        if deployment is None:
+            raise ApiNotFoundError(f"No function {name!r} is registered here.")
+        try:
+            return await self._handle(deployment).run_function.remote(name, arguments, calls.request_id.get())
+        except skate.exceptions.RayTaskError as error:
+            raise _cause(error) from None
+
+    def _handle(self, deployment: str) -> Any:
+        handle = self._handles.get(deployment)
+        if handle is None:
+            from skate.serve.handle import DeploymentHandle
+
+            handle = self._handles[deployment] = DeploymentHandle(deployment, SERVE_APP.format(deployment))
+        return handle
+
+    async def call(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> Any:
+        """See `calls.Runtime`."""
+        handle = self._handle(api.deployment)
+        try:
+            return await handle.call.remote(api.method, await portable(kwargs), checked, calls.request_id.get())
+        except skate.exceptions.RayTaskError as error:
+            raise _cause(error) from None
+
+    async def stream(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
+        """See `calls.Runtime`."""
+        handle = self._handle(api.deployment).stream.options(stream=True)
+        items = handle.remote(api.method, await portable(kwargs), checked, calls.request_id.get())
+        ended = False
+        try:
+            async for item in items:
+                yield item
+            ended = True
+        except skate.exceptions.RayTaskError as error:
+            ended = True
+            raise _cause(error) from None
+        finally:
+            if not ended:
+                items.cancel()
+
+    def items(self, api: PluginApi, kwargs: Mapping[str, Any]) -> Iterator[Any] | None:
+        """See `calls.Runtime`. An event loop that is blocked would not hear of them."""
+        return self._items(api, kwargs)
+
+    def _items(self, api: PluginApi, kwargs: Mapping[str, Any]) -> Iterator[Any]:
+        sent = asyncio.run(portable(kwargs))
+        handle = self._handle(api.deployment).stream.options(stream=True)
+        try:
+            yield from handle.remote(api.method, sent, False, calls.request_id.get())
+        except skate.exceptions.RayTaskError as error:
+            raise _cause(error) from None
+
+    async def work(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """As a task of its own."""
+        if self._task is None:
+            self._task = skate.remote(_run_task)
+        name = work.by_name(function)
+        try:
+            return await self._task.remote(name, None if name else function, args, dict(kwargs))
+        except skate.exceptions.RayTaskError as error:
+            raise _cause(error) from None
+
+
+class Inside(Remote):
+    """In the process of a deployment: it calls itself without a detour."""
+
+    own: tuple[str, Replica] | None = None
+    """The deployment that this process is."""
+
+    async def start(self) -> dict[str, BaseException]:
+        """Start the plugin that is here, if one is; those that fail, with their causes."""
+        if self.own is None:
+            return {}
+        try:
+            await self.own[1].start()
+        except Exception as error:  # noqa: BLE001  a plugin may fail of anything; whoever deploys it is told
+            return {self.own[1].host.plugin: error}
+        return {}
+
+    async def stop(self) -> None:
+        """What is here ends with its process."""
+
+    async def call(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> Any:
+        """See `calls.Runtime`."""
+        if self.own is not None and self.own[0] == api.deployment:
+            return await self.own[1].host.call(api.method, kwargs, checked=checked)
+        return await super().call(api, kwargs, checked=checked)
+
+    def stream(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
+        """See `calls.Runtime`."""
+        if self.own is not None and self.own[0] == api.deployment:
+            return self.own[1].host.stream(api.method, kwargs, checked=checked)
+        return super().stream(api, kwargs, checked=checked)
+
+    def items(self, api: PluginApi, kwargs: Mapping[str, Any]) -> Iterator[Any] | None:
+        """See `calls.Runtime`."""
+        if self.own is not None and self.own[0] == api.deployment:
+            return None  # what is here does not wait for this process's event loop
+        return super().items(api, kwargs)
+
+
+def _run_task(name: tuple[str, str] | None, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if name is not None:
+        return work.run_named(*name, args, kwargs)
+    return work.run_here(function, args, kwargs)
+
+
+def _cause(error: Any) -> BaseException:
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
+class Replica:
+    """The deployment of a plugin's class: what runs in a process of its own."""
+
+    def __init__(self, plan: Plan, plugin: str, deployment: str, pickled: bytes, config: Any) -> None:
+        import pickle
+
+        from skate.plugin import settings
+        from skate.plugin.logs import set_up_logging
+
+        set_up_logging(plan.config.log)
+        settings.use(plan.config)  # ahead of the plugin's module, which may ask for its table
+        self.runtime = Inside(plan)
+        calls.set_runtime(self.runtime)
+        self.host = Host(plugin, pickle.loads(pickled), config)
+        self.runtime.own = (deployment, self)
+        self.upstreams = self.runtime.upstreams
+        self._started: asyncio.Task[None] | None = None
+
+    async def start(self) -> list[str]:
+        """Have the plugin start; once, whoever asks first. The functions that it registered for other services."""
+        if self._started is None:
+            self._started = asyncio.create_task(self.host.start())
+        await asyncio.shield(self._started)
+        return list(proxied.FUNCTIONS)
+
+    async def run_function(self, name: str, arguments: dict[str, Any], request_id: str) -> Any:
+        """Run a function that was registered for other services."""
+        if self._started is None or not self._started.done():
+            await self.start()
+        calls.request_id.set(request_id)
+        return await proxied.run_function(name, arguments)
+
+    async def call(self, method: str, kwargs: Mapping[str, Any], checked: bool, request_id: str) -> Any:
+        """Call a method of the plugin."""
+        if self._started is None or not self._started.done():
+            await self.start()
+        calls.request_id.set(request_id)
+        return await self.host.call(method, opened(kwargs), checked=checked)
+
+    async def stream(
+        self, method: str, kwargs: Mapping[str, Any], checked: bool, request_id: str
+    ) -> AsyncIterator[Any]:
+        """Call a method of the plugin that is a generator."""
+        if self._started is None or not self._started.done():
+            await self.start()
+        calls.request_id.set(request_id)
+        items = self.host.stream(method, opened(kwargs), checked=checked)
+        try:
+            async for item in items:
+                yield item
+        finally:
+            await items.aclose()  # type: ignore[attr-defined]
+
+    def check_health(self) -> None:
+        """The plugin's own check."""
+        check = getattr(self.host.instance, "check_health", None)
+        if check is not None:
+            check()
+
+    async def __del__(self) -> None:
+        await self.host.stop()
+        await self.upstreams.close()
+
+
+class Session:
+    """The session that a service's deployments run in."""
+
+    def __init__(self, engine: str, config: Config, parts: list[Part]) -> None:
+        self.engine = engine
+        self.config = config
+        self.parts = parts
+        self._ours = False
+        self._deployed: list[str] = []
+
+    def start(self, plan: Plan) -> tuple[dict[str, BaseException], dict[str, str]]:
+        """Deploy the plugins' classes; those that fail with their causes, and the functions they registered."""
+        if not skate.is_initialized():
+            cpus = self.config.server.num_cpus
+            skate.init(engine=self.engine, num_cpus=None if cpus < 1 else cpus, log_to_driver=True)
+            self._ours = True
+        failed: dict[str, BaseException] = {}
+        functions: dict[str, str] = {}
+        with ThreadPoolExecutor(max(1, len(self.parts)), "skate-plugin-start") as threads:
+            for part, done in [(part, threads.submit(self._deploy, plan, part)) for part in self.parts]:
+                try:
+                    functions.update(dict.fromkeys(done.result(), part.deployment))
+                except Exception as error:  # noqa: BLE001  a plugin may fail of anything, the others start
+                    failed[part.plugin] = error
+        return failed, functions
+
+    def deployed_as(self, part: Part) -> tuple[type, str | None, tuple[Any, ...]]:
+        """The class that is deployed for a plugin's, its route prefix, and further arguments."""
+        return Replica, None, ()
+
+    def _deploy(self, plan: Plan, part: Part) -> list[str]:
+        from skate import serve
+
+        options = {"ray_actor_options": {"num_cpus": 0}, **part.options}
+        cls, prefix, more = self.deployed_as(part)
+        made = serve.deployment(cls, name=part.deployment, **options)
+        pickled = skate.cloudpickle.dumps(part.cls)
+        app = made.bind(plan, part.plugin, part.deployment, pickled, part.config, *more)
+        name = SERVE_APP.format(part.deployment)
+        handle = serve.run(app, name=name, route_prefix=prefix)
+        self._deployed.append(name)
+        try:
+            found: list[str] = handle.start.remote().result()
+        except skate.exceptions.RayTaskError as error:
+            serve.delete(name)
+            self._deployed.remove(name)
+            raise _cause(error) from None
+        return found
+
+    def stop(self) -> None:
+        """End the deployments, and the session if it was started for them."""
+        from skate import serve
+
+        if not skate.is_initialized():
+            return
+        if self._ours:
+            serve.shutdown()
+            skate.shutdown()
+            self._ours = False
+        else:
+            for name in self._deployed:
+                serve.delete(name)
+        self._deployed.clear()
+
+
+# ---------------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class SentFile:
+    """An uploaded file on its way to another process."""
+
+    filename: str | None
+    headers: list[tuple[str, str]]
+    content: bytes
+
+
+async def portable(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that can be sent: uploaded files with their content."""
+    if not any(_is_upload(value) or (type(value) is list and any(map(_is_upload, value))) for value in kwargs.values()):
+        return dict(kwargs)
+    found: dict[str, Any] = {}
+    for name, value in kwargs.items():
+        if _is_upload(value):
+            found[name] = await _sent(value)
+        elif isinstance(value, list):
+            found[name] = [await _sent(each) if _is_upload(each) else each for each in value]
+        else:
+            found[name] = value
+    return found
+
+
+async def _sent(file: Any) -> SentFile:
+    return SentFile(file.filename, list(file.headers.items()), await file.read())
+
+
+def _is_upload(value: Any) -> bool:
+    return hasattr(value, "filename") and hasattr(value, "file") and hasattr(value, "read")
+
+
+def opened(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments as they were before `portable`."""
+    if not any(type(value) in (SentFile, list) for value in kwargs.values()):
+        return kwargs
+    return {
+        name: [_opened(each) for each in value] if type(value) is list else _opened(value)
+        for name, value in kwargs.items()
+    }
+
+
+def _opened(value: Any) -> Any:
+    if type(value) is not SentFile:
+        return value
+    from fastapi import UploadFile
+    from starlette.datastructures import Headers
+
+    size = len(value.content)
+    return UploadFile(BytesIO(value.content), size=size, filename=value.filename, headers=Headers(dict(value.headers)))

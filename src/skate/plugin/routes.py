@@ -1,0 +1,221 @@
+"""From a plugin's method to a route of FastAPI: its parameters, its answer, its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import BackgroundTasks, HTTPException, Request, Response, WebSocket
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, create_model
+
+import skate
+from skate.plugin import calls
+from skate.plugin.backends import NotRunningError
+from skate.plugin.cache import ACTIONS, BYPASS, REFRESH, RouteCache
+from skate.plugin.consts import CACHE_HEADER, CACHE_KEY_HEADER, CACHE_STATUS_HEADER
+from skate.plugin.encoding import encode
+from skate.plugin.errors import BusyError, UpstreamError
+from skate.plugin.host import hints
+from skate.plugin.model import PluginApi
+from skate.plugin.sse import StreamEventType, frame, make_stream_event
+
+log = logging.getLogger("skate.plugin")
+REQUEST = "skate_request_"
+"""The parameter that brings the request itself; a plugin's own parameters are never called so."""
+JSON = "application/json"
+HERE_ONLY = (Request, Response, WebSocket, BackgroundTasks)
+DEEPEST = 200
+"""Levels of a body that an answer may have as well: Pydantic writes 255."""
+_NO_STREAM_CACHE = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+class Envelope(BaseModel):
+    """What an answer is in, unless the route sends its value raw."""
+
+    status: int
+    message: str
+    data: Any = None
+
+
+def envelope(value: Any, status: int = 200, message: str = "success") -> bytes:
+    """A value in its envelope, as JSON. Raises TypeError for what has none."""
+    return encode({"status": status, "message": message, "data": value})
+
+
+def problem(status: int, message: str, headers: Any = None, data: Any = None) -> Response:
+    """An answer that says what went wrong."""
+    return Response(envelope(data, status, message), status, headers, JSON)
+
+
+def endpoint(
+    api: PluginApi, cls: type, runtime: calls.Runtime, cache: RouteCache | None, timeout_s: float | None
+) -> Any:
+    """The function that FastAPI calls for a route, with the parameters of the plugin's method."""
+    answer = _streaming(api, runtime) if api.route.stream else _answering(api, runtime, cache, timeout_s)
+    method = inspect.getattr_static(cls, api.method)
+    known = hints(method)
+    parameters = [
+        parameter.replace(annotation=known.get(parameter.name, Any), kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in list(inspect.signature(method).parameters.values())[1:]
+        if parameter.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    ]
+    parameters.append(inspect.Parameter(REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request))
+    answer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    answer.__annotations__ = {each.name: each.annotation for each in parameters}
+    answer.__name__ = api.method
+    answer.__doc__ = inspect.getdoc(method)
+    return answer
+
+
+def takes_request(cls: type, api: PluginApi) -> str:
+    """The name of a parameter that exists in the server's process alone; empty: there is none."""
+    known = hints(inspect.getattr_static(cls, api.method))
+    return next((name for name, kind in known.items() if name != "return" and kind in HERE_ONLY), "")
+
+
+def _answering(
+    api: PluginApi, runtime: calls.Runtime, cache: RouteCache | None, timeout_s: float | None
+) -> Callable[..., Any]:
+    raw = api.route.raw_response
+
+    async def produce(kwargs: dict[str, Any]) -> Response | bytes:
+        if timeout_s is None:
+            value = await runtime.call(api, kwargs, checked=True)
+        else:
+            async with asyncio.timeout(timeout_s):
+                value = await runtime.call(api, kwargs, checked=True)
+        if isinstance(value, Response):
+            return value
+        return encode(value) if raw else envelope(value)
+
+    async def answer(**kwargs: Any) -> Response:
+        request: Request = kwargs.pop(REQUEST)
+        try:
+            if cache is not None:
+                return await _cached(cache, request, kwargs, produce)
+            body = await produce(kwargs)
+        except Exception as error:  # noqa: BLE001  whatever the plugin raises, the client gets an answer
+            return failure(api, error, kwargs)
+        return body if isinstance(body, Response) else Response(body, media_type=JSON)
+
+    return answer
+
+
+async def _cached(cache: RouteCache, request: Request, kwargs: dict[str, Any], produce: Callable[..., Any]) -> Response:
+    action = request.headers.get(CACHE_HEADER, "use").strip().lower()
+    if action not in ACTIONS:
+        return problem(400, f"{CACHE_HEADER} must be one of {', '.join(ACTIONS)}")
+    key = ""
+    if action != BYPASS:
+        key = cache.key(request, {name: each for name, each in kwargs.items() if not isinstance(each, HERE_ONLY)})
+        kept = await asyncio.to_thread(cache.get, key) if action != REFRESH else None
+        if kept is not None:
+            return Response(kept, headers={CACHE_KEY_HEADER: _digest(key), CACHE_STATUS_HEADER: "HIT"}, media_type=JSON)
+    body = await produce(kwargs)
+    if isinstance(body, Response):
+        return body
+    if action == BYPASS:
+        return Response(body, headers={CACHE_STATUS_HEADER: "BYPASS"}, media_type=JSON)
+    await asyncio.to_thread(cache.put, key, body)
+    status = "REFRESH" if action == REFRESH else "MISS"
+    return Response(body, headers={CACHE_KEY_HEADER: _digest(key), CACHE_STATUS_HEADER: status}, media_type=JSON)
+
+
+def _digest(key: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def _streaming(api: PluginApi, runtime: calls.Runtime) -> Callable[..., Any]:
+    async def answer(**kwargs: Any) -> Response:
+        kwargs.pop(REQUEST)
+        items = runtime.stream(api, kwargs, checked=True)
+        try:  # what fails ahead of the first item still has a status of its own
+            first = await anext(items, _END)
+        except Exception as error:  # noqa: BLE001  whatever the plugin raises, the client gets an answer
+            return failure(api, error, kwargs)
+        response = StreamingResponse(_framed(api, first, items), media_type="text/event-stream")
+        response.raw_headers += _NO_STREAM_CACHE
+        return response
+
+    return answer
+
+
+_END = object()
+
+
+async def _framed(api: PluginApi, first: Any, items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    try:
+        if first is not _END:
+            yield frame(first)
+            async for item in items:
+                yield frame(item)
+    except Exception as error:  # noqa: BLE001  the status is sent: all that can be done is an event that says so
+        status, message, _ = told(api, error)
+        yield make_stream_event(StreamEventType.ERROR, {"status": status, "message": message}).encode()
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def failure(api: PluginApi, error: BaseException, kwargs: dict[str, Any]) -> Response:
+    """The answer to a request that failed."""
+    if isinstance(error, RecursionError | TypeError | ValueError) and _is_deep(kwargs):
+        return problem(400, "the body is nested too deeply")
+    status, message, headers = told(api, error)
+    return problem(status, message, headers)
+
+
+def _is_deep(kwargs: dict[str, Any]) -> bool:
+    """Whether arguments are nested deeper than JSON can be written."""
+    level: list[Any] = [*kwargs.values()]
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, BaseModel):
+                below += vars(value).values()
+            elif isinstance(value, dict):
+                below += value.values()
+            elif isinstance(value, list | tuple):
+                below += value
+        level = below
+    return bool(level)
+
+
+def told(api: PluginApi, error: BaseException) -> tuple[int, str, Any]:
+    """Status, message and headers of an error. What a client is not to know is in the log alone."""
+    if isinstance(error, HTTPException):
+        return error.status_code, str(error.detail), error.headers
+    if isinstance(error, BusyError) or type(error).__name__ == "BackPressureError":
+        return 503, f"{api.deployment} is busy", {"retry-after": "1"}
+    if isinstance(error, TimeoutError):
+        return 504, f"{api.deployment} did not answer in time", None
+    if isinstance(error, NotRunningError | skate.exceptions.RayActorError):
+        log.error("%s: %s", api.name, error)
+        return 503, f"{api.deployment} does not run", None
+    if isinstance(error, UpstreamError):
+        log.warning("%s: %s", api.name, error)
+        return (error.status if error.status in (502, 503, 504) else 502), "an upstream service failed", None
+    log.error("%s failed", api.name, exc_info=error)
+    return 500, f"Internal error; request {calls.request_id.get()}", None
+
+
+def response_model(api: PluginApi, cls: type) -> Any:
+    """What the OpenAPI document says a route answers."""
+    returns = hints(inspect.getattr_static(cls, api.method)).get("return", Any)
+    if api.route.stream or (isinstance(returns, type) and issubclass(returns, Response)):
+        return None
+    try:
+        TypeAdapter(returns)
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        returns = Any
+    if api.route.raw_response:
+        return returns
+    name = f"{api.deployment.replace('.', '_')}_{api.method}_Answer"
+    return create_model(name, status=(int, ...), message=(str, ...), data=(returns, ...))

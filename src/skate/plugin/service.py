@@ -1,0 +1,243 @@
+"""Running a service: configuration, plugins, engine, server."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from skate.configuration import Config, ConfigError, Loaded, load_with_origins
+from skate.plugin import loading, settings
+from skate.plugin.catalog import Catalog, UpstreamApi
+from skate.plugin.loading import Registry
+from skate.plugin.logs import set_up_logging
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from skate.plugin.app import Service
+    from skate.plugin.backends import Part
+
+log = logging.getLogger("skate.plugin")
+ENGINES = ("inline", "local", "ray")
+DEFAULT_ENGINE = "inline"
+
+
+def run(
+    *,
+    server_host: str | None = None,
+    server_port: int | None = None,
+    num_cpus: int | None = None,
+    engine: str | None = None,
+    use_ray: bool | None = None,
+    enable_proxy: bool | None = None,
+    load_plugins: Sequence[str] | None = None,
+    load_builtin_plugins: Sequence[str] | None = None,
+    strict: bool | None = None,
+    flags: Mapping[str, Any] | None = None,
+    folder: str = "",
+    blocking: bool = True,
+    test_mode: bool = False,
+) -> FastAPI | None:
+    """Start a service of plugins, as it is configured; see ``docs/plugins.md``.
+
+    Args:
+        server_host: the address to listen at.
+        server_port: the port; 0: one that is free.
+        num_cpus: CPUs of the session that is started.
+        engine: ``"inline"``: one process; ``"local"``: each plugin in processes of its own; ``"ray"``: on Ray.
+        use_ray: the short form of ``engine="ray"``.
+        enable_proxy: load the built-in plugin `proxy`.
+        load_plugins: modules and packages of plugins, in place of those that are configured.
+        load_builtin_plugins: built-in plugins, in place of those that are configured.
+        strict: fail if any plugin does not work.
+        flags: further settings by dotted names, as in ``{"log.format": "json"}``; they go over all else.
+        folder: where the configuration is; by default the working directory.
+        blocking: serve until Ctrl-C or SIGTERM. False: return the application, and leave serving it to the caller.
+        test_mode: the same as ``blocking=False``: for a test client.
+
+    Returns:
+        The ASGI application, or None after serving.
+
+    Raises:
+        ConfigError: a setting does not exist, or has a wrong value.
+        PluginLoadError: a plugin does not work, under `strict`.
+        PluginDependencyError: a plugin requires APIs that nobody offers.
+    """
+    given = {
+        "server.host": server_host,
+        "server.port": server_port,
+        "server.num_cpus": num_cpus,
+        "server.use_ray": use_ray,
+        "server.engine": engine,
+        "engine.name": engine,
+        "server.enable_proxy": enable_proxy,
+        "server.strict": strict,
+        "load_plugins": None if load_plugins is None else list(load_plugins),
+        "load_builtin_plugins": None if load_builtin_plugins is None else list(load_builtin_plugins),
+    }
+    over = {name: value for name, value in given.items() if value is not None} | dict(flags or {})
+    service = make_service(load_with_origins(folder, flags=over))
+    if test_mode or not blocking:
+        return service.app
+    serve(service)
+    return None
+
+
+def make_service(loaded: Loaded) -> Service:
+    """The service of a configuration, not started yet. Raises as `run` does."""
+    try:
+        from skate.plugin import app, backends, upstream
+    except ImportError as error:
+        raise ImportError(f'{error}. Services of plugins need: pip install "skate-ray[plugin]"') from error
+    config = loaded.config
+    engine = config.chosen_engine or DEFAULT_ENGINE
+    if engine not in ENGINES:
+        raise ConfigError(f"There is no engine {engine!r}; there are: {', '.join(ENGINES)}.")
+    set_up_logging(config.log)
+    settings.use(config)
+    registry = load_all(config)
+    found: list[UpstreamApi] = []
+    schemas: dict[str, Any] = {}
+    if "proxy" in registry.plugins:
+        found, schemas, failed = upstream.discover(upstream.ProxyConfig.of(config))
+        registry.failed |= {f"proxy of {url}": cause for url, cause in failed.items()}
+    parts = parts_of(registry, config)
+    if engine != "inline":
+        _check_movable(registry)
+    catalog = Catalog.of(registry.plugins.values(), found)
+    if conflicts := catalog.conflicts():
+        registry.failed |= {"routes": "; ".join(conflicts)}
+        log.error("routes that two plugins offer: the first one counts")
+    registry.report(config.server.strict)
+    catalog.check()
+    plan = backends.Plan(config, _light(catalog))
+    runtime: Any
+    if engine == "inline":
+        runtime = backends.Direct(plan, parts)
+    else:
+        runtime = backends.Remote(plan, session=backends.Session(engine, config, parts))
+    runtime.catalog = catalog
+    return app.Service(registry, loaded, runtime, engine, schemas)
+
+
+def load_all(config: Config) -> Registry:
+    """The plugins that are configured, announced by packages, and loaded by the program already."""
+    registry = Registry(dict(loading.REGISTRY.plugins), dict(loading.REGISTRY.failed), list(loading.REGISTRY.disabled))
+    off = config.disabled_plugins
+    for name, plugin in list(registry.plugins.items()):
+        if name in off or plugin.metadata.name in off:
+            del registry.plugins[name]
+            registry.disabled.append(name)
+    builtin = [*config.load_builtin_plugins]
+    if config.server.enable_proxy and "proxy" not in builtin:
+        builtin.append("proxy")
+    try:
+        registry.load_builtin([name for name in builtin if name not in registry.plugins], off)
+    except ValueError as error:
+        raise ConfigError(f"load_builtin_plugins: {error}") from None
+    loaded = {plugin.module for plugin in registry.plugins.values()}
+    registry.load((name for name in config.load_plugins if name not in loaded), off)
+    registry.load_entry_points(off)
+    ordered = sorted(registry.plugins.values(), key=lambda plugin: -plugin.metadata.priority)
+    registry.plugins = {plugin.name: plugin for plugin in ordered}
+    return registry
+
+
+def parts_of(registry: Registry, config: Config) -> list[Part]:
+    """What is to be started, with its table and options. A plugin whose table is wrong is taken out."""
+    from skate.plugin.backends import Part
+
+    unknown = set(config.plugins) - {
+        name for each in registry.plugins.values() for name in (each.name, each.metadata.name)
+    }
+    for name in sorted(unknown):
+        log.warning("[plugins.%s] is configured, but there is no such plugin", name)
+    parts: list[Part] = []
+    for plugin in list(registry.plugins.values()):
+        table = dict(config.plugins.get(plugin.name, config.plugins.get(plugin.metadata.name, {})))
+        kind = plugin.metadata.config_class
+        own = table.get("ingress_config", {})
+        try:
+            checked = settings.checked(plugin.name, kind, table) if kind is not None else table
+        except ConfigError as error:
+            registry.refuse({plugin.name: error})
+            continue
+        for deployment in plugin.deployments:
+            options = {**config.base_ingress_config, **deployment.options, **own}
+            options.setdefault("max_ongoing_requests", 100)
+            parts.append(Part(plugin.name, deployment.name, deployment.cls, checked, options))
+    return parts
+
+
+def _check_movable(registry: Registry) -> None:
+    """A request itself cannot go to another process: plugins that ask for it are taken out."""
+    from skate.plugin import routes
+
+    for plugin in list(registry.plugins.values()):
+        for deployment in plugin.deployments:
+            for api in deployment.apis:
+                if name := routes.takes_request(deployment.cls, api):
+                    cause = f"{api.name} asks for the request ({name}), which only engine inline can give"
+                    registry.refuse({plugin.name: cause})
+
+
+def _light(catalog: Catalog) -> Catalog:
+    """The catalog without what only the server needs."""
+
+    def bare(api: Any) -> Any:
+        if isinstance(api, UpstreamApi):
+            return replace(api, operation={})
+        return replace(api, route=replace(api.route, cache=None, extra={}))
+
+    paths = {path: [bare(api) for api in apis] for path, apis in catalog.by_path.items()}
+    return Catalog(paths, {name: bare(api) for name, api in catalog.by_name.items()}, catalog.allowed)
+
+
+def serve(service: Service) -> None:
+    """Serve until Ctrl-C or SIGTERM."""
+    if service.engine == "local":
+        from skate.plugin.front import Front
+
+        Front(service).serve()
+        return
+    listener = listen(service.config.server.host, service.config.server.port)
+    log.info("listening at %s, engine %s", address(listener), service.engine)
+    serve_at(service, listener)
+
+
+def listen(host: str, port: int) -> Any:
+    """A socket to serve at. Raises ConfigError if it cannot be had."""
+    import socket
+
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(512)  # who comes before the service has started waits
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"server.host, server.port: cannot listen at {host}:{port}: {error}") from None
+    return listener
+
+
+def address(listener: Any) -> str:
+    """The URL of a socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve_at(service: Service, listener: Any) -> None:
+    """Serve at a socket, in this process."""
+    import uvicorn
+
+    options = uvicorn.Config(
+        service.app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10
+    )
+    server = uvicorn.Server(options)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C has ended it in good order
+        server.run(sockets=[listener])
+    if not server.started:
+        raise SystemExit(3)
