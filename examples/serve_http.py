@@ -13,6 +13,7 @@ from collections import Counter
 import httpx
 from fastapi import FastAPI, HTTPException
 
+import skate as ray
 from skate import serve
 from skate.serve.handle import DeploymentHandle
 
@@ -66,6 +67,7 @@ def ask_all_day(url: str, versions: Counter[int], stop: threading.Event) -> None
 
 
 def main() -> None:
+    ray.init(num_cpus=4)
     serve.start(http_options={"port": 0})
     serve.run(Shop.bind(Prices.bind(), 1), name="shop", route_prefix="/shop")
     serve.run(status.bind(), name="status", route_prefix="/status")
@@ -89,8 +91,9 @@ def main() -> None:
     os.kill(httpx.get(f"{url}/shop/version").json()["pid"], signal.SIGKILL)
     assert httpx.get(f"{url}/shop/version").json()["version"] == 2
     serve.shutdown()
+    ray.shutdown()
     assert set(versions) == {1, 2}
-    print("an update and a death, and no request failed")
+    print("serve_http: an update and a death, and no request failed")
 
 
 if __name__ == "__main__":

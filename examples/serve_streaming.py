@@ -15,6 +15,7 @@ from fastapi import FastAPI, WebSocket
 from starlette.responses import StreamingResponse
 from websockets.sync.client import connect
 
+import skate as ray
 from skate import serve
 
 api = FastAPI()
@@ -62,6 +63,7 @@ class Model:
 
 
 def main() -> None:
+    ray.init(num_cpus=4)
     serve.start(http_options={"port": 0})
     serve.run(Model.bind())
     url = serve.get_http_address()
@@ -86,8 +88,9 @@ def main() -> None:
     time.sleep(0.2)
     after = httpx.get(f"{url}/made").json()
     serve.shutdown()
+    ray.shutdown()
     assert after - before < 20
-    print("for a client that has gone no token is made")
+    print("serve_streaming: for a client that has gone no token is made")
 
 
 if __name__ == "__main__":
