@@ -15,6 +15,7 @@ from skate import serve
 from skate.exceptions import RayActorError
 from skate.serve.handle import DeploymentHandle
 
+pytest.importorskip("ray", reason="Ray is not installed: `make test-ray` installs it")
 pytestmark = pytest.mark.usefixtures("session")
 
 

@@ -375,7 +375,7 @@ def test_the_socket_of_a_replica_is_for_its_owner_alone(serving: Any) -> None:
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    from skate.serve.http_front import bind
+    from skate.serve.http_sockets import bind
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -327,7 +327,7 @@ def test_many_clients_at_once(url: str) -> None:
 
 
 def test_a_port_that_is_taken_is_named_when_serve_starts(url: str) -> None:
-    from skate.serve.http_front import bind
+    from skate.serve.http_sockets import bind
 
     port = int(url.rpartition(":")[2])
     with pytest.raises(OSError, match=str(port)):

@@ -6,8 +6,8 @@ What is where:
   ``options``; `config`: the options and their checks; `build`: from a bound application to an `specs.AppSpec`;
 * `state`, `autoscaling`: what is to be done, decided purely; `tending`: having it done; `controller`: the actor
   that does both; `vault`: what it must not forget; `topics`: what it tells routers, by a call that stays open;
-* `handle`: handles and responses; `router`: a caller's choice of replicas, its queue, what is tried again;
-  `board`: the page of shared memory with the replicas' ongoing requests;
+* `handle`, `request`, `responses`: handles, their requests, the answers; `router`: a caller's choice of replicas, its
+  queue, what is tried again; `board`: the page of shared memory with the replicas' ongoing requests;
 * `batching` with `batcher`, `multiplex`: ``@serve.batch``, ``@serve.multiplexed``; `holders`: which replica gets a
   request for a model; `metrics`: metrics of applications, and those of serve itself, which `measures` counts; `logs`;
 * `config_file`, `fields`: what configurations may say; `importing`: building what they name; `declared`: the

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import random
 import select
 import socket
@@ -26,30 +27,20 @@ from skate.serve.connections import (
     IDLE,
     REQUEST,
     SLOTS,
-    Closed,
     Drop,
-    Hello,
-    Holding,
     Keep,
-    Kept,
-    Leaving,
-    Link,
-    Marks,
-    Message,
-    Pass,
-    Returned,
     Settings,
     Shed,
-    Told,
     knock,
     raise_limit,
     refuse,
-)  # fmt: skip
-from skate.serve.context import new_request_id
+)
+from skate.serve.http_clients import HELD, LINGERING, OWN, PASSED, WAITING, Backend, Client
 from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, identify
 from skate.serve.http_host import Host
 from skate.serve.http_protocol import Connection
 from skate.serve.http_routes import BadRequestLineError, Routes, Target, asked_path
+from skate.serve.http_sockets import bind, last_words
 
 log = logging.getLogger("skate.serve")
 
@@ -69,113 +60,6 @@ ACCEPTS = 128
 """Connections accepted in a row before the loop looks at anything else."""
 SWEEP = 0.5
 """Seconds between two looks at what is late."""
-
-WAITING, HELD, PASSED, OWN, LINGERING = range(5)
-
-
-class Client:
-    """A connection of a client."""
-
-    __slots__ = ("backend", "peer", "since", "slot", "socket", "started", "state", "target")
-
-    def __init__(self, connection: socket.socket, now: float) -> None:
-        self.socket = connection
-        self.state = WAITING
-        self.since = now
-        """When it came into its state."""
-        self.started = False
-        """Whether a part of a first line is there."""
-        self.backend: Backend | None = None
-        self.slot = -1
-        self.target: Target | None = None
-
-
-class Backend:
-    """A replica that connections are passed to."""
-
-    def __init__(self, front: Front, target: Target, name: str, connection: socket.socket) -> None:
-        self.front = front
-        self.target = target
-        self.name = name
-        self.marks: Marks | None = None
-        self.free: deque[int] = deque()
-        self.fresh = 0
-        """Slots from here on were never used."""
-        self.clients: dict[int, Client] = {}
-        self.ready = self.leaving = False
-        self.kept = -1
-        """A listening socket that it held for a proxy before."""
-        self.link = Link(front.loop, connection, self._told, self._gone)
-
-    def room(self) -> bool:
-        """Can it be passed one more?"""
-        return self.ready and not self.leaving and (bool(self.free) or self.fresh < SLOTS)
-
-    def give(self, client: Client) -> None:
-        """Pass it a connection."""
-        if self.free:
-            slot = self.free.popleft()
-        else:
-            slot = self.fresh
-            self.fresh += 1
-        assert self.marks is not None
-        self.marks.page[slot] = IDLE
-        self.clients[slot] = client
-        client.backend, client.slot = self, slot
-        self.link.send(Pass(slot), client.socket.fileno())
-
-    def _told(self, message: Message, fd: int) -> None:
-        match message:
-            case Hello():
-                self.marks = Marks(fd)
-                self.front.greet(self)
-            case Kept():
-                self.kept = fd
-            case Holding(slot):
-                self._adopt(slot, fd)
-            case Told():
-                self.ready = True
-                self.front.joined(self)
-            case Closed(slots):
-                for slot in slots:
-                    self.front.close(self._take(slot))
-            case Returned(slots):
-                for slot in slots:
-                    client = self._take(slot)
-                    if client is not None:
-                        self.front.wait(client)
-            case Leaving():
-                self.leaving = True
-            case _:
-                raise ValueError(f"a replica does not send {message!r}")
-
-    def _adopt(self, slot: int, fd: int) -> None:
-        """Take note of a connection that the replica holds since the time of an earlier proxy."""
-        client = self.front.known(socket.socket(fileno=fd))
-        client.state, client.backend, client.slot = PASSED, self, slot
-        self.clients[slot] = client
-        self.free.extend(range(self.fresh, slot))
-        self.fresh = max(self.fresh, slot + 1)
-        with contextlib.suppress(ValueError):
-            self.free.remove(slot)
-
-    def _take(self, slot: int) -> Client | None:
-        client = self.clients.pop(slot, None)
-        if client is not None:
-            self.free.append(slot)
-            client.backend, client.slot = None, -1
-        return client
-
-    def _gone(self) -> None:
-        self.ready = False
-        self.front.lost(self)
-
-    def close(self) -> None:
-        """Let go of the replica; its connections stay with it."""
-        self.link.close()
-        if self.marks is not None:
-            self.marks.close()
-            self.marks = None
 
 
 class Front:
@@ -229,8 +113,6 @@ class Front:
 
     def _kept(self, host: str, port: int) -> socket.socket | None:
         """The socket of the proxy before this one, if a replica has it."""
-        import os
-
         found: socket.socket | None = None
         for backend in self._all():
             fd, backend.kept = backend.kept, -1
@@ -261,7 +143,7 @@ class Front:
                 raise
             self.accepted += 1
             if len(self.clients) >= self.limit:
-                _last_words(connection, 503, "too many connections")
+                last_words(connection, 503, "too many connections")
                 connection.close()
                 continue
             connection.setblocking(False)
@@ -507,7 +389,7 @@ class Front:
 
     def dismiss(self, client: Client, status: int, why: str) -> None:
         """Answer that it cannot be served, and close it once the client has that."""
-        _last_words(client.socket, status, why)
+        last_words(client.socket, status, why)
         self._unwatch(client)
         client.state, client.since = LINGERING, time.monotonic()
         with contextlib.suppress(OSError):
@@ -593,36 +475,3 @@ class Front:
             client.socket.close()
         self.clients.clear()
         self.epoll.close()
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. OSError names the address when it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(4096)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise OSError(error.errno, f"Serve cannot listen on {host}, port {port}: another program does") from None
-        raise OSError(error.errno, f"Serve cannot listen on {host}, port {port}: {error.strerror}") from None
-    return listener
-
-
-_REASONS = {
-    400: "Bad Request", 408: "Request Timeout", 414: "URI Too Long", 502: "Bad Gateway", 503: "Service Unavailable"
-}  # fmt: skip
-
-
-def _last_words(connection: socket.socket, status: int, why: str) -> None:
-    """Write a short answer, as far as the socket takes it."""
-    body = f"{_REASONS[status]}: {why}\n".encode()
-    more = b"retry-after: 1\r\n" if status == 503 else b""
-    head = (
-        f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
-        f"content-length: {len(body)}\r\nx-request-id: {new_request_id()}\r\n"
-    ).encode()
-    with contextlib.suppress(OSError):  # the client has gone, or takes nothing
-        connection.send(head + more + b"\r\n" + body)

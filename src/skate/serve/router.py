@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections import deque
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,7 @@ from skate.serve.holders import Holders
 from skate.serve.replica import Refused
 
 if TYPE_CHECKING:
-    from skate.serve.handle import Request
+    from skate.serve.request import Request
 
 LISTEN_S = 30.0
 """Seconds after which the controller answers though nothing has changed."""
@@ -123,7 +124,9 @@ def router_of(app: str, deployment: str, told: Told | None = None) -> Router:
         with _made:
             found = _routers.get(key)
             if found is None:
-                found = _routers[key] = Router(app, deployment, told)
+                return _routers.setdefault(key, Router(app, deployment, told))
+    if told is not None:
+        found.hear(told)
     return found
 
 
@@ -193,11 +196,12 @@ class Router:
     async def _listen(self) -> None:
         while not self.closed:
             try:
-                told = await context.controller().listen.remote({self._key(): self.version}, LISTEN_S)
+                asked = self.version
+                told = await context.controller().listen.remote({self._key(): asked}, LISTEN_S)
             except (exceptions.RayError, RuntimeError):
                 await asyncio.sleep(RETRY_S)
                 continue
-            self.hear(told)
+            self.hear(told, asked)
 
     def _key(self) -> tuple[str, str, str]:
         return ("replicas", self.app, self.deployment)
@@ -209,29 +213,30 @@ class Router:
         if not skate.is_initialized():  # the session has ended, and to ask for an actor would begin another
             forget_all()
             return
+        asked = self.version
         try:
-            answer = context.controller().listen.remote({self._key(): self.version}, LISTEN_S).future()
+            answer = context.controller().listen.remote({self._key(): asked}, LISTEN_S).future()
         except (exceptions.RayError, RuntimeError):
             self._ask_later()
             return
-        answer.add_done_callback(self._answered)
+        answer.add_done_callback(partial(self._answered, asked))
 
     def _ask_later(self) -> None:
         timer = threading.Timer(RETRY_S, self._ask)
         timer.daemon = True
         timer.start()
 
-    def _answered(self, answer: Any) -> None:
+    def _answered(self, asked: int, answer: Any) -> None:
         if self.closed:
             return
         if answer.cancelled() or answer.exception() is not None:
             self._ask_later()
             return
-        self.hear(answer.result())
+        self.hear(answer.result(), asked)
         self._ask()
 
-    def hear(self, told: Told) -> None:
-        """Take in what the controller told."""
+    def hear(self, told: Told, asked: int | None = None) -> None:
+        """Take in what the controller told; `asked`: the version that was known here when it was asked."""
         news = told.get(self._key())
         if news is None:
             return
@@ -239,6 +244,8 @@ class Router:
         with self.lock:
             if version == self.version:
                 return
+            if asked is not None and asked != self.version and version < self.version:
+                return  # something newer has come since
             self.version = version
             page = board.attach(published.place) if published.place is not None else board.private()
             known = {}

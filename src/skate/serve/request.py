@@ -1,0 +1,189 @@
+"""A request of this process, from the handle's call to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import skate
+from skate import exceptions
+from skate.serve.board import BEGUN
+from skate.serve.exceptions import RequestCancelledError
+from skate.serve.replica import Refused
+from skate.serve.responses import DeploymentResponse
+from skate.serve.router import Router, Target, next_number
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether it is the replica that failed, and not its code."""
+    return isinstance(error, exceptions.RayActorError) and not isinstance(error, exceptions.RayTaskError)
+
+
+class Request:
+    """A request of this process: how it was made, where it is, what came of it."""
+
+    __slots__ = (
+        *("_args", "_kwargs", "_method", "_stream", "_upstream", "begun_before", "cancelled", "error", "meta"),
+        *("made", "number", "ref", "router", "target", "waiters"),
+    )
+
+    def __init__(
+        self, router: Router, method: str, meta: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any],
+        stream: bool,
+    ) -> None:  # fmt: skip
+        self.router = router
+        self._method = method
+        self.number = next_number()
+        self._args = args
+        self._kwargs = kwargs
+        self._stream = stream
+        self._upstream: list[Request] = [
+            value.request for value in (*args, *kwargs.values()) if isinstance(value, DeploymentResponse)
+        ]
+        self.meta = meta
+        self.made = time.monotonic() if meta[3] else 0.0
+        """When, where that counts: requests wait some time for replicas that hold their model."""
+        self.ref: Any = None
+        self.target: Target | None = None
+        self.begun_before = 0
+        self.error: BaseException | None = None
+        self.cancelled = False
+        self.waiters: list[tuple[Any, Any]] | None = None
+        """Loops and futures of those who wait for it to be sent."""
+
+    def is_ready(self) -> bool:
+        """Whether the requests that it takes the answers of have been sent."""
+        return not self._upstream or all(each.ref is not None or each.error is not None for each in self._upstream)
+
+    def is_over(self) -> bool:
+        """Whether it need not be sent any more."""
+        return self.error is not None
+
+    def sent_to(self, target: Target) -> None:
+        """Call a replica; the router's lock is held."""
+        args, kwargs = self._args, self._kwargs
+        if self._upstream:
+            failed = next((each.error for each in self._upstream if each.error is not None), None)
+            if failed is not None:
+                self.fail(failed)
+                return
+            args = tuple(value.request.ref if isinstance(value, DeploymentResponse) else value for value in args)
+            kwargs = {
+                name: value.request.ref if isinstance(value, DeploymentResponse) else value
+                for name, value in kwargs.items()
+            }
+        self.target = target
+        self.begun_before = target.words[target.word + BEGUN]
+        call = target.stream if self._stream else target.call
+        try:
+            self.ref = call.remote(self._method, (bool(self._upstream), self.number, *self.meta), *args, **kwargs)
+        except exceptions.RayError as error:
+            self.fail(error)
+            return
+        target.flying[self.number] = self.ref.completed() if self._stream else self.ref
+        self._wake()
+
+    def take_back(self) -> None:
+        """It was not run, and will be sent anew."""
+        self.ref = self.target = None
+
+    def fail(self, error: BaseException) -> None:
+        """It will have no answer."""
+        self.error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        waiters, self.waiters = self.waiters, None
+        for loop, future in waiters or ():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_settle, future)
+        if waiters is None and self.router._pumping:
+            self.router.changed.notify_all()
+
+    def wait_until_sent(self, deadline: float | None) -> None:
+        """Block until it was sent, or failed. Raises TimeoutError."""
+        router = self.router
+        with router.changed:
+            while self.ref is None and self.error is None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError("The request was still waiting for a replica when the time was up.")
+                router.changed.wait(left)
+
+    async def until_sent(self) -> None:
+        """Return when it was sent, or failed."""
+        loop = asyncio.get_running_loop()
+        while self.ref is None and self.error is None:
+            future = loop.create_future()
+            with self.router.lock:
+                if self.ref is not None or self.error is not None:
+                    return
+                if self.waiters is None:
+                    self.waiters = []
+                self.waiters.append((loop, future))
+            await future
+
+    def mend(self) -> bool | None:
+        """Have those sent anew whose answers this one takes, if they were refused or had not begun on a dead replica.
+
+        None: nothing is wrong with them. False: one of them will have no answer.
+        """
+        found: bool | None = None
+        for each in self._upstream:
+            verdict = each.looked_after()
+            if verdict is False:
+                return False
+            found = found or verdict
+        return found
+
+    def looked_after(self) -> bool | None:
+        """The same of this one."""
+        ref = self.ref
+        if ref is None:
+            return self.error is None
+        if skate.wait([ref], timeout=0)[1]:
+            return None
+        try:
+            value = skate.get(ref)
+        except exceptions.RayError as error:
+            mended = self.mend()
+            if mended:
+                self.router.again(self, ref, Refused("argument"))
+            return mended if mended is not None else _is_lost(error) and self.router.lost(self, ref)
+        if type(value) is not Refused:
+            return None
+        if value.why == "argument" and self.mend() is False:
+            return False
+        self.router.again(self, ref, value)
+        return True
+
+    def send_again(self, ref: Any, error: exceptions.RayError) -> bool:
+        """Whether it, which failed, is sent anew: it had not begun, or what failed is one whose answer it takes."""
+        if not _is_lost(error):
+            return False
+        mended = self.mend()
+        if mended:
+            self.router.again(self, ref, Refused("argument"))
+        return mended if mended is not None else self.router.lost(self, ref)
+
+    def was_refused(self, ref: Any, refused: Refused) -> None:
+        """It is sent anew."""
+        if refused.why == "argument":
+            self.mend()
+        self.router.again(self, ref, refused)
+
+    def cancel(self) -> None:
+        """Have it not run, or no further."""
+        self.cancelled = True
+        with self.router.lock:
+            ref = self.ref
+            if ref is None:
+                self.fail(RequestCancelledError(self.meta[0]))
+                return
+        skate.cancel(ref)
+
+
+def _settle(future: Any) -> None:
+    if not future.done():
+        future.set_result(None)
