@@ -354,3 +354,46 @@ def test_secrets_come_from_the_environment_and_are_never_shown(monkeypatch: pyte
         mcp.Token(env="MCP_OTHER")
     with pytest.raises(ValueError, match="same secret"):
         mcp.Access(tokens=[token, mcp.Token(SECRETS[0])])
+
+
+@on_loop
+async def test_a_client_that_hangs_up_once_it_has_the_first_answer_keeps_its_session() -> None:
+    app = mcp.app(calculator)
+    headers = [(b"host", b"localhost"), *((name.lower().encode(), text.encode()) for name, text in HEADERS.items())]
+    headers.append((b"content-type", b"application/json"))
+
+    def asked(body: dict[str, Any], *more: tuple[bytes, bytes]) -> tuple[asyncio.Task[None], list[Any], asyncio.Event]:
+        coming = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+        gone, sent, answered = asyncio.Event(), [], asyncio.Event()
+
+        async def receive() -> Any:
+            if coming:
+                return coming.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            if message.get("body") or message.get("status", 200) != 200:
+                answered.set()
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+            "path": "/mcp", "raw_path": b"/mcp", "query_string": b"", "root_path": "",
+            "headers": [*headers, *more], "client": ("127.0.0.1", 1), "server": ("localhost", 80),
+        }  # fmt: skip
+        task = asyncio.ensure_future(app(scope, receive, send))
+        task.add_done_callback(lambda _: gone.set())
+        return task, sent, answered
+
+    first, sent, answered = asked(INITIALIZE)
+    await asyncio.wait_for(answered.wait(), 10)
+    first.cancel()  # as serve does with the request of a client that has gone
+    await asyncio.wait([first])
+    session = next(text for name, text in sent[0]["headers"] if name == b"mcp-session-id")
+    await asyncio.sleep(0.1)
+    second, sent, answered = asked(PING, (b"mcp-session-id", session), (b"mcp-protocol-version", b"2025-11-25"))
+    await asyncio.wait_for(answered.wait(), 10)
+    assert sent[0]["status"] == 200
+    await asyncio.wait_for(second, 10)
+    await app.stop()

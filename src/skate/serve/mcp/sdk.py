@@ -50,9 +50,10 @@ class McpApp:
         self._task: asyncio.Task[None] | None = None
         self._started: asyncio.Future[None] | None = None
         self._over: asyncio.Event | None = None
+        self._answering: set[asyncio.Task[None]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_manager": None, "_task": None, "_started": None, "_over": None}
+        return {**self.__dict__, "_manager": None, "_task": None, "_started": None, "_over": None, "_answering": set()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -78,7 +79,22 @@ class McpApp:
             return
         if self._manager is None:
             await self.start()
-        await self._manager.handle_request(scope, receive, send if origin is None else _with_cors(send, origin))
+        await self._answer(scope, receive, send if origin is None else _with_cors(send, origin))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the SDK answer, to the end even if this is cancelled: it hears by `receive` that a client has gone.
+
+        It takes a session back whose opening request is cancelled, and clients hang up on that one as soon as they have
+        its answer.
+        """
+        task = asyncio.ensure_future(self._manager.handle_request(scope, receive, send))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody is left to tell
+            raise
 
     async def start(self) -> None:
         """Make the server and begin its lifespan, once: whoever comes second waits for the first."""
@@ -94,6 +110,8 @@ class McpApp:
             self._over.set()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        for task in self._answering:
+            task.cancel()
         self._forget()
 
     async def _run(self, started: asyncio.Future[None], over: asyncio.Event) -> None:
