@@ -12,6 +12,7 @@ from typing import Any
 
 from skate.serve.mcp.access import PREFLIGHT, Access, cors
 from skate.serve.mcp.asgi import TRUSTED, Message, Receive, Refusal, Scope, Send, headers_of, respond
+from skate.serve.mcp.sticky import HEADER
 
 
 class McpApp:
@@ -50,10 +51,10 @@ class McpApp:
         self._task: asyncio.Task[None] | None = None
         self._started: asyncio.Future[None] | None = None
         self._over: asyncio.Event | None = None
-        self._answering: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_manager": None, "_task": None, "_started": None, "_over": None, "_answering": set()}
+        return {**self.__dict__, "_manager": None, "_task": None, "_started": None, "_over": None, "_opening": set()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -79,17 +80,22 @@ class McpApp:
             return
         if self._manager is None:
             await self.start()
-        await self._answer(scope, receive, send if origin is None else _with_cors(send, origin))
+        if origin is not None:
+            send = _with_cors(send, origin)
+        if self.stateless or HEADER in headers:
+            await self._manager.handle_request(scope, receive, send)
+        else:
+            await self._open_session(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have the SDK answer, to the end even if this is cancelled: it hears by `receive` that a client has gone.
+    async def _open_session(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the SDK answer the first request of a session, to the end even if this is cancelled.
 
-        It takes a session back whose opening request is cancelled, and clients hang up on that one as soon as they have
-        its answer.
+        It takes the session back if that request is cancelled, and clients hang up on it as soon as they have its
+        answer. That they have gone it hears by `receive`.
         """
         task = asyncio.ensure_future(self._manager.handle_request(scope, receive, send))
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -110,7 +116,7 @@ class McpApp:
             self._over.set()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        for task in self._answering:
+        for task in self._opening:
             task.cancel()
         self._forget()
 
