@@ -6,19 +6,18 @@ bytes are text, a Starlette response is itself, generators stream, and anything 
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import dataclasses
 import inspect
 import json
 import logging
-import threading
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from skate.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from skate.serve.streams import MOST, grouped_in_thread
 
 log = logging.getLogger("skate.serve")
 
@@ -161,82 +160,12 @@ async def stream(send: Send, chunks: AsyncIterator[Any]) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-class _End:
-    """The last of a generator's items: how it ended."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
-class _Drawing:
-    """A generator that runs in a thread, and its items on their way to an event loop."""
-
-    def __init__(self, items: Iterator[Any]) -> None:
-        self.items = items
-        self.loop = asyncio.get_running_loop()
-        self.ready: deque[Any] = deque()
-        self.arrived = asyncio.Event()
-        self.room = threading.Semaphore(AHEAD)
-        self.told = self.stopped = False
-
-    def run(self) -> None:
-        """In the thread: draw the items."""
-        error: BaseException | None = None
-        try:
-            for item in self.items:
-                self._put(item)
-                self.room.acquire()
-                if self.stopped:
-                    break
-        except BaseException as raised:  # noqa: BLE001  it is raised where the items are awaited
-            error = raised
-        finally:
-            close = getattr(self.items, "close", None)
-            if close is not None:
-                close()
-        self._put(_End(error))
-
-    def _put(self, item: Any) -> None:
-        self.ready.append(item)
-        if not self.told:
-            self.told = True
-            self.loop.call_soon_threadsafe(self.arrived.set)
-
-    async def next(self) -> Any:
-        """On the loop: the next item; `_End` after the last."""
-        while not self.ready:
-            self.arrived.clear()
-            self.told = False
-            if self.ready:  # it came in between
-                break
-            await self.arrived.wait()
-        self.room.release()
-        return self.ready.popleft()
-
-    def stop(self) -> None:
-        """Have the thread end after the item that it is at."""
-        self.stopped = True
-        self.room.release()
-
-
 async def in_a_thread(items: Iterator[Any], in_thread: Callable[..., Awaitable[Any]]) -> AsyncIterator[Any]:
     """The items of a generator that may block, which runs in a thread, each as soon as it is there."""
-    drawing = _Drawing(items)
-    running = asyncio.ensure_future(in_thread(drawing.run, (), {}))
-    try:
-        while type(item := await drawing.next()) is not _End:
-            yield item
-        if item.error is not None:
-            raise item.error
-    finally:
-        drawing.stop()
-        if not running.done():
-            running.add_done_callback(_forget)
-
-
-def _forget(running: asyncio.Future[Any]) -> None:
-    if not running.cancelled():
-        running.exception()
+    async with contextlib.aclosing(grouped_in_thread(items, in_thread, ahead=AHEAD - MOST)) as groups:
+        async for group in groups:
+            for item in group:
+                yield item
 
 
 # ---------------------------------------------------------------------- errors

@@ -193,14 +193,8 @@ class DeploymentResponseGenerator(_Response):
             except exceptions.RayError as error:
                 self._failed(ref, error)
                 continue
-            if type(value) is Refused:
-                request.was_refused(ref, value)
-                continue
-            self._first = False
-            if type(value) is Group:
-                self._here.extend(value)
+            if self._brought(ref, value):
                 return self._here.popleft()
-            return value
 
     async def __anext__(self) -> Any:
         if self._here:
@@ -224,14 +218,20 @@ class DeploymentResponseGenerator(_Response):
             except asyncio.CancelledError:
                 request.cancel()
                 raise
-            if type(value) is Refused:
-                request.was_refused(ref, value)
-                continue
-            self._first = False
-            if type(value) is Group:
-                self._here.extend(value)
+            if self._brought(ref, value):
                 return self._here.popleft()
-            return value
+
+    def _brought(self, ref: Any, value: Any) -> bool:
+        """Whether a message of the replica brought items, which are here then."""
+        if type(value) is Refused:
+            self.request.was_refused(ref, value)
+            return False
+        self._first = False
+        if type(value) is Group:
+            self._here.extend(value)
+        else:
+            self._here.append(value)
+        return True
 
     def _failed(self, ref: Any, error: exceptions.RayError) -> None:
         request = self.request

@@ -96,12 +96,12 @@ class _End:
 class _Running:
     """A generator that runs in a thread, and what it has made that nobody took yet."""
 
-    def __init__(self, items: Iterator[Any]) -> None:
+    def __init__(self, items: Iterator[Any], ahead: int) -> None:
         self.items = items
         self.loop = asyncio.get_running_loop()
         self.ready: deque[Any] = deque()
         self.arrived = asyncio.Event()
-        self.room = threading.Semaphore(AHEAD)
+        self.room = threading.Semaphore(ahead)
         self.stop = False
 
     def run(self) -> None:
@@ -140,10 +140,13 @@ class _Running:
 
 
 async def grouped_in_thread(
-    items: Iterator[Any], in_thread: Callable[..., Awaitable[Any]]
+    items: Iterator[Any], in_thread: Callable[..., Awaitable[Any]], ahead: int = AHEAD
 ) -> AsyncGenerator[list[Any], None]:
-    """The items of a generator that may block, which runs in a thread: those together that are there."""
-    running = _Running(items)
+    """The items of a generator that may block, which runs in a thread: those together that are there.
+
+    `ahead` is how many items it may have made that are not yet in a group.
+    """
+    running = _Running(items, ahead)
     task = asyncio.ensure_future(in_thread(running.run, (), {}))
     try:
         end = None
