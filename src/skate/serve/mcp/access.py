@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
-from skate.serve.mcp.asgi import refusal
+from skate.serve.mcp.asgi import SESSION, refusal
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -136,7 +136,7 @@ def cors(origin: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """What a browser must be told so that a page of an allowed origin may read the answer."""
     return (
         (b"access-control-allow-origin", origin),
-        (b"access-control-expose-headers", b"mcp-session-id"),
+        (b"access-control-expose-headers", SESSION),
         (b"vary", b"origin"),
     )
 

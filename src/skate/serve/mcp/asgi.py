@@ -15,6 +15,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TRUSTED = "skate.trusted"
 """In the scope of a request that came from this program and not over a network: who asks is not asked."""
+SESSION = b"mcp-session-id"
+"""The header that names a session."""
 JSON = (b"content-type", b"application/json")
 EVENTS = (
     (b"content-type", b"text/event-stream"),

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from skate import serve
-from skate.serve.mcp.asgi import App
+from skate.serve.mcp.asgi import SESSION, App
 from skate.serve.mcp.connectors import LinkConnector
 from skate.serve.mcp.forwarding import Bridge, Forwarding, Gateway, Server
 from skate.serve.mcp.links import AppLink, Headers, LinkError, Response, UnreachableError
 from skate.serve.mcp.sdk import McpApp
 from skate.serve.mcp.sdk import app as make_app
-from skate.serve.mcp.sticky import HEADER, Doors, Sticky
+from skate.serve.mcp.sticky import Doors, Sticky
 from skate.serve.mcp.upstream import Connector
 
 
@@ -130,7 +130,7 @@ class HandleLink:
         self._doors = Doors(trusted=True)
 
     async def open(self, method: str, headers: Headers, body: bytes = b"") -> Response:
-        session = next((value for name, value in headers if name == HEADER), b"")
+        session = next((value for name, value in headers if name == SESSION), b"")
         if session and (door := self._doors.find(session.partition(b".")[0])) is not None:
             with contextlib.suppress(UnreachableError):  # the replica has gone: another one will say so
                 return await door.open(method, (_HOST, *headers), body)

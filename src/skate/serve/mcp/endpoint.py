@@ -11,7 +11,18 @@ from typing import Any, NamedTuple, Protocol
 
 from skate.serve.mcp import messages, modern
 from skate.serve.mcp.access import ANYONE, PREFLIGHT, Access, Caller, cors
-from skate.serve.mcp.asgi import TRUSTED, Receive, Refusal, Scope, Send, headers_of, read_body, refusal, respond
+from skate.serve.mcp.asgi import (
+    SESSION,
+    TRUSTED,
+    Receive,
+    Refusal,
+    Scope,
+    Send,
+    headers_of,
+    read_body,
+    refusal,
+    respond,
+)
 from skate.serve.mcp.messages import (
     HANDSHAKE_VERSIONS,
     INTERNAL_ERROR,
@@ -210,7 +221,7 @@ class Endpoint:
     # requests
 
     def _session(self, headers: dict[bytes, bytes], caller: Caller) -> Session:
-        return self.table.find(headers.get(b"mcp-session-id", b"").decode("latin-1"), caller)
+        return self.table.find(headers.get(SESSION, b"").decode("latin-1"), caller)
 
     async def _read(self, receive: Receive, headers: dict[bytes, bytes]) -> Message:
         if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
@@ -235,7 +246,7 @@ class Endpoint:
             return
         if not self._stateless:
             session = self._session(headers, caller)
-            extra = ((b"mcp-session-id", headers[b"mcp-session-id"]), *extra)
+            extra = ((SESSION, headers[SESSION]), *extra)
         if isinstance(message, Request):
             exchange = Exchange(message, send, extra, events=_takes_events(headers))
             client = Client() if session is None else session.client
@@ -265,7 +276,7 @@ class Endpoint:
         }
         if found.instructions:
             said["instructions"] = found.instructions
-        more = () if session.id is None else ((b"mcp-session-id", session.id.encode()),)
+        more = () if session.id is None else ((SESSION, session.id.encode()),)
         return Result(request.id, messages.encode(said)).pack(), more
 
     async def _answer(self, asked: Asked) -> None:
@@ -353,7 +364,7 @@ class Endpoint:
     ) -> None:
         if not _takes_events(headers):
             raise refusal(406, "the client must accept text/event-stream")
-        stream = Stream(send, ((b"mcp-session-id", headers[b"mcp-session-id"]), *extra))
+        stream = Stream(send, ((SESSION, headers[SESSION]), *extra))
         if not session.listen(stream):
             raise refusal(409, "the client listens already")
         gone = asyncio.ensure_future(_until_gone(receive))

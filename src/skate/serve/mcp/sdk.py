@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from skate.serve.mcp.access import PREFLIGHT, Access, cors
-from skate.serve.mcp.asgi import TRUSTED, Message, Receive, Refusal, Scope, Send, headers_of, respond
-from skate.serve.mcp.sticky import HEADER
+from skate.serve.mcp.asgi import SESSION, TRUSTED, Message, Receive, Refusal, Scope, Send, headers_of, respond
 
 
 class McpApp:
@@ -82,7 +81,7 @@ class McpApp:
             await self.start()
         if origin is not None:
             send = _with_cors(send, origin)
-        if self.stateless or HEADER in headers:
+        if self.stateless or SESSION in headers:
             await self._manager.handle_request(scope, receive, send)
         else:
             await self._open_session(scope, receive, send)

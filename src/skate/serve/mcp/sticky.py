@@ -17,12 +17,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from skate.serve.mcp.asgi import TRUSTED, App, Message, Receive, Scope, Send, headers_of, read_body, respond
+from skate.serve.mcp.asgi import SESSION, TRUSTED, App, Message, Receive, Scope, Send, headers_of, read_body, respond
 from skate.serve.mcp.links import LinkError, UnreachableError
 from skate.serve.mcp.messages import INVALID_REQUEST, Failure, RpcError
 from skate.serve.mcp.web import WebLink
 
-HEADER = b"mcp-session-id"
 MARK = 16
 """Characters of a mark."""
 TRUSTED_SUFFIX = ".trusted"
@@ -131,14 +130,14 @@ class Sticky:
             await self._app(scope, receive, send)
             return
         headers = headers_of(scope)
-        owner, dot, inner = headers.get(HEADER, b"").partition(b".")
+        owner, dot, inner = headers.get(SESSION, b"").partition(b".")
         if dot and owner != self.mark.encode():
             await self._pass_on(owner, scope, headers, receive, send)
             return
         if not self._doors and self._others():
             await self.open()
         if dot:
-            scope = {**scope, "headers": [(n, inner if n == HEADER else v) for n, v in scope["headers"]]}
+            scope = {**scope, "headers": [(n, inner if n == SESSION else v) for n, v in scope["headers"]]}
         await self._app(scope, receive, self._marking(send))
 
     def _marking(self, send: Send) -> Send:
@@ -146,7 +145,7 @@ class Sticky:
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                pairs = [(n, mark + v if bytes(n).lower() == HEADER else v) for n, v in message.get("headers", ())]
+                pairs = [(n, mark + v if bytes(n).lower() == SESSION else v) for n, v in message.get("headers", ())]
                 message = {**message, "headers": pairs}
             await send(message)
 

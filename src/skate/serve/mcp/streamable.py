@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from skate.serve.mcp import messages
+from skate.serve.mcp.asgi import SESSION
 from skate.serve.mcp.calls import Call, Calls, Relay
 from skate.serve.mcp.events import EventReader, EventTooLarge
 from skate.serve.mcp.links import Headers, Link, LinkError, Response, whole
@@ -82,7 +83,7 @@ class HttpPeer:
             self._session, self._headers = None, _ACCEPT
             self.server = await shake_hands(self._once, self._client)
             version = (b"mcp-protocol-version", self.server.version.encode())
-            session = () if self._session is None else ((b"mcp-session-id", self._session),)
+            session = () if self._session is None else ((SESSION, self._session),)
             self._headers = (*_ACCEPT, version, *session)
             self._begun += 1
             await self.send(Notification("notifications/initialized"))
@@ -124,7 +125,7 @@ class HttpPeer:
         response = await self._link.open("POST", self._headers, body)
         complete = False
         try:
-            if (session := response.headers.get(b"mcp-session-id")) is not None and self._session is None:
+            if (session := response.headers.get(SESSION)) is not None and self._session is None:
                 self._session = session
             if response.status == 404 and self._headers is not _ACCEPT and self._session is not None:
                 raise _SessionLost
