@@ -64,6 +64,7 @@ from skate.serve import mcp
 import calculator
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
     skate.init(num_cpus=2)
     serve.start(http_options={"port": int(sys.argv[1])})
     serve.run(mcp.deployment("calculator:make"), name="server", route_prefix="/mcp")
