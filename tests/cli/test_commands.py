@@ -15,7 +15,7 @@ from skate.cli import commands
 
 
 def skate(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "skate", *words], capture_output=True, text=True, timeout=50)
+    return subprocess.run([sys.executable, "-m", "skate", *words], capture_output=True, text=True, timeout=150)
 
 
 def test_version() -> None:

@@ -194,7 +194,7 @@ def test_another_program_may_look(busy: dict[str, str], tmp_path: Path) -> None:
             [sys.executable, "-m", "skate", *words],
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,
             cwd=tmp_path,
             env={**os.environ, "SKATE_ADDRESS": folder},  # others may run on this machine
         )
@@ -213,7 +213,7 @@ def test_without_a_session_the_command_says_so(tmp_path: Path) -> None:
         [sys.executable, "-m", "skate", "list", "tasks"],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert done.returncode == 1 and "Error:" in done.stderr and "Traceback" not in done.stderr

@@ -69,7 +69,8 @@ def test_ctrl_c_inside_the_hub_waits_until_the_thread_has_left_it(handling):
 def test_ctrl_c_that_waited_is_raised_though_nobody_delivers_it(handling):
     with pytest.raises(KeyboardInterrupt):
         called_from(HUB, "receive", press)
-        time.sleep(1)
+        for _ in range(3000):
+            time.sleep(0.01)
     handling.deliver()
 
 

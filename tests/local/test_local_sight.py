@@ -58,11 +58,15 @@ def test_times_are_those_of_the_call(session: None) -> None:
 
     skate.get(sleeps.remote(0))
     began = time.time()
-    ended = skate.get(sleeps.options(name="timed").remote(0.2))
+    ref = sleeps.options(name="timed").remote(0.2)
+    sent = time.time()
+    ended = skate.get(ref)
+    got = time.time()
     (row,) = rows("timed")
-    assert abs(row["creation_time_ms"] / 1e3 - began) < 0.05
-    assert abs(row["end_time_ms"] / 1e3 - ended) < 0.02
-    assert 195 <= row["end_time_ms"] - row["start_time_ms"] <= 300
+    created, start, end = (row[f"{name}_time_ms"] / 1e3 for name in ("creation", "start", "end"))
+    assert began - 0.002 <= created <= sent + 0.002 and created <= start
+    assert ended - 0.002 <= end <= got + 0.002
+    assert 0.195 <= end - start <= got - began + 0.002
 
 
 def test_times_are_right_though_the_driver_looks_late(session: None) -> None:
@@ -75,10 +79,11 @@ def test_times_are_right_though_the_driver_looks_late(session: None) -> None:
     skate.get(returns_when.remote())
     ref = returns_when.options(name="late").remote()
     sum(range(3_000_000))
-    time.sleep(0.3)
+    time.sleep(1)
+    looked = time.time()
     ended = skate.get(ref)
     (row,) = rows("late")
-    assert abs(row["end_time_ms"] / 1e3 - ended) < 0.02
+    assert ended - 0.002 <= row["end_time_ms"] / 1e3 < max(ended + 0.02, looked - 0.5)
 
 
 def test_calls_of_one_worker_do_not_overlap_in_the_timeline(one_cpu: None) -> None:
@@ -256,7 +261,7 @@ def test_output_is_followed_until_the_worker_ends(session: None) -> None:
     skate.get(actor.say.remote("second"))
     assert eventually(lambda: "".join(heard) == "first\nsecond\n")
     skate.kill(actor)
-    thread.join(20)
+    thread.join(90)
     assert not thread.is_alive()
 
 

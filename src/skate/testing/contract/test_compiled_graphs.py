@@ -347,7 +347,7 @@ def test_a_dead_actor_ends_the_wait(ray, Worker, compiled):
     ref = graph.execute(30)
     ray.kill(a)
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
     graph.teardown()
     assert ray.get(b.echo.remote(3)) == 3
 
