@@ -10,9 +10,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from programs import BEGIN, eventually, marked, output_of, program
+
+import skate
+from skate.core.engine import current
 
 LOOPS = {
     "get": "ray.get(endless)",
@@ -150,6 +154,20 @@ def test_ctrl_c_goes_to_the_users_own_handler_if_there_is_one(tmp_path: Path) ->
     print(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)
     """
     assert output_of(text, str(tmp_path / "seen")).splitlines() == ["[None]", "True"]
+
+
+def test_ctrl_c_that_waited_comes_when_an_actor_has_been_made_and_the_actor_ends(session: None) -> None:
+    """A loop that makes actors is nearly always inside the engine: nothing else would raise it in time."""
+
+    @skate.remote
+    class Cell:
+        """Nothing is asked of it."""
+
+    engine: Any = current()
+    engine.pump.interrupts.waiting_since = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Cell.remote()
+    assert eventually(lambda: [row["state"] for row in engine.state("actors")] in ([], ["DEAD"]))
 
 
 def test_shutdown_puts_pythons_own_handler_back() -> None:
