@@ -31,6 +31,8 @@ from skate.util.rpdb import Attached, Stop, attach, waiting
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sessions' folders of our own, so that no other program's breakpoints are found; and no debugger chosen."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(rpdb, "PATIENCE", 60.0)  # the machine may be busy
+    monkeypatch.setattr(rpdb, "GLANCE", 3.0)
     for name in ("PYTHONBREAKPOINT", "SKATE_DEBUGGER", "RAY_DEBUG", "SKATE_POST_MORTEM", "RAY_DEBUG_POST_MORTEM"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path

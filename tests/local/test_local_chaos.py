@@ -39,7 +39,7 @@ def test_what_is_left_behind_is_found(session: None, monkeypatch: pytest.MonkeyP
     kept = skate.put(b"x" * 100_000)
     began = time.monotonic()
     real = time.monotonic
-    monkeypatch.setattr(chaos.time, "monotonic", lambda: began + 100 * (real() - began))  # its patience is 5 s
+    monkeypatch.setattr(chaos.time, "monotonic", lambda: began + 100 * (real() - began))  # its patience is 30 s
     found = chaos.leftovers(engines.running())
     assert any("1 rows" in what for what in found)
     del kept

@@ -182,7 +182,7 @@ def test_both_processes_work(make, tmp_path):
 def test_uneven_work_is_shared_out(make, tally):
     def work(number):
         if number == 0:
-            return eventually(lambda: tally.count() == 4)  # which all the others do meanwhile
+            return eventually(lambda: tally.count() >= 3)  # meanwhile: one may have been sent behind this one
         tally.add()
         return True
 
