@@ -216,7 +216,7 @@ def test_an_error_has_its_trace_in_the_log_and_not_in_the_answer(
     answer = client.get("/api/raise", headers={"X-Request-ID": "look-for-me"})
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
     assert answer.headers["x-request-id"] == "look-for-me"
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     seen = ""
     while "the secret reason" not in seen and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -243,7 +243,7 @@ def test_events_arrive_as_they_are_sent(url: str, warm: str) -> None:
     with httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1)) as client:
         if warm:
             client.get(warm)
-        with client.stream("GET", "/api/events", params={"pause": 0.1}) as answer:
+        with client.stream("GET", "/api/events", params={"pause": 0.4}) as answer:
             began = time.monotonic()
             at, data = [], []
             for event in read_events(answer.iter_lines()):
@@ -251,15 +251,13 @@ def test_events_arrive_as_they_are_sent(url: str, warm: str) -> None:
                 data.append(event["data"])
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert data == [*(json.dumps({"n": number}) for number in range(5)), "[DONE]"]
-    assert at[0] < 0.09
-    assert at[-1] > 0.35
+    assert at[0] < 1.5  # all together they take 2.0 s
+    assert at[-1] - at[0] > 0.35
 
 
 def test_a_blocking_generator_passes_chunks_on_at_once(client: httpx.Client) -> None:
     with client.stream("GET", "/api/blocking") as answer:
-        began = time.monotonic()
-        next(answer.iter_raw())
-        assert time.monotonic() - began < 0.2
+        assert next(answer.iter_raw()) == b"0;"  # and not with those that come later
 
 
 def test_a_client_that_disconnects_ends_its_request(url: str) -> None:
@@ -271,7 +269,7 @@ def test_a_client_that_disconnects_ends_its_request(url: str) -> None:
                     client.get(way)
                 with pytest.raises(httpx.ReadTimeout):
                     client.get("/api/hang", timeout=0.3)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while (now := watcher.get("/api/cancelled").json()) < before + 2 and time.monotonic() < deadline:
             time.sleep(0.05)
     assert now == before + 2

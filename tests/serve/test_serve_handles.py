@@ -267,9 +267,9 @@ def test_streams() -> None:
 def test_the_first_item_of_a_stream_comes_at_once() -> None:
     stream = serve.run(Streamer.bind()).options(stream=True)
     began = time.monotonic()
-    items = stream.slowly.remote(200)
+    items = stream.slowly.remote(10_000)
     assert next(items) == 0
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 30  # all of them take minutes
     items.cancel()
 
 
