@@ -34,6 +34,9 @@ with contextlib.suppress(ImportError):  # Ray's environment has no hypothesis, a
     )
     settings.load_profile("skate")
 
+for _name in ("no_proxy", "NO_PROXY"):  # the servers that tests ask are their own, whatever this machine goes out by
+    os.environ[_name] = ",".join(filter(None, ("127.0.0.1,localhost", os.environ.get(_name))))
+
 for _signal, _usual in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),

@@ -138,7 +138,10 @@ def test_conda_environments(conda: Path, cache: Path, session: None) -> None:
     assert run_in({"conda": str(described)})[0].startswith(str(cache))
 
 
-def test_without_conda_its_environments_cannot_be_had(monkeypatch: pytest.MonkeyPatch, session: None) -> None:
+def test_without_conda_its_environments_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, session: None
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match="no conda, mamba or micromamba"):
         run_in({"conda": "known"})
 

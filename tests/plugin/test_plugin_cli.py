@@ -56,7 +56,7 @@ def served(*words: str, folder: Path) -> Iterator[str]:
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return json.load(answer)["data"]
 
 
@@ -96,7 +96,7 @@ def test_a_service_runs_until_ctrl_c(tmp_path: Path, engine: str) -> None:
             with pytest.raises(urllib.error.HTTPError, match=r"40[01]"):
                 get(url + path)
         asked = urllib.request.Request(f"{url}/api/v1/greeter?who=Ada", headers={"authorization": "Bearer sesame"})
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             assert json.load(answer)["data"] == "good day Ada"
         assert get(f"{url}/api/v1/echo?message=x") == "x"
         metrics = urllib.request.urlopen(f"{url}/metrics").read().decode()

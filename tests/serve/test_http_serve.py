@@ -130,7 +130,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=10) as made:
+    with httpx.Client(base_url=url, timeout=60) as made:
         yield made
 
 
@@ -196,9 +196,9 @@ def test_a_body_in_parts_arrives_by_either_way(url: str) -> None:
             yield b"x" * 50_000
             time.sleep(0.02)
 
-    with httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1), timeout=10) as client:
+    with httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1), timeout=60) as client:
         assert client.post("/api/size", content=parts()).json() == 200_000
-    with httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1), timeout=10) as client:
+    with httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1), timeout=60) as client:
         client.get("/str")  # the connection is the other application's from here on
         assert client.post("/api/size", content=parts()).json() == 200_000
 
@@ -282,10 +282,10 @@ def test_websockets(url: str) -> None:
     with connect(url.replace("http", "ws") + "/api/ws") as talk:
         for text in ("a", "b"):
             talk.send(text)
-            assert talk.recv(timeout=5) == f"heard {text}"
+            assert talk.recv(timeout=60) == f"heard {text}"
         talk.send("bye")
         with pytest.raises(ConnectionClosed) as closed:
-            talk.recv(timeout=5)
+            talk.recv(timeout=60)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4000
     with pytest.raises(InvalidStatus):
