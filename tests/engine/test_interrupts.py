@@ -82,13 +82,15 @@ def test_one_ctrl_c_is_raised_once(handling):
     time.sleep(0.02)
 
 
-def test_ctrl_c_in_a_hub_that_does_not_come_back_is_raised_in_the_end(handling, monkeypatch):
-    monkeypatch.setattr(interrupts, "PATIENCE", 0.02)
+@pytest.mark.parametrize("limit", ["PATIENCE", "LONGEST"])
+def test_ctrl_c_in_a_hub_that_does_not_come_back_is_raised_in_the_end(handling, monkeypatch, limit):
+    monkeypatch.setattr(interrupts, limit, 0.02)
 
     def hang() -> None:
         press()
         for _ in range(2000):
             time.sleep(0.001)
+            sum(range(20_000 if limit == "PATIENCE" else 0))
 
     with pytest.raises(KeyboardInterrupt):
         called_from(HUB, "receive", hang)
