@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 import skate
 from skate.cli.commands import skate as command
 from skate.util import state
+from skate.util.stacks import stacks
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "observe.md").read_text(encoding="utf-8")
 SHOWN = re.findall(r"^skate .+$", PAGE, flags=re.MULTILINE)
@@ -60,6 +61,9 @@ def busy() -> Iterator[dict[str, str]]:
         time.sleep(0.01)
     names = {"TASK": running.task_id().hex(), "ACTOR": counter._actor_id.hex(), "OBJECT": big.hex()}
     names["PID"] = str(state.list_tasks(filters=[("task_id", "=", names["TASK"])])[0].worker_pid)
+    pid = int(names["PID"])
+    while "in waits" not in stacks([pid], py_spy=False)[pid]:  # it has been sent, and is about to begin
+        time.sleep(0.01)
     yield names
     skate.cancel(running, force=True)
     skate.shutdown()

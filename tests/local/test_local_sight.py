@@ -64,9 +64,10 @@ def test_times_are_those_of_the_call(session: None) -> None:
     got = time.time()
     (row,) = rows("timed")
     created, start, end = (row[f"{name}_time_ms"] / 1e3 for name in ("creation", "start", "end"))
-    assert began - 0.002 <= created <= sent + 0.002 and created <= start
-    assert ended - 0.002 <= end <= got + 0.002
-    assert 0.195 <= end - start <= got - began + 0.002
+    exact = 0.02  # seconds between the clocks of two processes
+    assert began - exact <= created <= sent + exact and created <= start + exact
+    assert ended - exact <= end <= got + exact
+    assert 0.195 <= end - start <= got - began + exact
 
 
 def test_times_are_right_though_the_driver_looks_late(session: None) -> None:
@@ -83,7 +84,7 @@ def test_times_are_right_though_the_driver_looks_late(session: None) -> None:
     looked = time.time()
     ended = skate.get(ref)
     (row,) = rows("late")
-    assert ended - 0.002 <= row["end_time_ms"] / 1e3 < max(ended + 0.02, looked - 0.5)
+    assert ended - 0.02 <= row["end_time_ms"] / 1e3 < max(ended + 0.02, looked - 0.5)
 
 
 def test_calls_of_one_worker_do_not_overlap_in_the_timeline(one_cpu: None) -> None:
@@ -349,9 +350,8 @@ def test_a_worker_that_hangs_shows_where(session: None) -> None:
     ref = hangs_here.options(name="hangs").remote()
     assert eventually(lambda: [row["state"] for row in rows("hangs")] == ["RUNNING"])
     (row,) = rows("hangs")
-    for _ in range(2):
-        found = stacks([row["worker_pid"]], py_spy=False)
-        assert "hangs_here" in found[row["worker_pid"]]
+    for _ in range(2):  # at first it may be about to begin
+        assert eventually(lambda: "hangs_here" in stacks([row["worker_pid"]], py_spy=False)[row["worker_pid"]])
     assert "test_a_worker_that_hangs_shows_where" in stacks()[os.getpid()]
     skate.cancel(ref, force=True)
 
