@@ -98,7 +98,7 @@ def run(folder: Path, tmp_path: Path) -> Run:
             env={**os.environ, "SKATE_ENGINE": "ray", "PYTHONPATH": known, **environment},
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -256,6 +256,6 @@ def test_engine_without_ray_says_what_to_install(tmp_path: Path) -> None:
         env={**os.environ, "SKATE_ENGINE": "ray"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
     )
     assert done.returncode == 1 and "pip install 'skate-ray[ray]'" in done.stderr

@@ -141,7 +141,7 @@ def test_a_session_that_ends_with_serve_in_it_is_over_and_the_next_is_another() 
         skate.init(engine="local", num_cpus=2)
         serve.start(proxy_location="Disabled")
         handle = serve.run(Answer.bind(amount), route_prefix=None)
-        assert handle.remote().result(timeout_s=20) == amount
+        assert handle.remote().result(timeout_s=60) == amount
         skate.shutdown()
         time.sleep(0.5)  # longer than routers wait before they ask for the controller again
         assert not skate.is_initialized()

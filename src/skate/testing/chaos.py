@@ -185,7 +185,7 @@ def _short(value: Any) -> str:
 
 def leftovers(engine: Any) -> list[str]:
     """What a session still has when nobody refers to anything any more."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while True:
         gc.collect()
         engine.state("objects")  # counts what was dropped
