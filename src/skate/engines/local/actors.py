@@ -6,13 +6,13 @@ import signal
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from skate.core.actor_names import name_taken, no_such_actor
 from skate.core.spec import ActorInfo, CallOptions
 from skate.engines.local import errors
 from skate.engines.local.lineage import Lineage
 from skate.engines.local.link import PORTION
 from skate.engines.local.messages import Calling, Failed, Feed, Host, Leave, Stored, TaskSpec
 from skate.engines.local.rows import FAILED, METHOD, PENDING, READY, Actor, Row, Worker
-from skate.exceptions import ActorAlreadyExistsError
 
 if TYPE_CHECKING:
     from skate.engines.local.arena import Arena
@@ -51,10 +51,7 @@ class Actors(Lineage):
         if options.name and name in self.names:
             self.discard(spec.args)
             if not options.get_if_exists:
-                raise ActorAlreadyExistsError(
-                    f"The actor name {options.name!r} is taken in namespace {name[0]!r}. Choose another one, use "
-                    f"get_actor, or pass get_if_exists=True."
-                )
+                raise name_taken(options.name, name[0])
             return self._one_more_handle(self.names[name], owner)
         actor = self.actors[info.actor] = Actor(info, spec, name[0])
         if options.name:
@@ -84,7 +81,7 @@ class Actors(Lineage):
         """A named actor that lives; being found does not keep it alive."""
         actor = self.names.get((namespace, name))
         if actor is None:
-            raise ValueError(f"Failed to look up actor with name {name!r}: there is none in namespace {namespace!r}.")
+            raise no_such_actor(name, namespace)
         return actor.info
 
     def _constructor_ready(self, row: Row) -> None:
