@@ -56,6 +56,30 @@ def test_error_of_what_is_missing_names_the_extra(extra: str) -> None:
     assert f"skate-ray[{extra}]" in last and "Error: " in last, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("missing", "command", "extra"),
+    [
+        ("httptools", "mcp call http://127.0.0.1:1/mcp add", "mcp"),
+        ("httptools", "mcp bridge -- cat", "mcp"),
+        ("pydantic", "plugin list", "plugin"),
+        ("pydantic", "plugin run --load-builtin-plugins echo", "plugin"),
+        ("pydantic", "plugin run --reload", "plugin"),
+        ("ray", "start --engine ray --head", "ray"),
+    ],
+)
+def test_command_says_what_to_install(missing: str, command: str, extra: str, tmp_path: Path) -> None:
+    program = WITHOUT.replace("PROGRAM", "from skate.cli import main\nmain(sys.argv[2:])")
+    done = subprocess.run(
+        [sys.executable, "-c", program, missing, *command.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.startswith("Error: ") and f"skate-ray[{extra}]" in done.stderr, done.stderr
+
+
 def test_every_extra_that_is_named_exists() -> None:
     pages = [*(ROOT / "src").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "pyproject.toml"]
     named = {name for page in pages for found in NAMED.findall(page.read_text("utf-8")) for name in found.split(",")}

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from skate.cli.extras import need
+
 if TYPE_CHECKING:
     from skate.serve.mcp.access import Access
     from skate.serve.mcp.peers import Peer
@@ -53,8 +55,9 @@ def access_of(host: str, token_env: str | None, hosts: tuple[str, ...], origins:
 
 @contextlib.contextmanager
 def told() -> Any:
-    """Mistakes end the command with what they say."""
+    """Mistakes end the command with what they say, and so does what is not installed."""
     try:
+        need("mcp", "httptools", "uvicorn")
         yield
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -138,10 +141,10 @@ def run(
       skate mcp run calculator:server --port 9000 --token-env MCP_TOKEN
       skate mcp run calculator:server --replicas 4 --stateless
     """
-    from skate.serve.mcp import app
-
     sys.path.insert(0, os.getcwd())
     with told():
+        from skate.serve.mcp import app
+
         access = access_of(host, token_env, allow_host, allow_origin)
         made = app(server, access=access, path=path, stateless=stateless)
         serve_app(made, host, port, replicas, path)
@@ -176,9 +179,9 @@ def bridge(
       skate mcp bridge -- python -m mcp_server_time
       skate mcp bridge --per-session --port 9000 -- npx -y @modelcontextprotocol/server-everything
     """
-    from skate.serve.mcp import bridge as make
-
     with told():
+        from skate.serve.mcp import bridge as make
+
         made = make(
             list(command),
             cwd=cwd,
@@ -205,10 +208,10 @@ def gateway(config: str, host: str | None, port: int | None, replicas: int, chec
       skate mcp gateway gateway.toml
       skate mcp gateway gateway.toml --check
     """
-    from skate.serve.mcp.config import read
-
     sys.path.insert(0, os.getcwd())
     with told():
+        from skate.serve.mcp.config import read
+
         found = read(config)
         if check:
             click.echo(f"{config} is fine.")
@@ -219,7 +222,8 @@ def gateway(config: str, host: str | None, port: int | None, replicas: int, chec
 
 def with_peer(url: str, token_env: str | None, timeout: float, use: Callable[[Peer], Coroutine[Any, Any, Any]]) -> Any:
     """What `use` makes of a session with the server; errors end the command."""
-    from skate.serve.mcp.connectors import web
+    with told():
+        from skate.serve.mcp.connectors import web
     from skate.serve.mcp.messages import RpcError
     from skate.serve.mcp.peers import NOBODY
     from skate.serve.mcp.upstream import Limits
