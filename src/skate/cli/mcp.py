@@ -46,6 +46,7 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def access_of(host: str, token_env: str | None, hosts: tuple[str, ...], origins: tuple[str, ...]) -> Access:
+    """Who may ask: holders of the token, under this machine's names and those given."""
     from skate.serve.mcp.access import LOCAL, Access, Token
 
     tokens = [Token(env=token_env)] if token_env else []
@@ -307,6 +308,7 @@ def list_items(url: str, token_env: str | None, timeout: float, as_json: bool) -
 
 
 def first_line(item: dict[str, Any]) -> str:
+    """What a table shows of a description."""
     lines = str(item.get("description") or item.get("title") or "").strip().splitlines()
     return lines[0][:80] if lines else ""
 
