@@ -11,7 +11,7 @@ import skate
 from skate import exceptions
 from skate.serve import context, router
 from skate.serve.build import build_app, http_is_installed
-from skate.serve.config import HTTPOptions, gRPCOptions, logging_of
+from skate.serve.config import ControllerOptions, HTTPOptions, ProxyLocation, gRPCOptions, location_of, logging_of
 from skate.serve.context import ReplicaContext
 from skate.serve.deployments import DEFAULT, Application, Deployment, Unset
 from skate.serve.exceptions import RayServeException
@@ -33,10 +33,11 @@ class RunTarget(NamedTuple):
 
 
 def start(
-    proxy_location: str | None = None,
+    proxy_location: str | ProxyLocation | None = None,
     http_options: dict[str, Any] | HTTPOptions | None = None,
     grpc_options: dict[str, Any] | gRPCOptions | None = None,
     logging_config: dict[str, Any] | None = None,
+    controller_options: dict[str, Any] | ControllerOptions | None = None,
 ) -> None:
     """Start serve in this session (`run` does so by itself); nothing happens when it runs already.
 
@@ -45,15 +46,18 @@ def start(
         http_options: see `HTTPOptions`.
         grpc_options: see `gRPCOptions`.
         logging_config: how replicas log that have none of their own: a dict or a `LoggingConfig`.
+        controller_options: see `ControllerOptions`.
 
     Raises ValueError and TypeError for wrong options, which they name.
     """
     http = HTTPOptions.read(http_options or {}, "http_options")
     grpc = gRPCOptions.read(grpc_options, "grpc_options") if grpc_options is not None else None
-    if proxy_location not in (None, "HeadOnly", "EveryNode", "Disabled"):
-        raise ValueError(f"proxy_location must be 'HeadOnly', 'EveryNode' or 'Disabled', not {proxy_location!r}")
-    _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location, logging_of(logging_config))
-    if proxy_location != "Disabled" and http.location != "NoServer":
+    location = location_of(proxy_location, "proxy_location") if proxy_location is not None else None
+    controller = ControllerOptions.read(controller_options or {}, "controller_options")
+    _controller(
+        http.model_dump(), grpc.model_dump() if grpc else None, location, logging_of(logging_config), controller
+    )
+    if "Disabled" not in (location, http.location):
         from skate.serve import proxy
 
         _ask(proxy.start_proxy(http, grpc), "address")
@@ -64,6 +68,7 @@ def _controller(
     grpc: dict[str, Any] | None = None,
     location: str | None = None,
     logging: dict[str, Any] | None = None,
+    process: ControllerOptions | None = None,
 ) -> Any:
     """The controller, started where there is none."""
     skate.util.preload("skate.serve.controller", "skate.serve.vault")
@@ -83,6 +88,8 @@ def _controller(
     except ValueError:  # the controller was killed, what it wanted is still there
         fresh = False
     options = {**own, "name": context.CONTROLLER, "max_concurrency": 100_000, "max_task_retries": 0}
+    if process is not None and process.runtime_env:
+        options["runtime_env"] = process.runtime_env
     settings = {"http": http, "grpc": grpc, "location": location, "logging": logging}
     return skate.remote(Controller).options(**options, get_if_exists=True).remote(fresh, settings)
 
@@ -100,7 +107,7 @@ def _proxy() -> Any:
 
     settings = ask("get_settings")
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
-    if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
+    if "Disabled" in (settings.get("location"), options.location) or not proxy.session_folder():
         return None
     grpc = settings.get("grpc")
     return proxy.start_proxy(options, gRPCOptions.read(grpc, "grpc_options") if grpc else None)

@@ -32,16 +32,54 @@ request_context: ContextVar[RequestContext] = ContextVar("skate_serve_request", 
 
 
 @dataclass(frozen=True)
+class DeploymentID:
+    """Names a deployment, of an application."""
+
+    name: str
+    app_name: str = "default"
+
+    def __str__(self) -> str:
+        return f"Deployment(name={self.name!r}, app={self.app_name!r})"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True)
 class ReplicaID:
-    """Names a replica: a part that is unique, of a deployment, of an application."""
+    """Names a replica: a part that is unique, of a deployment."""
 
     unique_id: str
-    deployment: str
-    app_name: str
+    deployment_id: DeploymentID
+
+    @property
+    def deployment(self) -> str:
+        """The deployment's name."""
+        return self.deployment_id.name
+
+    @property
+    def app_name(self) -> str:
+        """The application's name."""
+        return self.deployment_id.app_name
 
     def to_full_id_str(self) -> str:
         """As the replica's actor is called."""
         return f"{_REPLICA}{self.app_name}#{self.deployment}#{self.unique_id}"
+
+    @staticmethod
+    def is_full_id_str(text: str) -> bool:
+        """Whether `text` is what a replica's actor may be called."""
+        return is_replica(text)
+
+    @classmethod
+    def from_full_id_str(cls, text: str) -> ReplicaID:
+        """The replica whose actor is called so. Raises ValueError."""
+        app, deployment, name = parts_of(text)
+        return cls(name, DeploymentID(deployment, app))
+
+    def __str__(self) -> str:
+        return f"Replica(id={self.unique_id!r}, deployment={self.deployment!r}, app={self.app_name!r})"
+
+    __repr__ = __str__
 
 
 _REPLICA = "SERVE_REPLICA::"
@@ -60,9 +98,30 @@ def parts_of(actor: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class ReplicaRank:
-    """A replica's number among those of its deployment."""
+    """A replica's number among those of its deployment; its node's number, and its own on that node."""
 
     rank: int = 0
+    node_rank: int = 0
+    local_rank: int = 0
+
+
+@dataclass(frozen=True)
+class GangContext:
+    """Of a replica that is one of a gang.
+
+    Args:
+        gang_id: names the gang.
+        rank: the replica's number in it.
+        world_size: replicas in it.
+        member_replica_ids: their own ids, by rank.
+        pg_name: its placement group.
+    """
+
+    gang_id: str
+    rank: int
+    world_size: int
+    member_replica_ids: list[str]
+    pg_name: str = ""
 
 
 @dataclass
@@ -74,6 +133,8 @@ class ReplicaContext:
     deployment_config: Any
     rank: ReplicaRank = ReplicaRank()
     world_size: int = 1
+    gang_context: GangContext | None = None
+    code_version: str | None = None
 
     @property
     def app_name(self) -> str:

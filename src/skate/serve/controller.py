@@ -18,10 +18,10 @@ from skate import exceptions
 from skate.serve import board, context
 from skate.serve.autoscaling import Autoscaler
 from skate.serve.declared import Declared, plain_config
-from skate.serve.router import Published, ReplicaEntry
 from skate.serve.specs import AppSpec
 from skate.serve.state import ApplicationStatus, DeploymentState, DeploymentStatus, Target, application_status
 from skate.serve.tending import Tender
+from skate.serve.told import Published, ReplicaEntry
 from skate.serve.topics import Topics
 
 clock = time.monotonic

@@ -17,7 +17,7 @@ import skate
 from skate import exceptions
 from skate.serve import board, context, logs, measures, streams
 from skate.serve.config import DeploymentConfig
-from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, replica_here, request_context
+from skate.serve.context import DeploymentID, ReplicaContext, ReplicaID, ReplicaRank, RequestContext, replica_here, request_context
 from skate.serve.http_loop import FastLoop
 from skate.serve.http_relay import METHOD as HTTP
 from skate.serve.state import Target
@@ -40,7 +40,7 @@ class Replica:
         self, name: str, deployment: str, app: str, slot: int, place: board.Place | None, rank: int, world_size: int,
         loop: FastLoop | None = None,
     ) -> None:  # fmt: skip
-        self.id = ReplicaID(name, deployment, app)
+        self.id = ReplicaID(name, DeploymentID(deployment, app))
         self.tags = (deployment, name, app)
         """Of its metrics."""
         self.logs_requests = False
@@ -242,6 +242,18 @@ class Replica:
             return value
         finally:
             self._note(method, meta[3], perf_counter() - began, failed)
+            self.end()
+
+    async def order(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> Any:
+        """Run what a caller asks of all replicas; limits are not for that."""
+        run = self.methods.get(method) or self._method(method)
+        request_context.set(RequestContext(*meta[2:]))
+        replica_here.set(self)
+        self.begin()
+        try:
+            value = run(*args, **kwargs)
+            return await value if inspect.isawaitable(value) else value
+        finally:
             self.end()
 
     async def stream(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:

@@ -9,10 +9,11 @@ from typing import Any
 import skate
 from skate import exceptions
 from skate.serve.board import BEGUN
-from skate.serve.exceptions import RequestCancelledError
+from skate.serve.exceptions import RayServeException, RequestCancelledError
 from skate.serve.replica import Refused
-from skate.serve.responses import DeploymentResponse
-from skate.serve.router import Router, Target, next_number
+from skate.serve.responses import DeploymentResponse, DeploymentResponseGenerator
+from skate.serve.router import Router, next_number
+from skate.serve.told import Target
 
 
 def _is_lost(error: BaseException) -> bool:
@@ -24,13 +25,13 @@ class Request:
     """A request of this process: how it was made, where it is, what came of it."""
 
     __slots__ = (
-        *("_args", "_kwargs", "_method", "_stream", "_upstream", "begun_before", "cancelled", "error", "meta"),
-        *("made", "number", "ref", "router", "target", "waiters"),
+        *("_args", "_kwargs", "_method", "_stream", "_upstream", "begun_before", "cancelled", "error", "holds"),
+        *("made", "meta", "number", "pin", "ref", "router", "session", "target", "waiters"),
     )
 
     def __init__(
         self, router: Router, method: str, meta: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any],
-        stream: bool,
+        stream: bool, session: str = "",
     ) -> None:  # fmt: skip
         self.router = router
         self._method = method
@@ -38,10 +39,13 @@ class Request:
         self._args = args
         self._kwargs = kwargs
         self._stream = stream
-        self._upstream: list[Request] = [
-            value.request for value in (*args, *kwargs.values()) if isinstance(value, DeploymentResponse)
-        ]
+        self._upstream = _upstream(args, kwargs)
         self.meta = meta
+        self.session = session
+        self.pin: Target | None = None
+        """The only replica that may have it."""
+        self.holds = False
+        """Whether it is not sent yet where it could be, but has room kept for it there."""
         self.made = time.monotonic() if meta[3] else 0.0
         """When, where that counts: requests wait some time for replicas that hold their model."""
         self.ref: Any = None
@@ -74,6 +78,11 @@ class Request:
                 for name, value in kwargs.items()
             }
         self.target = target
+        if self.holds:
+            target.kept += 1
+            self.ref = HELD
+            self._wake()
+            return
         self.begun_before = target.words[target.word + BEGUN]
         call = target.stream if self._stream else target.call
         try:
@@ -83,6 +92,12 @@ class Request:
             return
         target.flying[self.number] = self.ref.completed() if self._stream else self.ref
         self._wake()
+
+    def pinned(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
+        """A request like this one for `target` alone."""
+        made = Request(self.router, self._method, self.meta, args, kwargs, self._stream, self.session)
+        made.pin = target
+        return made
 
     def take_back(self) -> None:
         """It was not run, and will be sent anew."""
@@ -182,6 +197,23 @@ class Request:
                 self.fail(RequestCancelledError(self.meta[0]))
                 return
         skate.cancel(ref)
+
+
+def _upstream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Request]:
+    """The requests whose answers are arguments."""
+    found = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, DeploymentResponse):
+            found.append(value.request)
+        elif isinstance(value, DeploymentResponseGenerator):
+            raise RayServeException(
+                "A DeploymentResponseGenerator cannot be an argument of a handle's call: iterate over it first"
+            )
+    return found
+
+
+HELD: Any = object()
+"""Stands for the reference of a request that has room kept for it."""
 
 
 def _settle(future: Any) -> None:

@@ -82,7 +82,7 @@ class Tender:
 
     async def _start(self, state: DeploymentState, command: Start) -> None:
         target, name = command.target, command.replica
-        full = context.ReplicaID(name, state.name, state.app).to_full_id_str()
+        full = context.ReplicaID(name, context.DeploymentID(state.name, state.app)).to_full_id_str()
         slot = self._slot()
         group, node = None, ""
         assert self.board is not None
