@@ -40,16 +40,21 @@ if TYPE_CHECKING:
     from skate.serve.asgi import get_asgi_app as get_asgi_app
     from skate.serve.asgi import get_http_address as get_http_address
     from skate.serve.batching import batch as batch
+    from skate.serve.config import ControllerOptions as ControllerOptions
     from skate.serve.config import HTTPOptions as HTTPOptions
+    from skate.serve.deployment_actors import get_deployment_actor as get_deployment_actor
+    from skate.serve.deployment_actors import get_deployment_actor_context as get_deployment_actor_context
     from skate.serve.deployments import Application as Application
     from skate.serve.deployments import Deployment as Deployment
     from skate.serve.deployments import deployment as deployment
     from skate.serve.http_ingress import ingress as ingress
     from skate.serve.multiplex import multiplexed as multiplexed
+    from skate.serve.utils import get_trace_context as get_trace_context
 
 _NAMES = {
     "Application": "deployments",
     "Deployment": "deployments",
+    "ControllerOptions": "config",
     "HTTPOptions": "config",
     "RunTarget": "api",
     "batch": "batching",
@@ -59,9 +64,12 @@ _NAMES = {
     "multiplexed": "multiplex",
     "get_asgi_app": "asgi",
     "get_http_address": "asgi",
+    "get_deployment_actor": "deployment_actors",
+    "get_deployment_actor_context": "deployment_actors",
     "get_deployment_handle": "api",
     "get_multiplexed_model_id": "api",
     "get_replica_context": "api",
+    "get_trace_context": "utils",
     "ingress": "http_ingress",
     "run": "api",
     "run_many": "api",
@@ -76,6 +84,7 @@ _MODULES = frozenset({"config", "exceptions", "handle", "metrics", "schema"})
 
 __all__ = [
     "Application",
+    "ControllerOptions",
     "Deployment",
     "HTTPOptions",
     "RunTarget",
@@ -84,10 +93,13 @@ __all__ = [
     "deployment",
     "get_app_handle",
     "get_asgi_app",
+    "get_deployment_actor",
+    "get_deployment_actor_context",
     "get_deployment_handle",
     "get_http_address",
     "get_multiplexed_model_id",
     "get_replica_context",
+    "get_trace_context",
     "ingress",
     "multiplexed",
     "run",

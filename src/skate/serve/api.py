@@ -14,7 +14,7 @@ from skate.serve.build import build_app, http_is_installed
 from skate.serve.config import ControllerOptions, HTTPOptions, ProxyLocation, gRPCOptions, location_of, logging_of
 from skate.serve.context import ReplicaContext
 from skate.serve.deployments import DEFAULT, Application, Deployment, Unset
-from skate.serve.exceptions import RayServeException
+from skate.serve.exceptions import RayServeException, UnknownDeploymentError
 from skate.serve.handle import DeploymentHandle
 from skate.serve.schema import ServeStatus, read_status
 
@@ -38,6 +38,7 @@ def start(
     grpc_options: dict[str, Any] | gRPCOptions | None = None,
     logging_config: dict[str, Any] | None = None,
     controller_options: dict[str, Any] | ControllerOptions | None = None,
+    detached: bool = True,
 ) -> None:
     """Start serve in this session (`run` does so by itself); nothing happens when it runs already.
 
@@ -47,6 +48,7 @@ def start(
         grpc_options: see `gRPCOptions`.
         logging_config: how replicas log that have none of their own: a dict or a `LoggingConfig`.
         controller_options: see `ControllerOptions`.
+        detached: serve always is; an argument of Ray's past that programs still give.
 
     Raises ValueError and TypeError for wrong options, which they name.
     """
@@ -137,7 +139,8 @@ def run(
     Raises:
         TypeError: `target` is not a bound deployment.
         NotImplementedError: `external_scaler_enabled` here; a configuration can have it.
-        ValueError: the name is empty; the route_prefix does not begin with "/" or is taken.
+        RayServeException: the name is empty.
+        ValueError: the route_prefix does not begin with "/" or is taken.
         RuntimeError: it could not be deployed; the message says which deployment failed of what.
     """
     if external_scaler_enabled:
@@ -159,8 +162,11 @@ def run_many(
     wait_for_applications_running: bool = True,
 ) -> list[DeploymentHandle]:
     """Deploy several applications at once; see `run`."""
+    if not targets:
+        raise ValueError("run_many needs at least one application")
     for each in targets:
         _check(each)
+    _check_names(targets)
     _controller()
     front = _proxy() if any(each.route_prefix is not None for each in targets) else None
     specs = [
@@ -216,6 +222,13 @@ def _with_logging(given: Any) -> Any:
     return adjust
 
 
+def _check_names(targets: Sequence[RunTarget]) -> None:
+    names = [each.name for each in targets]
+    for name in names:
+        if names.count(name) > 1:
+            raise RayServeException(f"run_many was given several applications of the name {name!r}")
+
+
 def _check(target: RunTarget) -> None:
     if not isinstance(target.target, Application):
         raise TypeError(
@@ -223,7 +236,7 @@ def _check(target: RunTarget) -> None:
             f"({type(target.target).__name__})"
         )
     if not isinstance(target.name, str) or not target.name:
-        raise ValueError(f"An application needs a name that is not empty, not {target.name!r}")
+        raise RayServeException(f"An application needs a name that is not empty, not {target.name!r}")
     prefix = target.route_prefix
     if prefix is not None:
         if not isinstance(prefix, str) or not prefix.startswith("/"):
@@ -297,7 +310,7 @@ def get_deployment_handle(
 ) -> DeploymentHandle:
     """The handle of a deployment, of the calling replica's application when `app_name` is None.
 
-    Raises RayServeException when there is no such deployment, or no `app_name` outside of a replica.
+    Raises UnknownDeploymentError when there is no such deployment, RayServeException when there is no `app_name` outside of a replica.
     """
     if app_name is None:
         replica = context.current_replica()
@@ -307,7 +320,7 @@ def get_deployment_handle(
     if _check_exists:
         row = ask("status")["applications"].get(app_name)
         if row is None or deployment_name not in row["deployments"]:
-            raise RayServeException(f"Deployment {deployment_name!r} of application {app_name!r} does not exist.")
+            raise UnknownDeploymentError(f"Deployment {deployment_name!r} of application {app_name!r} does not exist.")
     return DeploymentHandle(deployment_name, app_name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skate.serve.autoscaling import AutoscalingContext
+from skate.serve.scaling_config import AutoscalingContext
 
 
 def replica_queue_length_autoscaling_policy(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:

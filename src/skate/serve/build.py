@@ -16,7 +16,7 @@ from skate.serve.config import DeploymentConfig
 from skate.serve.deployments import Application, Deployment
 from skate.serve.handle import DeploymentHandle
 from skate.serve.specs import AppSpec
-from skate.serve.state import Target, first_target
+from skate.serve.target import Target, first_target
 
 _ATOMS = (int, float, str, bytes, bool, type(None), complex)
 

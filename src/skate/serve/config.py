@@ -21,7 +21,9 @@ from skate.serve.deployment_parts import actors_of
 from skate.serve.scaling_config import AUTO as AUTO
 from skate.serve.scaling_config import AggregationFunction as AggregationFunction
 from skate.serve.scaling_config import AutoscalingConfig as AutoscalingConfig
+from skate.serve.scaling_config import AutoscalingContext as AutoscalingContext
 from skate.serve.scaling_config import AutoscalingPolicy as AutoscalingPolicy
+from skate.serve.scaling_config import TimeStampedValue as TimeStampedValue
 from skate.serve.settings import Settings, WrongTypeError, number, set_field
 
 PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
@@ -81,6 +83,7 @@ class DeploymentConfig(Settings):
     max_surge_percent: int = 20
 
     def __post_init__(self) -> None:
+        self._read_numbers()
         number("num_replicas", self.num_replicas, 0, whole=True)
         number("max_ongoing_requests", self.max_ongoing_requests, 1, whole=True)
         number("max_queued_requests", self.max_queued_requests, -1, whole=True)
@@ -205,6 +208,13 @@ def _check_placement(config: DeploymentConfig) -> None:
         for place, bundle in enumerate(bundles):
             for name, amount in bundle.items():
                 number(f"placement_group_bundles[{place}][{name!r}]", amount, 0)
+        need = {"CPU": config.ray_actor_options.get("num_cpus"), "GPU": config.ray_actor_options.get("num_gpus")}
+        for name, amount in {**need, **(config.ray_actor_options.get("resources") or {})}.items():
+            if amount and amount > bundles[0].get(name, 0):
+                raise ValueError(
+                    f"placement_group_bundles[0] must hold what ray_actor_options asks for, for the replica runs "
+                    f"there: it has {bundles[0].get(name, 0)} of {name}, and {amount} are asked for"
+                )
     if strategy is not None:
         if strategy not in PLACEMENT_STRATEGIES:
             raise ValueError(
@@ -300,7 +310,8 @@ class HTTPOptions(Settings):
         keep_alive_timeout_s: seconds for which an idle connection is kept.
         max_body_bytes: the largest body of a request; a larger one is answered 413. None: any. Not in Ray.
         location: a `ProxyLocation`; ``"NoServer"``, its old name, is ``"Disabled"``.
-        middlewares: must stay empty, as in Ray 2.60: an application adds its own.
+        middlewares, num_cpus: must stay empty, as in Ray 2.60: an application adds its own middlewares.
+        root_url: not used, as in Ray 2.60.
         ssl_keyfile, ssl_certfile, ssl_keyfile_password, ssl_ca_certs: files for HTTPS.
     """
 
@@ -312,12 +323,15 @@ class HTTPOptions(Settings):
     max_body_bytes: int | None = None
     location: str = ProxyLocation.HeadOnly
     middlewares: list[Any] = field(default_factory=list)
+    num_cpus: int = 0
+    root_url: str = ""
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile_password: str | None = None
     ssl_ca_certs: str | None = None
 
     def __post_init__(self) -> None:
+        self._read_numbers()
         number("http_options.port", self.port, 0, whole=True)
         if self.port > 65535:
             raise ValueError(f"http_options.port must be at most 65535, not {self.port}")
@@ -333,6 +347,8 @@ class HTTPOptions(Settings):
             raise ValueError(
                 "http_options.middlewares is gone: add middlewares to the FastAPI or Starlette application"
             )
+        if self.num_cpus:
+            raise ValueError("http_options.num_cpus is gone: the proxy asks for no CPUs")
         if self.max_body_bytes is not None:
             number("http_options.max_body_bytes", self.max_body_bytes, 0, whole=True)
         if bool(self.ssl_keyfile) != bool(self.ssl_certfile):
@@ -362,6 +378,7 @@ class gRPCOptions(Settings):
     request_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
+        self._read_numbers()
         number("grpc_options.port", self.port, 0, whole=True)
         if self.request_timeout_s is not None:
             number("grpc_options.request_timeout_s", self.request_timeout_s, 0, open_end=True)

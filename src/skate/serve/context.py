@@ -10,6 +10,8 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import skate
+from skate.serve.exceptions import NotRunningError
+from skate.serve.gang import GangContext
 
 NAMESPACE = "serve"
 CONTROLLER = "SKATE_SERVE_CONTROLLER"
@@ -29,6 +31,11 @@ class RequestContext(NamedTuple):
 NO_REQUEST = RequestContext()
 request_context: ContextVar[RequestContext] = ContextVar("skate_serve_request", default=NO_REQUEST)
 """The request that runs here; `NO_REQUEST` outside of one."""
+
+
+def _get_serve_request_context() -> RequestContext:
+    """The request that runs here, under the name by which programs for Ray ask for it."""
+    return request_context.get()
 
 
 @dataclass(frozen=True)
@@ -105,25 +112,6 @@ class ReplicaRank:
     local_rank: int = 0
 
 
-@dataclass(frozen=True)
-class GangContext:
-    """Of a replica that is one of a gang.
-
-    Args:
-        gang_id: names the gang.
-        rank: the replica's number in it.
-        world_size: replicas in it.
-        member_replica_ids: their own ids, by rank.
-        pg_name: its placement group.
-    """
-
-    gang_id: str
-    rank: int
-    world_size: int
-    member_replica_ids: list[str]
-    pg_name: str = ""
-
-
 @dataclass
 class ReplicaContext:
     """What `serve.get_replica_context` gives."""
@@ -196,8 +184,8 @@ os.register_at_fork(after_in_child=forget_prefix)
 
 
 def controller() -> skate.actor.ActorHandle[Any]:
-    """The controller's handle. Raises RuntimeError when serve does not run here."""
+    """The controller's handle. Raises NotRunningError when serve does not run here."""
     try:
         return skate.get_actor(CONTROLLER, namespace=NAMESPACE)
     except ValueError:
-        raise RuntimeError("Serve does not run in this session: start it with serve.start or serve.run.") from None
+        raise NotRunningError("Serve does not run in this session: start it with serve.start or serve.run.") from None

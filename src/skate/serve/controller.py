@@ -18,8 +18,10 @@ from skate import exceptions
 from skate.serve import board, context
 from skate.serve.autoscaling import Autoscaler
 from skate.serve.declared import Declared, plain_config
+from skate.serve.exceptions import RouteTakenError
 from skate.serve.specs import AppSpec
-from skate.serve.state import ApplicationStatus, DeploymentState, DeploymentStatus, Target, application_status
+from skate.serve.state import DeploymentState, application_status
+from skate.serve.target import ApplicationStatus, DeploymentStatus, Target
 from skate.serve.tending import Tender
 from skate.serve.told import Published, ReplicaEntry
 from skate.serve.topics import Topics
@@ -129,15 +131,23 @@ class Controller:
             if name.startswith("app:"):
                 self._set(spec, clock())
         self.declared.recover(kept)
-        names = _names_of_replicas()
+        names = filter(context.is_replica, _names_of_actors())
         found = await asyncio.gather(
             *(self.tender.find_again(self.apps.get(context.parts_of(name)[0]), name) for name in names)
         )
+        wanted = {
+            (name, state.name, version)
+            for name, app in self.apps.items()
+            for state in app.states.values()
+            for version in state.versions()
+        }
+        self.tender.shared.end_others(_names_of_actors(), wanted)
         there: dict[int, int] = {}
         for state, _ in filter(None, found):
             there[id(state)] = there.get(id(state), 0) + 1
         for app in self.apps.values():
             for state in app.states.values():
+                state.mend_gangs(clock())
                 scaling = state.target.config.autoscaling_config if state.target is not None else None
                 if scaling is not None and id(state) in there:
                     state.scale(max(scaling.min_replicas, min(scaling.max_replicas, there[id(state)])))
@@ -182,7 +192,7 @@ class Controller:
         for other in [*(each for each in taken if each.name not in anew), *others]:
             same = other.route_prefix is not None and other.route_prefix == spec.route_prefix
             if same and other.name != spec.name:
-                raise ValueError(
+                raise RouteTakenError(
                     f"route_prefix {spec.route_prefix!r} of application {spec.name!r} belongs to application "
                     f"{other.name!r} already"
                 )
@@ -361,6 +371,7 @@ class Controller:
             for state in list(app.states.values()):
                 for command in state.decide(now):
                     self.tender.do(state, command)
+                self.tender.shared.keep(name, state.name, state.versions())
                 if state.target is None and not state.replicas:
                     self._forget(app, state)
                 self._publish(name, state.name)
@@ -454,7 +465,6 @@ async def _recorded(refs: list[Any]) -> None:
             await ref
 
 
-def _names_of_replicas() -> list[str]:
+def _names_of_actors() -> list[str]:
     rows: list[Any] = skate.util.list_named_actors(all_namespaces=True)
-    mine = (row["name"] for row in rows if row["namespace"] == context.NAMESPACE)
-    return [name for name in mine if context.is_replica(name)]
+    return [row["name"] for row in rows if row["namespace"] == context.NAMESPACE]

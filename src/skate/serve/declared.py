@@ -16,7 +16,7 @@ import skate
 from skate import exceptions
 from skate.serve.config import DeploymentConfig
 from skate.serve.specs import AppSpec
-from skate.serve.state import ApplicationStatus
+from skate.serve.target import ApplicationStatus
 
 PREFIX = "declared:"
 """Of names in the vault."""

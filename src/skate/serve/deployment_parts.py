@@ -28,6 +28,7 @@ class BackpressureConfig(Settings):
     retry_after_s: float | None = None
 
     def __post_init__(self) -> None:
+        self._read_numbers()
         if self.status_code not in (503, 429):
             raise ValueError(f"backpressure_config.status_code must be 503 or 429, not {self.status_code!r}")
         if self.retry_after_s is not None:
@@ -59,6 +60,7 @@ class RequestRouterConfig(Settings):
     """The class itself, as it travels."""
 
     def __post_init__(self) -> None:
+        self._read_numbers()
         check_json("request_router_config.request_router_kwargs", self.request_router_kwargs)
         for name in (
             *("request_routing_stats_period_s", "request_routing_stats_timeout_s", "initial_backoff_s"),
@@ -119,6 +121,7 @@ class GangSchedulingConfig(Settings):
     runtime_failure_policy: GangRuntimeFailurePolicy = GangRuntimeFailurePolicy.RESTART_GANG
 
     def __post_init__(self) -> None:
+        self._read_numbers()
         number("gang_scheduling_config.gang_size", self.gang_size, 1, whole=True)
         for name, kind in (
             ("gang_placement_strategy", GangPlacementStrategy),

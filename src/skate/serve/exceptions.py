@@ -11,6 +11,25 @@ class RayServeException(Exception):
     """The root of serve's own errors."""
 
 
+class NotRunningError(RayServeException, RuntimeError):
+    """Serve does not run in this session."""
+
+
+class RouteTakenError(RayServeException, ValueError):
+    """The route prefix belongs to another application."""
+
+
+class UnknownDeploymentError(RayServeException, KeyError):
+    """There is no deployment of this name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class UnknownMethodError(RayServeException, AttributeError):
+    """The deployment has no method of this name."""
+
+
 class BackPressureError(RayServeException):
     """A request was turned away: as many wait in the caller's handle as ``max_queued_requests`` allows.
 
@@ -54,7 +73,7 @@ class RequestCancelledError(RayServeException, TaskCancelledError):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        return f"Request {self.request_id} was cancelled." if self.request_id else "The request was cancelled."
+        return f"Request {self.request_id} was cancelled." if self.request_id else "Request was cancelled."
 
 
 class DeploymentUnavailableError(RayServeException):

@@ -71,7 +71,7 @@ class DeploymentBroadcastResponse:
                 found.append(skate.get(ref, timeout=left))
             except exceptions.GetTimeoutError as error:
                 if left is not None and not skate.wait([ref], timeout=0)[0]:
-                    raise TimeoutError(f"Not all replicas answered within {timeout_s} s.") from error
+                    raise exceptions.GetTimeoutError(f"Not all replicas answered within {timeout_s} s.") from error
                 found.append(_told(error, return_exceptions))
             except exceptions.RayError as error:
                 found.append(_told(error, return_exceptions))
@@ -90,7 +90,7 @@ class DeploymentBroadcastResponse:
         except TimeoutError as error:
             if isinstance(error, exceptions.RayError):
                 raise  # a replica's own
-            raise TimeoutError(f"Not all replicas answered within {timeout_s} s.") from None
+            raise exceptions.GetTimeoutError(f"Not all replicas answered within {timeout_s} s.") from None
 
     def __repr__(self) -> str:
         return f"DeploymentBroadcastResponse({self._router.deployment})"
@@ -137,7 +137,7 @@ class ReplicaSelection:
     def to_dict(self) -> dict[str, Any]:
         """What is known of it, as plain values."""
         full = ReplicaID(self._target.name, self.deployment_id).to_full_id_str()
-        return {"replica_id": self.replica_id, "node_id": self.node_id, "actor_name": full}
+        return {"replica_id": self.replica_id, "node_id": self.node_id, "actor_name": full, "replica_metadata": {}}
 
     def take(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         """The request for it, with its arguments."""

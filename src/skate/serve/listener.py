@@ -12,6 +12,7 @@ from typing import Any
 import skate
 from skate import exceptions
 from skate.serve import context
+from skate.serve.exceptions import NotRunningError
 from skate.serve.told import Told
 
 LISTEN_S = 30.0
@@ -42,6 +43,10 @@ class Listener(ABC):
     def session_ended(self) -> None:
         """There is nobody to be asked any more."""
 
+    @abstractmethod
+    def nobody_there(self) -> None:
+        """Serve does not run: nobody can be asked now."""
+
     def listen(self) -> None:
         """Have the controller tell of changes, on the replica's loop or else in a thread of its own."""
         if self._listening or self.closed:
@@ -61,6 +66,10 @@ class Listener(ABC):
             try:
                 asked = self.version
                 told = await context.controller().listen.remote({self.key: asked}, LISTEN_S)
+            except NotRunningError:
+                self.nobody_there()
+                await asyncio.sleep(RETRY_S)
+                continue
             except (exceptions.RayError, RuntimeError):
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -76,6 +85,10 @@ class Listener(ABC):
         asked = self.version
         try:
             answer = context.controller().listen.remote({self.key: asked}, LISTEN_S).future()
+        except NotRunningError:
+            self.nobody_there()
+            self._ask_later()
+            return
         except (exceptions.RayError, RuntimeError):
             self._ask_later()
             return

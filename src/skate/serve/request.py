@@ -9,7 +9,7 @@ from typing import Any
 import skate
 from skate import exceptions
 from skate.serve.board import BEGUN
-from skate.serve.exceptions import RayServeException, RequestCancelledError
+from skate.serve.exceptions import RequestCancelledError
 from skate.serve.replica import Refused
 from skate.serve.responses import DeploymentResponse, DeploymentResponseGenerator
 from skate.serve.router import Router, next_number
@@ -206,7 +206,7 @@ def _upstream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Request]:
         if isinstance(value, DeploymentResponse):
             found.append(value.request)
         elif isinstance(value, DeploymentResponseGenerator):
-            raise RayServeException(
+            raise RuntimeError(
                 "A DeploymentResponseGenerator cannot be an argument of a handle's call: iterate over it first"
             )
     return found

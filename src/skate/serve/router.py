@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 TICK, LONGEST_TICK = 0.001, 0.004
 """Seconds between two looks at whether a request that waits can go."""
+ALONE_S = 2.0
+"""Seconds without a controller after which requests do not wait for replicas any more."""
 ROUTED_TICK = 0.05
 """The same where a router of the program's own looks by itself."""
 REAP_EVERY = 128
@@ -106,6 +108,8 @@ class Router(Listener):
         self.report_every = 0.0
         self.reported = 0.0
         self.sent = 0
+        self.alone_since = 0.0
+        """When it was found first that there is no controller; 0: there is one, as far as is known."""
         self._pumping = False
         if told is not None:
             self.hear(told)
@@ -124,7 +128,7 @@ class Router(Listener):
                 return
             if asked is not None and asked != self.version and version < self.version:
                 return  # something newer has come since
-            self.version = version
+            self.version, self.alone_since = version, 0.0
             page = board.attach(published.place) if published.place is not None else board.private()
             known = {}
             for entry in published.replicas:
@@ -311,6 +315,14 @@ class Router(Listener):
         if self.routing is not None:
             self.routing.take(self.targets)
 
+    def nobody_there(self) -> None:
+        """No controller: after a while nothing can be hoped for but the replicas that are known."""
+        now = clock()
+        with self.lock:
+            self.alone_since = self.alone_since or now
+            if now - self.alone_since >= ALONE_S and not self.targets:
+                self._fail_all("serve does not run in this session")
+
     def session_ended(self) -> None:
         """No router of this process is of use any more."""
         forget_all()
@@ -321,9 +333,7 @@ class Router(Listener):
         """Send what can be sent now; `lock` is held."""
         queue = self.queue
         if self.state and queue:
-            for request in queue:
-                request.fail(DeploymentUnavailableError(self.deployment, self.app, self.state))
-            queue.clear()
+            self._fail_all(self.state)
         if self.routing is not None:
             self.routing.look()
             return
@@ -344,6 +354,11 @@ class Router(Listener):
                 return
             del queue[blocked]
             self._send(request, target)
+
+    def _fail_all(self, why: str) -> None:
+        for request in self.queue:
+            request.fail(DeploymentUnavailableError(self.deployment, self.app, why))
+        self.queue.clear()
 
     def _pump_soon(self) -> None:
         """See to it that what waits is looked at, whoever waits for it."""
@@ -405,9 +420,7 @@ class Router(Listener):
         """Send nothing more."""
         with self.lock:
             self.closed = True
-            for request in self.queue:
-                request.fail(DeploymentUnavailableError(self.deployment, self.app, "serve was shut down"))
-            self.queue.clear()
+            self._fail_all("serve was shut down")
             self.targets, self.known = [], {}
             self.changed.notify_all()
         self.stop_listening()

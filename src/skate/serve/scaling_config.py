@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
+from skate.serve.context import DeploymentID, ReplicaID
 from skate.serve.settings import Settings, check_json, number, set_field
 
 DEFAULT_POLICY = "skate.serve.autoscaling_policy:default_autoscaling_policy"
@@ -111,6 +112,9 @@ class AutoscalingConfig(Settings):
     policy: Any = field(default_factory=AutoscalingPolicy)
 
     def __post_init__(self) -> None:
+        self._read_numbers()
+        if self.target_ongoing_requests is None:
+            set_field(self, "target_ongoing_requests", AutoscalingConfig.target_ongoing_requests)
         number("autoscaling_config.min_replicas", self.min_replicas, 0, whole=True)
         number("autoscaling_config.max_replicas", self.max_replicas, 1, whole=True)
         if self.max_replicas < self.min_replicas:
@@ -165,6 +169,59 @@ class AutoscalingConfig(Settings):
     def get_target_ongoing_requests(self) -> float:
         """Requests for each replica that are aimed at."""
         return self.target_ongoing_requests
+
+
+class TimeStampedValue(NamedTuple):
+    """One sample of a figure."""
+
+    timestamp: float
+    value: float
+
+
+@dataclass
+class AutoscalingContext:
+    """What a policy of the program's own is called with; it returns ``(replicas, state)``, or the number alone.
+
+    Args:
+        config: the deployment's settings.
+        current_num_replicas: those that run.
+        target_num_replicas: those that are wanted now.
+        total_num_requests: running and queued, over the look-back period.
+        total_queued_requests: those that wait in handles now.
+        total_running_requests: those that replicas have in hand now.
+        capacity_adjusted_min_replicas, capacity_adjusted_max_replicas: the bounds.
+        policy_state: what the policy returned as its state the last time.
+        app_name, deployment_name: whose it is.
+        current_time: in seconds.
+        running_replicas: who they are.
+        aggregated_metrics: of the figures that replicas give by ``record_autoscaling_stats``, by name and replica,
+            what the config's `aggregation_function` makes of the look-back period.
+        raw_metrics: the same, sample by sample.
+        last_scale_up_time, last_scale_down_time: in seconds; None: not yet.
+    """
+
+    config: AutoscalingConfig
+    current_num_replicas: int
+    target_num_replicas: int
+    total_num_requests: float
+    total_queued_requests: float
+    total_running_requests: float
+    capacity_adjusted_min_replicas: int
+    capacity_adjusted_max_replicas: int
+    policy_state: dict[str, Any] = field(default_factory=dict)
+    app_name: str = ""
+    deployment_name: str = ""
+    current_time: float = 0.0
+    running_replicas: list[ReplicaID] = field(default_factory=list)
+    aggregated_metrics: dict[str, dict[ReplicaID, float]] = field(default_factory=dict)
+    raw_metrics: dict[str, dict[ReplicaID, list[TimeStampedValue]]] = field(default_factory=dict)
+    last_scale_up_time: float | None = None
+    last_scale_down_time: float | None = None
+
+    @property
+    def deployment_id(self) -> DeploymentID:
+        """Deployment and application."""
+        return DeploymentID(self.deployment_name, self.app_name)
 
 
 def _policy(given: Any) -> AutoscalingPolicy:

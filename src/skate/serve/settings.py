@@ -54,6 +54,18 @@ class Settings:
 
     model_fields = _FieldNames()
 
+    def _read_numbers(self) -> None:
+        """Take text, as environment variables have it, and whole floats for the numbers that they are."""
+        for entry in fields(self):
+            value, kind = getattr(self, entry.name), str(entry.type)
+            if kind.startswith("int") and isinstance(value, float) and value.is_integer():
+                set_field(self, entry.name, int(value))
+            elif isinstance(value, str) and kind.startswith(("int", "float")):
+                try:
+                    set_field(self, entry.name, int(value) if kind.startswith("int") else float(value))
+                except ValueError:
+                    continue  # the check that comes names it
+
     @classmethod
     def read(cls, given: Any, where: str) -> Self:
         """Settings from a mapping, or as they are. TypeError and ValueError name the field."""

@@ -11,11 +11,13 @@ from typing import Any
 
 import skate
 from skate import exceptions
-from skate.serve import board, context
+from skate.serve import board, context, placing
 from skate.serve.config import DeploymentConfig
+from skate.serve.deployment_actors import SharedActors
 from skate.serve.http_loop import FastLoop
 from skate.serve.replica import Replica
-from skate.serve.state import Command, DeploymentState, Drain, Kill, Reconfigure, Start, Target
+from skate.serve.state import DeploymentState
+from skate.serve.target import Command, Drain, Kill, Reconfigure, Start, Target
 
 clock = time.monotonic
 NODE_AGAIN_S = 1.0
@@ -50,6 +52,7 @@ class Tender:
         self.codes: dict[str, Any] = {}
         """References to pickled code, by the names that targets have for it."""
         self.board: board.Board | None = None
+        self.shared = SharedActors()
         self._next_slot = 1
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -87,6 +90,7 @@ class Tender:
         group, node = None, ""
         assert self.board is not None
         try:
+            await self.shared.ensure(state.app, state.name, target)
             options = _actor_options(target.config, full)
             if target.config.max_replicas_per_node is not None:
                 node = await self._node_with_room(state, name, target.config.max_replicas_per_node)
@@ -95,15 +99,17 @@ class Tender:
                 options["scheduling_strategy"] = skate.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
                     node, soft=False
                 )
-            if target.config.placement_group_bundles is not None:
-                group = _group(target.config, options)
+            group = placing.placed(target.config, options, full, command.gang)
             actor = (
                 skate.remote(Replica)
                 .options(**options)
-                .remote(name, state.name, state.app, slot, self.board.place, command.rank, target.replicas, FastLoop())
-            )
-        except (exceptions.RayError, ValueError, TypeError) as error:
-            _remove(group)
+                .remote(
+                    name, state.name, state.app, slot, self.board.place, command.rank, target.replicas, FastLoop(),
+                    command.gang,
+                )
+            )  # fmt: skip
+        except (exceptions.RayError, ValueError, TypeError, ImportError) as error:
+            self._remove(group)
             self._report(state.failed, name, told(error), clock())
             return
         known = Tended(actor, slot, group)
@@ -114,6 +120,11 @@ class Tender:
             skate.kill(actor)  # it was told to go before it was there
             return
         await self._see_up(state, name, target)
+
+    def _remove(self, group: Any) -> None:
+        """Give back a placement group, when the last that is in it has gone."""
+        if group is not None and all(known.group != group for known in self.tended.values()):
+            skate.util.remove_placement_group(group)
 
     def _slot(self) -> int:
         """A slot of the board that nobody uses, its figures put back."""
@@ -174,16 +185,16 @@ class Tender:
             skate.kill(actor)
             return None
         try:
-            target, rank, slot, node, info = await actor.who.remote()
+            target, rank, slot, node, info, gang = await actor.who.remote()
         except exceptions.RayError:
             return None
         if target is None:
             skate.kill(actor)  # it was never told what it is
             return None
-        known = Tended(actor, slot)
+        known = Tended(actor, slot, placing.found(target.config, name, gang))
         known.node = node
         known.info = info or {}
-        state.adopt(replica, target, rank, info is not None, clock())
+        state.adopt(replica, target, rank, info is not None, clock(), gang)
         self.know(state, replica, known)
         if info is None:
             self.task(self._see_made(state, replica, actor))
@@ -248,7 +259,7 @@ class Tender:
                 why = short(error)
             break
         self.tended.pop(name, None)
-        _remove(known.group)
+        self._remove(known.group)
         self._report(state.died, name, why, clock())
 
     async def _drain(self, state: DeploymentState, name: str, actor: Any) -> None:
@@ -290,22 +301,6 @@ def _actor_options(config: DeploymentConfig, name: str) -> dict[str, Any]:
         "lifetime": "detached",
         "max_concurrency": 100_000,
     }
-
-
-def _group(config: DeploymentConfig, options: dict[str, Any]) -> Any:
-    """A placement group for a replica, whose options are made to name it."""
-    group = skate.util.placement_group(
-        config.placement_group_bundles or [], strategy=config.placement_group_strategy or "PACK", lifetime="detached"
-    )
-    options["scheduling_strategy"] = skate.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-        group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
-    )
-    return group
-
-
-def _remove(group: Any) -> None:
-    if group is not None:
-        skate.util.remove_placement_group(group)
 
 
 def short(error: BaseException) -> str:
