@@ -126,7 +126,7 @@ def run(
     wait_for_ingress_deployment_creation: bool = True,
     external_scaler_enabled: bool = False,
     _local_testing_mode: bool = False,
-) -> DeploymentHandle:
+) -> DeploymentHandle[Any]:
     """Deploy an application in place of what had its name, and return the handle of its ingress once it runs.
 
     Args:
@@ -160,7 +160,7 @@ def run_many(
     blocking: bool = False,
     wait_for_ingress_deployment_creation: bool = True,
     wait_for_applications_running: bool = True,
-) -> list[DeploymentHandle]:
+) -> list[DeploymentHandle[Any]]:
     """Deploy several applications at once; see `run`."""
     if not targets:
         raise ValueError("run_many needs at least one application")
@@ -174,7 +174,7 @@ def run_many(
         for each in targets
     ]
     ask("deploy", specs)
-    handles = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
+    handles: list[DeploymentHandle[Any]] = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
     if wait_for_applications_running:
         found, told = ask("until_settled", [spec.name for spec in specs])
         for name, (status, message) in found.items():
@@ -297,7 +297,7 @@ async def shutdown_async() -> None:
     await asyncio.to_thread(shutdown)
 
 
-def get_app_handle(name: str) -> DeploymentHandle:
+def get_app_handle(name: str) -> DeploymentHandle[Any]:
     """The handle of an application's ingress. Raises RayServeException when there is no such application."""
     row = ask("status")["applications"].get(name)
     if row is None:
@@ -307,10 +307,11 @@ def get_app_handle(name: str) -> DeploymentHandle:
 
 def get_deployment_handle(
     deployment_name: str, app_name: str | None = None, _check_exists: bool = True
-) -> DeploymentHandle:
+) -> DeploymentHandle[Any]:
     """The handle of a deployment, of the calling replica's application when `app_name` is None.
 
-    Raises UnknownDeploymentError when there is no such deployment, RayServeException when there is no `app_name` outside of a replica.
+    Raises UnknownDeploymentError when there is no such deployment, RayServeException when there is no `app_name`
+    outside of a replica.
     """
     if app_name is None:
         replica = context.current_replica()

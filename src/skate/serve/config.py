@@ -194,6 +194,17 @@ def _check_selectors(config: DeploymentConfig) -> None:
         )
 
 
+def _check_room(bundle: Mapping[str, float], options: Mapping[str, Any]) -> None:
+    """Whether a replica has room in the bundle where it runs."""
+    need = {"CPU": options.get("num_cpus"), "GPU": options.get("num_gpus")}
+    for name, amount in {**need, **(options.get("resources") or {})}.items():
+        if amount and amount > bundle.get(name, 0):
+            raise ValueError(
+                f"placement_group_bundles[0] must hold what ray_actor_options asks for, for the replica runs "
+                f"there: it has {bundle.get(name, 0)} of {name}, and {amount} are asked for"
+            )
+
+
 def _check_placement(config: DeploymentConfig) -> None:
     _check_gang(config)
     _check_selectors(config)
@@ -208,13 +219,7 @@ def _check_placement(config: DeploymentConfig) -> None:
         for place, bundle in enumerate(bundles):
             for name, amount in bundle.items():
                 number(f"placement_group_bundles[{place}][{name!r}]", amount, 0)
-        need = {"CPU": config.ray_actor_options.get("num_cpus"), "GPU": config.ray_actor_options.get("num_gpus")}
-        for name, amount in {**need, **(config.ray_actor_options.get("resources") or {})}.items():
-            if amount and amount > bundles[0].get(name, 0):
-                raise ValueError(
-                    f"placement_group_bundles[0] must hold what ray_actor_options asks for, for the replica runs "
-                    f"there: it has {bundles[0].get(name, 0)} of {name}, and {amount} are asked for"
-                )
+        _check_room(bundles[0], config.ray_actor_options)
     if strategy is not None:
         if strategy not in PLACEMENT_STRATEGIES:
             raise ValueError(

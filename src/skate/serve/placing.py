@@ -1,4 +1,4 @@
-"""Placement groups of replicas: one for each that asks for bundles, one for all of a gang. Their names find them again."""
+"""Placement groups of replicas: one for each that asks for bundles, one for all of a gang. Names find them again."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class Replica:
         from skate.serve.http_side import HTTPSide
 
         self.http = HTTPSide(self)
-        await self.http.begin(config.max_queued_requests)
+        await self.http.begin(config)
 
     async def _relayed(self, scope: Any, first: Any, key: str) -> AsyncIterator[Any]:
         """An HTTP request that comes by a handle; see `skate.serve.http_relay`."""
@@ -208,6 +208,12 @@ class Replica:
         method = None if self.is_function else getattr(self.instance, "check_health", None)
         if method is not None:
             await self._run_own(method)
+
+    async def figures(self, kind: str) -> dict[str, Any] | None:
+        """What the deployment's ``record_routing_stats`` or ``record_autoscaling_stats`` gives; None: it has none."""
+        replica_here.set(self)
+        method = None if self.is_function else getattr(self.instance, f"record_{kind}_stats", None)
+        return dict(await self._run_own(method) or {}) if method is not None else None
 
     async def drain(self, wait_loop_s: float, timeout_s: float) -> None:
         """Take nothing more, finish what runs, say farewell to the instance."""

@@ -162,7 +162,7 @@ class RequestRouter(ABC):
         self._replicas: dict[ReplicaID, RunningReplica] = {}
         self._pending: Callable[[], int] = lambda: 0
 
-    def initialize_state(self, **kwargs: Any) -> None:
+    def initialize_state(self, **kwargs: Any) -> None:  # noqa: B027  may be overridden
         """Called once, with ``request_router_kwargs``."""
 
     @abstractmethod
@@ -174,13 +174,13 @@ class RequestRouter(ABC):
         When none has, it is called again, later.
         """
 
-    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:  # noqa: B027  may be overridden
         """A request was sent to a replica; `result` is the reference of its answer."""
 
-    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:  # noqa: B027  may be overridden
         """A request is over."""
 
-    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
+    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:  # noqa: B027  may be overridden
         """A replica is gone."""
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:

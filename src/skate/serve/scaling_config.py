@@ -70,7 +70,8 @@ class AutoscalingPolicy(Settings):
         """The callable itself."""
         given = self.policy_function
         found: Any = found_at(given) if isinstance(given, str) else given
-        return found(**self.policy_kwargs) if isinstance(found, type) else found
+        made: Callable[..., Any] = found(**self.policy_kwargs) if isinstance(found, type) else found
+        return made
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class Tended:
         """What the replica told when it was ready."""
         self.models: tuple[str, ...] = ()
         """Multiplexed models that it holds."""
+        self.stats: dict[str, Any] = {}
+        """What its ``record_routing_stats`` gave last."""
 
 
 class Tender:
@@ -43,10 +45,14 @@ class Tender:
 
     Args:
         changed: called after every report.
+        noted: called with figures that a replica gave, of the kind "routing" or "autoscaling".
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, changed: Callable[[], None], noted: Callable[[DeploymentState, str, str, dict[str, Any]], None]
+    ) -> None:
         self.changed = changed
+        self.noted = noted
         self.tended: dict[str, Tended] = {}
         """By the replicas' own names."""
         self.codes: dict[str, Any] = {}
@@ -171,7 +177,7 @@ class Tender:
             skate.kill(actor)
             return
         self._report(state.started, name, clock())
-        self.task(self.check(state, name))
+        self._look_after(state, name)
 
     async def find_again(self, app: Any, name: str) -> tuple[DeploymentState, str] | None:
         """Get to know a replica that a controller before this one started; None when nothing is to be had of it."""
@@ -199,7 +205,7 @@ class Tender:
         if info is None:
             self.task(self._see_made(state, replica, actor))
         else:
-            self.task(self.check(state, replica))
+            self._look_after(state, replica)
         return state, replica
 
     async def _see_made(self, state: DeploymentState, name: str, actor: Any) -> None:
@@ -211,9 +217,36 @@ class Tender:
             skate.kill(actor)
             return
         self._report(state.started, name, clock())
-        await self.check(state, name)
+        self._look_after(state, name)
 
     # ------------------------------------------------------------------ while it runs
+
+    def _look_after(self, state: DeploymentState, name: str) -> None:
+        self.task(self.check(state, name))
+        self.task(self._ask_figures(state, name, "routing"))
+        self.task(self._ask_figures(state, name, "autoscaling"))
+
+    async def _ask_figures(self, state: DeploymentState, name: str, kind: str) -> None:
+        """Ask a replica for figures of its own, for as long as somebody goes by them."""
+        while (entry := state.replicas.get(name)) is not None and name in self.tended:
+            period, timeout = _period(entry.target.config, kind)
+            if not period:
+                return
+            known = self.tended[name]
+            try:
+                found = await asyncio.wait_for(_awaited(known.actor.figures.remote(kind)), timeout)
+            except exceptions.RayActorError:
+                return  # its end is seen elsewhere
+            except (exceptions.RayError, TimeoutError) as error:
+                print(f"serve: replica {name} of {state.name} gave no figures for {kind}: {short(error)}")
+                found = {}
+            if found is None:
+                return  # it has no such method
+            if found and (kind != "routing" or found != known.stats):
+                if kind == "routing":
+                    known.stats = found
+                self.noted(state, name, kind, found)
+            await asyncio.sleep(period)
 
     async def check(self, state: DeploymentState, name: str) -> None:
         """Look after a replica's health for as long as it is there."""
@@ -285,6 +318,18 @@ class Tender:
 
 def _several_machines() -> bool:
     return len({node["NodeManagerHostname"] for node in skate.nodes() if node["Alive"]}) > 1
+
+
+def _period(config: DeploymentConfig, kind: str) -> tuple[float, float]:
+    """Seconds between two calls for figures, 0 for none, and seconds that one may take."""
+    routing, scaling = config.request_router_config, config.autoscaling_config
+    if kind == "routing":
+        if routing is None:
+            return 0.0, 0.0
+        return routing.request_routing_stats_period_s, routing.request_routing_stats_timeout_s
+    if scaling is None or scaling.policy.is_default_policy_function():
+        return 0.0, 0.0
+    return scaling.metrics_interval_s, config.health_check_timeout_s
 
 
 async def _awaited(ref: Any) -> Any:

@@ -26,15 +26,17 @@ class ConsistentHashRouter(RequestRouter):
         self._points: list[tuple[int, ReplicaID]] = []
         self._virtual, self._fallbacks = 100, 2
 
-    def initialize_state(self, *, num_virtual_nodes: int = 100, num_fallback_replicas: int = 2) -> None:
-        """Raises ValueError for numbers that are none, or too small."""
-        for name, value, least in (
-            ("num_virtual_nodes", num_virtual_nodes, 1),
-            ("num_fallback_replicas", num_fallback_replicas, 0),
-        ):
+    def initialize_state(self, **kwargs: Any) -> None:
+        """Raises ValueError for numbers that are none, or too small, TypeError for other arguments."""
+        known = {"num_virtual_nodes": (100, 1), "num_fallback_replicas": (2, 0)}
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(f"There is no {name!r} in request_router_kwargs; there are: {', '.join(known)}")
+        for name, (usual, least) in known.items():
+            value = kwargs.setdefault(name, usual)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
-        self._virtual, self._fallbacks = num_virtual_nodes, num_fallback_replicas
+        self._virtual, self._fallbacks = kwargs["num_virtual_nodes"], kwargs["num_fallback_replicas"]
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Make the ring anew when there are other replicas."""
