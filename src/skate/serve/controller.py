@@ -147,6 +147,7 @@ class Controller:
         for app in self.apps.values():
             for state in app.states.values():
                 state.mend_gangs(clock())
+                self.tender.find_shared(state)
                 scaling = state.target.config.autoscaling_config if state.target is not None else None
                 if scaling is not None and id(state) in there:
                     state.scale(max(scaling.min_replicas, min(scaling.max_replicas, there[id(state)])))

@@ -159,14 +159,17 @@ class Router(Listener):
 
     def _route_by(self, routing: RequestRouterConfig | None) -> None:
         """Have the program's own router choose, where there is one; `lock` is held."""
+        old = self.routing
         if routing is None:
             self.routing = None
-            return
-        if self.routing is None or self.routing.config != routing or self.routing.config.pickled != routing.pickled:
+        elif old is None or old.config != routing or old.config.pickled != routing.pickled:
             from skate.serve.routing import Routing
 
             self.routing = Routing(self, routing)
-        self.routing.take(self.targets)
+        if old is not None and old is not self.routing:
+            old.close(wait=False)
+        if self.routing is not None:
+            self.routing.take(self.targets)
 
     # ------------------------------------------------------------------ sending
 
@@ -246,6 +249,13 @@ class Router(Listener):
         for number, ref in refs:
             if ref in done:
                 target.flying.pop(number, None)  # its caller may have been quicker
+
+    def notice_ended(self) -> None:
+        """Notice requests that have ended on replicas that seem full."""
+        with self.lock:
+            for target in self.targets:
+                if len(target.flying) >= target.max_ongoing:
+                    self._reap(target)
 
     def _send(self, request: Request, target: Target) -> None:
         request.sent_to(target)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import skate
@@ -17,18 +19,51 @@ if TYPE_CHECKING:
     from skate.serve.request import Request
     from skate.serve.router import Router
 
-_loop: asyncio.AbstractEventLoop | None = None
-_made = threading.Lock()
+END_S = 1.0
+"""Seconds for which the end of the loop's thread is waited for."""
 
 
-def routing_loop() -> asyncio.AbstractEventLoop:
-    """The loop, begun when it is first asked for."""
-    global _loop
-    with _made:
-        if _loop is None or _loop.is_closed():
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="skate-serve-routing", daemon=True).start()
-        return _loop
+class _Loop:
+    """The loop and its thread, which are there while somebody uses them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread: threading.Thread | None = None
+
+    def join(self) -> asyncio.AbstractEventLoop:
+        """The loop, for one user more."""
+        with self.lock:
+            self.users += 1
+            if self.loop is None:
+                self.loop = asyncio.new_event_loop()
+                self.thread = threading.Thread(target=_run, args=[self.loop], name="skate-serve-routing", daemon=True)
+                self.thread.start()
+            return self.loop
+
+    def leave(self) -> threading.Thread | None:
+        """One user less; the thread, if it ends now."""
+        with self.lock:
+            self.users -= 1
+            if self.users or self.loop is None:
+                return None
+            loop, thread, self.loop, self.thread = self.loop, self.thread, None, None
+        loop.call_soon_threadsafe(loop.stop)
+        return thread
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.wait(left, timeout=END_S))
+    loop.close()
+
+
+_shared = _Loop()
 
 
 class Routing:
@@ -46,7 +81,7 @@ class Routing:
         self.problem = ""
         """Why there is no router."""
         self.policy: Any = None
-        self.loop = routing_loop()
+        self.loop = _shared.join()
         self.known: dict[str, RunningReplica] = {}
         self.routed: set[int] = set()
         """Numbers of requests that are being routed."""
@@ -77,11 +112,15 @@ class Routing:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    def _soon(self, call: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended in this moment
+            self.loop.call_soon_threadsafe(call, *args)
+
     # ------------------------------------------------------------------ told by the router, which holds its lock
 
     def take(self, targets: list[Target]) -> None:
         """These are the replicas now."""
-        self.loop.call_soon_threadsafe(self._take, list(targets))
+        self._soon(self._take, list(targets))
 
     def look(self) -> None:
         """Have those requests routed that are ready and not being routed yet."""
@@ -92,7 +131,7 @@ class Routing:
                 self._send_pinned(request, request.pin)
             elif request.number not in self.routed and request.is_ready():
                 self.routed.add(request.number)
-                self.loop.call_soon_threadsafe(self._begin, request)
+                self._soon(self._begin, request)
 
     def _send_pinned(self, request: Request, target: Target) -> None:
         if not request.is_ready():
@@ -105,12 +144,17 @@ class Routing:
 
     def ended(self, request: Request, target: Target) -> None:
         """A request is over: there may be room for another."""
-        self.loop.call_soon_threadsafe(self._ended, ReplicaID(target.name, self.deployment), str(request.number))
+        self._soon(self._ended, ReplicaID(target.name, self.deployment), str(request.number))
 
-    def close(self) -> None:
-        """Route nothing more."""
+    def close(self, *, wait: bool = True) -> None:
+        """Route nothing more; with `wait`, which no lock may be held for, return when the thread is gone if it goes."""
+        if self.closed:
+            return
         self.closed = True
         self.loop.call_soon_threadsafe(self._close)
+        thread = _shared.leave()
+        if wait and thread is not None and thread is not threading.current_thread():
+            thread.join(END_S)
 
     # ------------------------------------------------------------------ on the loop
 
@@ -165,6 +209,7 @@ class Routing:
         pending, wait = _pending(request), self.config.initial_backoff_s
         while not self.closed and not request.is_over() and request.ref is None:
             self.room.clear()
+            self.router.notice_ended()
             candidates = list(self.policy.curr_replicas.values())
             if candidates:
                 for rank in await self.policy.choose_replicas(candidates, pending):

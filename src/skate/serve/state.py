@@ -95,7 +95,7 @@ class DeploymentState:
 
     def delete(self) -> None:
         """Nothing of it is wanted any more."""
-        self.target = None
+        self.target = self.fallback = None
         self.status, self.trigger = DeploymentStatus.UPDATING, "DELETING"
 
     def placed(self, replica: str) -> None:
@@ -343,18 +343,18 @@ class DeploymentState:
         """The replicas that routers may send to."""
         return [entry for entry in self.replicas.values() if entry.phase is Phase.RUNNING]
 
-    def _targets(self) -> list[Target]:
+    def targets(self) -> list[Target]:
         """Those that may still be needed."""
         targets = [self.target, self.fallback, *(entry.target for entry in self.replicas.values())]
         return [target for target in targets if target is not None]
 
     def codes(self) -> set[str]:
         """Names of the pickled code that may still be needed."""
-        return {target.code for target in self._targets()}
+        return {target.code for target in self.targets()}
 
     def versions(self) -> set[str]:
         """Versions that may still be needed."""
-        return {target.version for target in self._targets()}
+        return {target.version for target in self.targets()}
 
     def counts(self) -> dict[str, int]:
         """How many replicas are in each phase."""

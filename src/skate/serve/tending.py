@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import traceback
 from collections import Counter
@@ -178,6 +179,15 @@ class Tender:
             return
         self._report(state.started, name, clock())
         self._look_after(state, name)
+
+    def find_shared(self, state: DeploymentState) -> None:
+        """Get to know the actors that replicas of a deployment share; those that fail are told of by the next replica."""
+        for target in state.targets():
+            self.task(self._find_shared(state, target))
+
+    async def _find_shared(self, state: DeploymentState, target: Target) -> None:
+        with contextlib.suppress(exceptions.RayError, ValueError, TypeError, ImportError):
+            await self.shared.ensure(state.app, state.name, target)
 
     async def find_again(self, app: Any, name: str) -> tuple[DeploymentState, str] | None:
         """Get to know a replica that a controller before this one started; None when nothing is to be had of it."""
