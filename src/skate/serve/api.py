@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -92,7 +93,7 @@ def _controller(
     options = {**own, "name": context.CONTROLLER, "max_concurrency": 100_000, "max_task_retries": 0}
     if process is not None and process.runtime_env:
         options["runtime_env"] = process.runtime_env
-    settings = {"http": http, "grpc": grpc, "location": location, "logging": logging}
+    settings = {"http": http, "grpc": grpc, "location": location, "logging": logging, "pid": os.getpid()}
     return skate.remote(Controller).options(**options, get_if_exists=True).remote(fresh, settings)
 
 

@@ -114,7 +114,7 @@ class Controller:
                 await self.vault.refill.remote(self.record, self.tender.board.place if self.tender.board else None)
 
     def _own_board(self) -> None:
-        self.tender.board = page = board.create()
+        self.tender.board = page = board.create(alone=self.settings.get("pid") == os.getpid())
         self.vault.hold.remote(page.place)
 
     async def _recover(self) -> None:
