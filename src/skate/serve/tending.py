@@ -181,7 +181,7 @@ class Tender:
         self._look_after(state, name)
 
     def find_shared(self, state: DeploymentState) -> None:
-        """Get to know the actors that replicas of a deployment share; those that fail are told of by the next replica."""
+        """Get to know the actors that replicas share; the next replica tells of those that fail."""
         for target in state.targets():
             self.task(self._find_shared(state, target))
 
