@@ -159,3 +159,50 @@ def test_all_replicas_dead_and_the_controller_gone_for_good_is_told_of(eventuall
             handle.remote().result(timeout_s=30)
     again = serve.run(Version.bind(1), route_prefix=None)
     eventually(lambda: again.remote().result(timeout_s=10) == 1)
+
+
+@skate.remote(num_cpus=0)
+class Runs:
+    """Counts how often a handler ran."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def more(self) -> int:
+        self.count += 1
+        return self.count
+
+    def get(self) -> int:
+        return self.count
+
+
+@serve.deployment(num_replicas=2)
+class Fragile:
+    def __init__(self, runs: Any) -> None:
+        self.runs = runs
+
+    async def __call__(self, deaths: int) -> int:
+        count = await self.runs.more.remote()
+        if count <= deaths:
+            os._exit(1)
+        return int(count)
+
+    async def stream(self, deaths: int) -> Any:
+        yield await self(deaths)
+        yield 0
+
+
+@clean
+def test_a_request_that_had_begun_is_sent_anew_only_where_that_was_asked_for() -> None:
+    for deaths, idempotent, ran in ((1, False, 1), (1, True, 2), (2, True, 3), (9, True, 3)):
+        runs = Runs.remote()
+        handle = serve.run(Fragile.bind(runs), route_prefix=None).options(idempotent=idempotent)
+        if deaths < ran:
+            assert handle.remote(deaths).result(timeout_s=30) == ran
+        else:
+            with pytest.raises(skate.exceptions.RayActorError):
+                handle.remote(deaths).result(timeout_s=30)
+        assert skate.get(runs.get.remote()) == ran
+    runs = Runs.remote()
+    handle = serve.run(Fragile.bind(runs), route_prefix=None)
+    assert list(handle.options(stream=True, idempotent=True).stream.remote(1)) == [2, 0]

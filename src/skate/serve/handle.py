@@ -20,7 +20,9 @@ from skate.serve.router import Router, router_of
 from skate.serve.told import Told
 
 T = TypeVar("T")
-FIELDS = ("method_name", "stream", "multiplexed_model_id", "session_id")
+FIELDS = ("method_name", "stream", "multiplexed_model_id", "session_id", "idempotent")
+AGAIN = 2
+"""How often an idempotent request is sent anew after it had begun."""
 ONLY_IN_RAY = {
     "_prefer_local_routing": "all replicas of a machine are equally near",
     "_by_reference": "answers always travel by reference",
@@ -44,6 +46,7 @@ class DeploymentHandle(Generic[T]):
         stream: bool = False,
         multiplexed_model_id: str = "",
         session_id: str = "",
+        idempotent: bool = False,
     ) -> None:
         self.deployment_name = deployment_name
         self.app_name = app_name
@@ -51,6 +54,7 @@ class DeploymentHandle(Generic[T]):
         self._stream = stream
         self._model = multiplexed_model_id
         self._session = session_id
+        self._idempotent = idempotent
         self._router: Router | None = None
 
     @property
@@ -74,6 +78,7 @@ class DeploymentHandle(Generic[T]):
         multiplexed_model_id: str | Unset | None = DEFAULT,
         session_id: str | Unset | None = DEFAULT,
         stream: bool | Unset | None = DEFAULT,
+        idempotent: bool | Unset | None = DEFAULT,
         **others: Any,
     ) -> DeploymentHandle[T]:
         """The same handle with other options.
@@ -83,6 +88,8 @@ class DeploymentHandle(Generic[T]):
             multiplexed_model_id: the model that the request is for; see `serve.multiplexed`.
             session_id: the session that it belongs to, for request routers that go by it.
             stream: whether answers come in parts; the method must be a generator.
+            idempotent: whether a request may run more than once: then one whose replica died while it ran is sent to
+                another, at most twice, instead of raising RayActorError. Not in Ray.
 
         Raises TypeError for an option that there is not, or of a wrong type.
         """
@@ -94,6 +101,7 @@ class DeploymentHandle(Generic[T]):
             "stream": (stream, self._stream),
             "multiplexed_model_id": (multiplexed_model_id, self._model),
             "session_id": (session_id, self._session),
+            "idempotent": (idempotent, self._idempotent),
         }
         return self._with({name: _value(name, *pair) for name, pair in given.items()})
 
@@ -117,6 +125,8 @@ class DeploymentHandle(Generic[T]):
         if router is None or router.closed:
             router = self._router = router_of(self.app_name, self.deployment_name)
         request = Request(router, self._method, self._meta(), args, kwargs, self._stream, self._session)
+        if self._idempotent:
+            request.may_run_again = AGAIN
         router.submit(request)
         return DeploymentResponseGenerator(request) if self._stream else DeploymentResponse(request)
 
@@ -168,7 +178,7 @@ class DeploymentHandle(Generic[T]):
         return f"DeploymentHandle(deployment={self.deployment_name!r}, app={self.app_name!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self._method, self._stream, self._model, self._session)
+        fields = (self._method, self._stream, self._model, self._session, self._idempotent)
         return _arrived, (self.deployment_name, self.app_name, *fields)
 
 

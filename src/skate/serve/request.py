@@ -26,7 +26,7 @@ class Request:
 
     __slots__ = (
         *("_args", "_kwargs", "_method", "_stream", "_upstream", "begun_before", "cancelled", "error", "holds"),
-        *("made", "meta", "number", "pin", "ref", "router", "session", "target", "waiters"),
+        *("made", "may_run_again", "meta", "number", "pin", "ref", "router", "session", "target", "waiters"),
     )
 
     def __init__(
@@ -44,6 +44,8 @@ class Request:
         self.session = session
         self.pin: Target | None = None
         """The only replica that may have it."""
+        self.may_run_again = 0
+        """How often it may be sent anew though it had begun."""
         self.holds = False
         """Whether it is not sent yet where it could be, but has room kept for it there."""
         self.made = time.monotonic() if meta[3] else 0.0

@@ -293,7 +293,7 @@ class Router(Listener):
             self._pump_soon()
 
     def lost(self, request: Request, ref: Any) -> bool:
-        """The replica that was to give `ref` is gone; True when it had not begun the request, which is sent anew."""
+        """The replica that was to give `ref` is gone; True when the request is sent anew."""
         with self.lock:
             target = request.target
             if target is None or request.ref is not ref:
@@ -301,7 +301,9 @@ class Router(Listener):
             target.flying.pop(request.number, None)
             self._drop(target)
             if target.alone or board.had_begun(target.words, target.word, request.number, request.begun_before):
-                return False
+                if not request.may_run_again:
+                    return False
+                request.may_run_again -= 1
             request.take_back()
             self.queue.appendleft(request)
             self._advance()
