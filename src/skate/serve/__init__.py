@@ -2,12 +2,16 @@
 
 What is where:
 
+* `settings`, `scaling_config`, `deployment_parts`: the classes of options that have fields of their own;
 * `api`: the verbs (`run`, `start`, `delete`, `status`, ...); `deployments`: ``@serve.deployment``, ``bind`` and
   ``options``; `config`: the options and their checks; `build`: from a bound application to an `specs.AppSpec`;
-* `state`, `autoscaling`: what is to be done, decided purely; `tending`: having it done; `controller`: the actor
-  that does both; `vault`: what it must not forget; `topics`: what it tells routers, by a call that stays open;
+* `state`, `target`, `autoscaling`: what is to be done, decided purely; `tending`, `placing`, `deployment_actors`:
+  having it done; `telling`: what is told of it; `controller`: the actor that does all of that; `vault`: what it must
+  not forget; `topics`: what it tells routers, by a call that stays open;
 * `handle`, `request`, `responses`: handles, their requests, the answers; `router`: a caller's choice of replicas, its
-  queue, what is tried again; `board`: the page of shared memory with the replicas' ongoing requests;
+  queue, what is tried again; `listener` and `told`: what it hears; `routing`, `request_router`, `experimental`: routers
+  of the program's own; `fanout`: requests to all replicas, or to a chosen one; `board`: the page of shared memory with
+  the replicas' ongoing requests;
 * `batching` with `batcher`, `multiplex`: ``@serve.batch``, ``@serve.multiplexed``; `holders`: which replica gets a
   request for a model; `metrics`: metrics of applications, and those of serve itself, which `measures` counts; `logs`;
 * `config_file`, `fields`: what configurations may say; `importing`: building what they name; `declared`: the
