@@ -162,6 +162,11 @@ def replica_context() -> ReplicaContext | None:
     return here.context if here is not None else None
 
 
+def is_cancelled() -> bool:
+    """Whether the call that runs here was cancelled; not in a driver."""
+    return current_replica() is not None and skate.get_runtime_context().is_canceled()
+
+
 _prefix = ""
 _numbers = count(1)
 

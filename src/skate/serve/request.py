@@ -8,6 +8,7 @@ from typing import Any
 
 import skate
 from skate import exceptions
+from skate.serve import context
 from skate.serve.board import BEGUN
 from skate.serve.exceptions import RequestCancelledError
 from skate.serve.replica import Refused
@@ -25,7 +26,18 @@ class Request:
     """A request of this process: how it was made, where it is, what came of it."""
 
     __slots__ = (
-        *("_args", "_kwargs", "_method", "_stream", "_upstream", "begun_before", "cancelled", "error", "holds"),
+        *(
+            "_args",
+            "_kwargs",
+            "_method",
+            "_stream",
+            "_upstream",
+            "begun_before",
+            "cancelled",
+            "direct",
+            "error",
+            "holds",
+        ),
         *("made", "may_run_again", "meta", "number", "pin", "ref", "router", "session", "target", "waiters"),
     )
 
@@ -48,8 +60,9 @@ class Request:
         """How often it may be sent anew though it had begun."""
         self.holds = False
         """Whether it is not sent yet where it could be, but has room kept for it there."""
-        self.made = time.monotonic() if meta[3] else 0.0
-        """When, where that counts: requests wait some time for replicas that hold their model."""
+        self.made = time.monotonic()
+        self.direct = False
+        """Whether it was sent by the call that made it, whose cancel then reaches it by itself."""
         self.ref: Any = None
         self.target: Target | None = None
         self.begun_before = 0
@@ -104,6 +117,7 @@ class Request:
     def take_back(self) -> None:
         """It was not run, and will be sent anew."""
         self.ref = self.target = None
+        self.direct = False
 
     def fail(self, error: BaseException) -> None:
         """It will have no answer."""
@@ -190,6 +204,16 @@ class Request:
             self.mend()
         self.router.again(self, ref, refused)
 
+    def caller_cancelled(self) -> None:
+        """Whoever awaits it was cancelled: so is it, unless the call that made it was, which has reached it already.
+
+        A second cancel would come in the middle of what its handler does after the first.
+        """
+        if self.direct and time.monotonic() - self.made > KNOWN_S and context.is_cancelled():
+            self.cancelled = True
+        else:
+            self.cancel()
+
     def cancel(self) -> None:
         """Have it not run, or no further."""
         self.cancelled = True
@@ -214,6 +238,8 @@ def _upstream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Request]:
     return found
 
 
+KNOWN_S = 0.25
+"""Seconds after which the engine is sure to know of a call."""
 HELD: Any = object()
 """Stands for the reference of a request that has room kept for it."""
 

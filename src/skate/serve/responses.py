@@ -120,7 +120,7 @@ class DeploymentResponse(_Response):
                 self._failed(ref, error)
                 continue
             except asyncio.CancelledError:
-                request.cancel()
+                request.caller_cancelled()
                 raise
             self._answered(ref, value)
         return self._value
@@ -227,7 +227,7 @@ class DeploymentResponseGenerator(_Response):
                 self._failed(ref, error)
                 continue
             except asyncio.CancelledError:
-                request.cancel()
+                request.caller_cancelled()
                 raise
             if self._brought(ref, value):
                 return self._here.popleft()

@@ -180,6 +180,7 @@ class Router(Listener):
             if direct and not self.queue and request.is_ready():
                 target = self._choose_for(request)
                 if target is not None:
+                    request.direct = True
                     self._send(request, target)
                     return
                 if request.is_over():
