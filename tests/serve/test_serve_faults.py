@@ -18,7 +18,7 @@ from skate.exceptions import RayActorError
 from skate.serve import context
 from skate.serve.exceptions import DeploymentUnavailableError
 from skate.serve.handle import DeploymentHandle
-from skate.serve.state import ApplicationStatus, DeploymentStatus
+from skate.serve.target import ApplicationStatus, DeploymentStatus
 
 pytestmark = pytest.mark.usefixtures("clean")
 Eventually = Callable[..., None]

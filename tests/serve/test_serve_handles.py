@@ -385,6 +385,41 @@ def test_a_cancelled_caller_cancels_what_it_called(eventually) -> None:  # type:
         response.result(timeout_s=60)
 
 
+def test_a_cancel_comes_once_so_that_handlers_can_put_things_in_order(eventually) -> None:  # type: ignore[no-untyped-def]
+    @serve.deployment
+    class Leaf:
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        async def __call__(self) -> None:
+            self.seen.append("begun")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.3)  # a second cancel would come here
+                self.seen.append("in order")
+                raise
+
+        def get(self) -> list[str]:
+            return self.seen
+
+    @serve.deployment
+    class Top:
+        def __init__(self, leaf: DeploymentHandle) -> None:
+            self.leaf = leaf
+
+        async def __call__(self) -> None:
+            await self.leaf.remote()
+
+    handle = serve.run(Top.bind(Leaf.bind()))
+    leaf = serve.get_deployment_handle("Leaf", "default")
+    response = handle.remote()
+    eventually(lambda: leaf.get.remote().result() == ["begun"])
+    time.sleep(0.5)
+    response.cancel()
+    eventually(lambda: leaf.get.remote().result() == ["begun", "in order"])
+
+
 def test_a_cancelled_asyncio_task_cancels_its_request(eventually) -> None:  # type: ignore[no-untyped-def]
     handle = serve.run(Gate.bind())
 

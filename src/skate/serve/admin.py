@@ -154,7 +154,7 @@ def _deployment(app: str, name: str, row: Mapping[str, Any], actors: Mapping[str
 
 
 def _replica(app: str, deployment: str, row: Mapping[str, Any], actors: Mapping[str, Any]) -> dict[str, Any]:
-    name = context.ReplicaID(row["replica_id"], deployment, app).to_full_id_str()
+    name = context.ReplicaID(row["replica_id"], context.DeploymentID(deployment, app)).to_full_id_str()
     actor = actors.get(name)
     return {
         **_actor(actor, name),
