@@ -303,3 +303,17 @@ def test_those_who_are_turned_away_are_told_what_the_deployment_says(eventually:
     from skate.serve.http_answers import described
 
     assert described(caught.value)[0::2] == (429, [(b"retry-after", b"3")])
+
+
+@pytest.mark.usefixtures("clean")
+def test_an_external_scaler_may_say_how_many_replicas_there_are_where_that_is_allowed(eventually: Eventually) -> None:
+    serve.run(Thing.bind(), name="mine", route_prefix=None)
+    with pytest.raises(RuntimeError, match="external_scaler_enabled"):
+        serve.api.ask("scale", "mine", "Thing", 2)
+    serve.run(Thing.bind(), name="mine", route_prefix=None, external_scaler_enabled=True)
+    serve.api.ask("scale", "mine", "Thing", 3)
+    eventually(lambda: serve.status().applications["mine"].deployments["Thing"].replica_states == {"RUNNING": 3})
+    with pytest.raises(ValueError, match="Thing"):
+        serve.run(
+            Thing.options(num_replicas="auto").bind(), name="auto", route_prefix=None, external_scaler_enabled=True
+        )
