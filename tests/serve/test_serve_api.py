@@ -317,3 +317,20 @@ def test_an_external_scaler_may_say_how_many_replicas_there_are_where_that_is_al
         serve.run(
             Thing.options(num_replicas="auto").bind(), name="auto", route_prefix=None, external_scaler_enabled=True
         )
+
+
+def test_options_of_all_kinds_can_be_written_to_a_file() -> None:
+    pytest.importorskip("yaml")
+    from skate.serve.config_file import DeploymentSchema, to_yaml
+    from skate.serve.declared import plain_config
+
+    made = serve.deployment(
+        autoscaling_config={"min_replicas": 2, "max_replicas": 4, "policy": broken_policy},
+        gang_scheduling_config={"gang_size": 2, "gang_placement_strategy": "SPREAD"},
+        request_router_config={"request_router_class": "skate.serve.experimental.round_robin_router.RoundRobinRouter"},
+        backpressure_config={"status_code": 429},
+    )(Plain)
+    text = to_yaml({key: value for key, value in plain_config(made._config).items() if value is not None})
+    assert "gang_placement_strategy: SPREAD" in text and "pickled" not in text and "policy_function" not in text
+    again = DeploymentSchema.model_validate({"name": "Plain", "gang_scheduling_config": {"gang_size": 1}})
+    assert again.options()["gang_scheduling_config"] == {"gang_size": 1}
