@@ -55,6 +55,8 @@ class Cycle(RequestResponseCycle):
         self.status = 0
         self.held = b""
         """The head of an answer, until the first part of the body is there."""
+        self.until_close = False
+        """Whether the answer has no other end than the connection's."""
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:
@@ -97,8 +99,7 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive and not closing:
             parts.append(b"connection: close\r\n")
         if chunked is None and self.scope["method"] != "HEAD" and status not in (204, 304):
-            chunked = True
-            parts.append(b"transfer-encoding: chunked\r\n")
+            chunked = self._unsized(parts)
         parts.append(b"\r\n")
         self.response_started, self.waiting_for_100_continue, self.status = True, False, status
         self.chunked_encoding, self.expected_content_length = chunked, length
@@ -108,6 +109,13 @@ class Cycle(RequestResponseCycle):
             self.held = head
         else:
             self.transport.write(head)
+
+    def _unsized(self, parts: list[bytes]) -> bool:
+        """An answer of unknown length goes in chunks; in HTTP/1.0, which knows none, the connection's end is its."""
+        self.until_close = self.scope["http_version"] == "1.0"
+        if not self.until_close:
+            parts.append(b"transfer-encoding: chunked\r\n")
+        return not self.until_close
 
     def take_back(self) -> bool:
         """Forget the head of an answer of which nothing was written yet; False when it is too late for that."""
@@ -126,7 +134,9 @@ class Cycle(RequestResponseCycle):
                 data += b"0\r\n\r\n"
         else:
             self.expected_content_length -= len(body)
-            if self.expected_content_length < 0:
+            if self.until_close:
+                self.expected_content_length = 0
+            elif self.expected_content_length < 0:
                 raise RuntimeError("Response content longer than Content-Length")
             data = body
         if self.held:

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 from skate.serve import http_answers, measures
 from skate.serve.connections import ANSWERING
 from skate.serve.context import RequestContext, new_request_id, request_context
-from skate.serve.http_relay import relay
+from skate.serve.http_relay import DENIAL, relay
 from skate.serve.http_routes import Routes, Target
 
 LONGEST_ID = 256
 """Characters of a request's id."""
 SESSION_HEADER = os.environ.get("RAY_SERVE_SESSION_ID_HEADER_KEY", "x-session-id").lower().encode("latin-1")
 """Names the session that a request belongs to, for request routers that go by it."""
+NOT_YET = b"The routes are not known yet."
 LONGEST_S = 1e8
 """Seconds of a timeout that a request asks for; more is none."""
 
@@ -132,14 +133,28 @@ class Answer:
             if self.status:
                 await self.onward({"type": "websocket.close", "code": 1011 if status == 500 else 1013})
             else:
-                await self.onward({"type": "websocket.close", "code": 1011})
+                await self._deny(scope, status, error)
             return
         if self.complete:
             return
         if self.status:
             raise BrokenAnswerError from error
         _, body, headers = http_answers.described(error)
-        await http_answers.send_body(self, body, http_answers.TEXT, status, *headers)
+        kind = dict(headers).pop(b"content-type", http_answers.TEXT)
+        rest = [pair for pair in headers if pair[0] != b"content-type"]
+        await http_answers.send_body(self, body, kind, status, *rest)
+
+    async def _deny(self, scope: Any, status: int, error: BaseException) -> None:
+        """Answer a WebSocket that was not accepted."""
+        if DENIAL not in (scope.get("extensions") or {}):
+            await self.onward({"type": "websocket.close", "code": 1011})
+            return
+        _, body, headers = http_answers.described(error)
+        if b"content-type" not in dict(headers):
+            headers.append((b"content-type", http_answers.TEXT))
+        headers += [(b"content-length", b"%d" % len(body)), self.header]
+        await self.onward({"type": f"{DENIAL}.start", "status": status, "headers": headers})
+        await self.onward({"type": f"{DENIAL}.body", "body": body})
 
 
 class BrokenAnswerError(Exception):
@@ -231,11 +246,12 @@ class Entry:
     async def own(self, path: str, send: Any) -> bool:
         """Answer one of Serve's own paths; False for one that is none."""
         if path == "/-/healthz":
-            healthy = self.ready
-            await http_answers.send_body(
-                send, b"success" if healthy else b"no routes yet", b"text/plain", 200 if healthy else 503
-            )
+            body = b"success" if self.ready else NOT_YET
+            await http_answers.send_body(send, body, http_answers.TEXT, 200 if self.ready else 503)
         elif path == "/-/routes":
+            if not self.ready:
+                await http_answers.send_body(send, NOT_YET, http_answers.TEXT, 503)
+                return True
             body, kind = http_answers.encoded({prefix: target[0] for prefix, target in self.routes.table.items()})
             await http_answers.send_body(send, body, kind)
         else:

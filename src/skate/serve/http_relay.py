@@ -30,6 +30,8 @@ SCOPE = (
 )
 AHEAD = 64
 """Messages of an application that may wait for the caller to take them."""
+DENIAL = "websocket.http.response"
+"""How ASGI calls an answer to a WebSocket that is not accepted."""
 GRACE = 1.0
 """Seconds for an application to end after its client has gone, before it is cancelled."""
 
@@ -48,6 +50,8 @@ async def relay(handle: Any, scope: Any, receive: Receive, send: Send) -> None:
     first = await receive()
     more = scope["type"] == "websocket" or bool(first.get("more_body"))
     plain = {name: scope[name] for name in SCOPE if name in scope}
+    if DENIAL in (scope.get("extensions") or {}):
+        plain["extensions"] = {DENIAL: {}}
     stream = handle.options(method_name=METHOD, stream=True).remote(plain, first, key if more else "")
     pump: asyncio.Task[None] | None = None
     over = False
