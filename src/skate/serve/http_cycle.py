@@ -6,6 +6,7 @@ headers that were checked once are not checked again; each answer has the reques
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
@@ -62,6 +63,7 @@ class Cycle(RequestResponseCycle):
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
+            await asyncio.sleep(0)  # one that sends on and on has to hear that it is cancelled
             return
         kind = message["type"]
         if not self.response_started:

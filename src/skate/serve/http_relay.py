@@ -30,6 +30,8 @@ SCOPE = (
 )
 AHEAD = 64
 """Messages of an application that may wait for the caller to take them."""
+MOST_BYTES = 256 * 1024
+"""Bytes of them."""
 DENIAL = "websocket.http.response"
 """How ASGI calls an answer to a WebSocket that is not accepted."""
 GRACE = 1.0
@@ -94,6 +96,8 @@ class _Exchange:
         self.receive = self.inbox.get
         """The application's ``receive``."""
         self.outbox: list[Any] = []
+        self.size = 0
+        """Bytes in the outbox."""
         self.ready = asyncio.Event()
         self.room = asyncio.Event()
         self.gone = False
@@ -101,10 +105,12 @@ class _Exchange:
     async def send(self, message: Any) -> None:
         """The application's ``send``."""
         if self.gone:
+            await asyncio.sleep(0)  # one that sends on and on has to hear that it is cancelled
             return
         self.outbox.append(message)
+        self.size += len(message.get("body") or message.get("bytes") or message.get("text") or b"")
         self.ready.set()
-        while len(self.outbox) > AHEAD and not self.gone:
+        while (len(self.outbox) > AHEAD or self.size > MOST_BYTES) and not self.gone:
             self.room.clear()
             await self.room.wait()
 
@@ -135,7 +141,7 @@ class Relayed:
                 await exchange.ready.wait()
                 exchange.ready.clear()
                 if exchange.outbox:
-                    batch, exchange.outbox = exchange.outbox, []
+                    batch, exchange.outbox, exchange.size = exchange.outbox, [], 0
                     exchange.room.set()
                     yield batch
                 elif task.done():
