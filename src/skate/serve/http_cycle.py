@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _PLAIN, _LENGTH, _CHUNKED, _CONNECTION, _ID = range(5)
 REMEMBERED = 2048
 """Headers whose lines are remembered."""
+TURN = 64
+"""Parts of a body after which others have a turn, though the application never waits."""
 _lines: dict[Any, tuple[int, bytes]] = {}
 
 
@@ -56,6 +58,8 @@ class Cycle(RequestResponseCycle):
         self.status = 0
         self.held = b""
         """The head of an answer, until the first part of the body is there."""
+        self.parts = 0
+        """Parts of the body that were sent."""
         self.until_close = False
         """Whether the answer has no other end than the connection's."""
 
@@ -73,7 +77,12 @@ class Cycle(RequestResponseCycle):
         elif self.response_complete:
             raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
         elif kind == "http.response.body":
-            self._body(message.get("body", b""), message.get("more_body", False))
+            more = message.get("more_body", False)
+            self._body(message.get("body", b""), more)
+            if more:
+                self.parts += 1
+                if not self.parts % TURN:
+                    await asyncio.sleep(0)  # others have their turn, and the end of the connection is noticed
         else:
             raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{kind}'.")
 
