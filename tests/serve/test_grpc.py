@@ -180,6 +180,22 @@ def test_the_end_of_a_call_reaches_the_method(
     eventually(mark.exists, 20)
 
 
+def test_calls_are_measured_with_their_status(stub: Any) -> None:
+    stub.Shout(word("hi"), timeout=20)
+    with pytest.raises(grpc.RpcError):
+        stub.Refuse(word("x"), timeout=20)
+    with pytest.raises(grpc.RpcError):
+        stub.Wrong(word("x"), timeout=20)
+    found = {
+        (row["name"], row["tags"]["method"].rpartition("/")[2], *list(row["tags"].values())[-1:]): row["value"]
+        for row in serve.metrics.snapshot()
+        if row["name"] in ("serve_num_grpc_requests", "serve_num_grpc_error_requests")
+    }
+    assert found["serve_num_grpc_requests", "Shout", "StatusCode.OK"] >= 1
+    assert found["serve_num_grpc_error_requests", "Refuse", "StatusCode.FAILED_PRECONDITION"] >= 1
+    assert found["serve_num_grpc_error_requests", "Wrong", "StatusCode.INTERNAL"] >= 1
+
+
 def test_clients_can_ask_which_services_there_are(stub: Any) -> None:
     from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 

@@ -111,26 +111,38 @@ def cancelled(url: str) -> int:
 
 NODE = """
 const url = process.argv[2];
+const pause = () => new Promise(done => setTimeout(done, 10));
 const body = new ReadableStream({
-  async start(c) { for (let i = 0; i < 5; i++) { c.enqueue(new Uint8Array(1000)); await new Promise(r => setTimeout(r, 10)); } c.close(); }
+  async start(to) {
+    for (let i = 0; i < 5; i++) { to.enqueue(new Uint8Array(1000)); await pause(); }
+    to.close();
+  }
 });
 const up = await (await fetch(url + "/echo", {method: "PUT", body, duplex: "half"})).json();
 const large = await fetch(url + "/large");
 const text = await large.text();
-const form = new FormData(); form.append("a", new Blob(["x".repeat(50000)]), "a.bin");
+const form = new FormData();
+form.append("a", new Blob(["x".repeat(50000)]), "a.bin");
 const posted = await (await fetch(url + "/echo", {method: "POST", body: form})).json();
-const many = await Promise.all([...Array(50).keys()].map(() => fetch(url + "/large").then(r => r.text())));
+const many = await Promise.all([...Array(50).keys()].map(() => fetch(url + "/large").then(found => found.text())));
 const events = [];
 const stop = new AbortController();
 const stream = await fetch(url + "/v1/chat/completions", {
-  method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify({model: "long", stream: true}), signal: stop.signal});
+  method: "POST", headers: {"content-type": "application/json"},
+  body: JSON.stringify({model: "long", stream: true}), signal: stop.signal
+});
 try {
-  for await (const part of stream.body.pipeThrough(new TextDecoderStream())) { events.push(part); if (events.length == 3) stop.abort(); }
+  for await (const part of stream.body.pipeThrough(new TextDecoderStream())) {
+    events.push(part);
+    if (events.length == 3) stop.abort();
+  }
 } catch (error) { events.push(error.name); }
 const missing = await fetch(url + "/nothing");
-console.log(JSON.stringify({up, encoding: large.headers.get("content-encoding"), length: text.length, posted: posted.size > 50000,
-  kind: posted.kind.split(";")[0], many: many.every(t => t.length == 10002), last: events.at(-1), first: events[0].startsWith("data: {"),
-  missing: missing.status, id: large.headers.get("x-request-id") != null}));
+console.log(JSON.stringify({
+  up, encoding: large.headers.get("content-encoding"), length: text.length, posted: posted.size > 50000,
+  kind: posted.kind.split(";")[0], many: many.every(each => each.length == 10002), last: events.at(-1),
+  first: events[0].startsWith("data: {"), missing: missing.status, id: large.headers.get("x-request-id") != null
+}));
 """
 
 

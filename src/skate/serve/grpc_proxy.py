@@ -48,6 +48,8 @@ STATUS = (
 class Call(NamedTuple):
     """A method of a service."""
 
+    full: str
+    """The service and the method."""
     method: str
     streams: bool
     """Whether the client streams."""
@@ -146,7 +148,8 @@ class GRPCFront(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no 
             return None
         kind = (found.request_streaming, found.response_streaming)
         serialize = found.response_serializer or bytes
-        call = Call(details.method.rpartition("/")[2], kind[0], kind == (False, False), serialize)
+        name = details.method.rpartition("/")[2]
+        call = Call(details.method, name, kind[0], kind == (False, False), serialize)
 
         async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
             """Of a call with streamed answers."""
@@ -183,7 +186,7 @@ class GRPCFront(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no 
         request_context.set(RequestContext(request_id, call.method, target[0], model))
         handle = self.handle(*target).options(multiplexed_model_id=model)
         seen = RayServegRPCContext(context)
-        began, status = time.perf_counter(), 200
+        began = time.perf_counter()
         try:
             async with asyncio.timeout(self.options.request_timeout_s):
                 async with contextlib.aclosing((_one if call.plain else _many)(handle, call, request, seen)) as items:
@@ -193,10 +196,9 @@ class GRPCFront(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no 
                         elif item is not None or not context.code():  # nothing goes with an error
                             yield call.serialize(item)
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets a status
-            status = 500
             await self._fail(error, request_id, call.method, context)
         finally:
-            measures.http_done("POST", call.method, target[0], status, time.perf_counter() - began)
+            measures.grpc_done(call.full, target[0], _status(context), time.perf_counter() - began)
 
     async def _target(self, name: str, context: Any) -> Target:
         names = self.apps()
@@ -280,6 +282,16 @@ async def _push(replica: str, key: str, requests: Any) -> None:
         if not await actor.grpc_push.remote(key, message):
             return
     await actor.grpc_push.remote(key, End())
+
+
+def _status(context: Any) -> str:
+    """With which status a call ends, as far as that is known here."""
+    if context.cancelled():
+        return str(grpc.StatusCode.CANCELLED)
+    found = context.code() or grpc.StatusCode.OK
+    if isinstance(found, int):
+        found = next((code for code in grpc.StatusCode if code.value[0] == found), grpc.StatusCode.UNKNOWN)
+    return str(found)
 
 
 def _reflect(services: list[str], server: Any) -> None:
