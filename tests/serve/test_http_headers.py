@@ -27,6 +27,10 @@ api = FastAPI()
 @serve.deployment(max_ongoing_requests=100)
 @serve.ingress(api)
 class Sockets:
+    @api.get("/slash/")
+    async def slash(self) -> str:
+        return "slash"
+
     @api.websocket("/raises")
     async def raises(self, websocket: WebSocket) -> None:
         raise RuntimeError("the secret reason")
@@ -52,6 +56,8 @@ class Plain:
                 raise
         if what == "ended":
             return self.ended
+        if what == "seen":
+            return {"client": request.client.host if request.client else "", "url": str(request.url)}
         return {"id": request.headers["x-request-id"]}
 
     async def parts(self) -> Any:
@@ -113,6 +119,16 @@ def test_a_request_may_outlive_its_client(client: httpx.Client, eventually: Call
             client.get("/plain/sleep?s=1.5", headers=headers, timeout=0.3)
     eventually(lambda: len(ended()) == len(before) + 2, 20)
     assert sorted(ended()[len(before) :]) == ["cancelled", "slept"]
+
+
+def test_a_proxy_in_front_tells_of_the_client(client: httpx.Client) -> None:
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7", "Host": "example.org"}
+    seen = client.get("/plain/seen", headers=headers).json()
+    assert seen == {"client": "192.0.2.7", "url": "https://example.org/plain/seen"}
+    slash = client.get("/sockets/slash", headers=headers)
+    assert slash.headers["location"] == "https://example.org/sockets/slash/"
+    seen = client.get("/plain/seen", headers={"Host": "example.org"}).json()
+    assert seen == {"client": "127.0.0.1", "url": "http://example.org/plain/seen"}
 
 
 def ask(url: str, text: str) -> bytes:

@@ -34,6 +34,8 @@ class Hints(NamedTuple):
     """Seconds after which it is answered 408, in place of ``request_timeout_s``; None: never; below zero: as ever."""
     stays: bool = False
     """Whether it goes on when its client has gone."""
+    forwarded: bool = False
+    """Whether a proxy in front tells of the client."""
 
     def timeout(self, usual: float | None) -> float | None:
         """Seconds after which it is answered 408."""
@@ -41,6 +43,8 @@ class Hints(NamedTuple):
 
     def taken(self, what: int, value: bytes) -> Hints:
         """With one more header."""
+        if what == _FORWARDED:
+            return self._replace(forwarded=True)
         if what == _STAYS:
             return self._replace(stays=value == b"?1")
         try:
@@ -50,13 +54,15 @@ class Hints(NamedTuple):
         return self._replace(timeout_s=seconds if 0 < seconds < LONGEST_S else None)
 
 
-_ID, _MODEL, _TIMEOUT, _STAYS = range(4)
+_ID, _MODEL, _TIMEOUT, _STAYS, _FORWARDED = range(5)
 _READ = {
     b"x-request-id": _ID,
     b"serve_multiplexed_model_id": _MODEL,
     b"serve-multiplexed-model-id": _MODEL,  # proxies write it so
     b"x-request-timeout-seconds": _TIMEOUT,
     b"x-request-disconnect-disabled": _STAYS,
+    b"x-forwarded-proto": _FORWARDED,
+    b"x-forwarded-for": _FORWARDED,
 }
 _NO_HINTS = Hints()
 

@@ -48,6 +48,8 @@ class Here:
 
     async def _serve(self, connection: Connection, scope: Any, receive: Any, send: Any) -> None:
         request_id, model, hints = identify(scope["headers"])
+        if hints is not None and hints.forwarded:
+            await self.host.forwarded(scope, receive, send)
         if scope["type"] == "http":
             connection.task, connection.stays = asyncio.current_task(), hints is not None and hints.stays
         answer = Answer(send, request_id, self._marks, connection.slot)

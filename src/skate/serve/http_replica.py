@@ -206,13 +206,13 @@ class ReplicaHTTP:
         """Answer a request that came on a connection."""
         request_id, model, hints = identify(scope["headers"])
         timer, timeout_s = None, self.timeout_s
+        if hints is not None:
+            timeout_s = await self._heed(hints, connection, scope)
         cycle: Cycle | None = None
         if scope["type"] == "http":
             cycle = send.__self__
             cycle.request_id = request_id.encode("latin-1")
             connection.task, connection.late = asyncio.current_task(), False
-            if hints is not None:
-                timeout_s, connection.stays = hints.timeout(timeout_s), hints.stays
             if timeout_s:
                 timer = self.loop.call_later(timeout_s, _late, connection)
         else:
@@ -237,6 +237,13 @@ class ReplicaHTTP:
                 timer.cancel()
             if hints is not None:
                 connection.stays = False
+
+    async def _heed(self, hints: Hints, connection: Connection, scope: Any) -> float | None:
+        """Do what a request's headers ask for; the seconds after which it is late."""
+        if hints.forwarded:
+            await self.host.forwarded(scope, _nothing, _nothing)
+        connection.stays = hints.stays
+        return hints.timeout(self.timeout_s)
 
     async def _answer(
         self, scope: Any, receive: Any, send: Any, seen: Any, request_id: str, model: str, hints: Hints | None
@@ -325,6 +332,10 @@ class ReplicaHTTP:
                 os.unlink(self.path)
             self.listener = None
         self._keep(-1)
+
+
+async def _nothing(*_: Any) -> Any:
+    """Stands for what is not called."""
 
 
 def _late(connection: Connection) -> None:
