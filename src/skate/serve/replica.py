@@ -278,7 +278,7 @@ class Replica:
 
     async def order(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> Any:
         """Run what a caller asks of all replicas; limits are not for that."""
-        run = self.methods.get(method) or self._method(method)
+        run = self.methods.get(method) or self.runner(method)
         request_context.set(RequestContext(*meta[2:]))
         replica_here.set(self)
         self.begin()
