@@ -162,6 +162,31 @@ def test_import_paths() -> None:
     assert split_import_path("a.b.c") == ("a.b", "c")
 
 
+BUILT_BY_RAY = """
+proxy_location: EveryNode
+http_options: {host: 0.0.0.0, port: 8000}
+grpc_options: {port: 9000, grpc_servicer_functions: [], enable_reflection: true}
+logging_config:
+  {encoding: TEXT, log_level: INFO, logs_dir: null, enable_access_log: true, additional_log_standard_attrs: []}
+applications:
+- name: app1
+  route_prefix: /
+  import_path: shop:app
+  runtime_env: {}
+  deployments:
+  - {name: Inner, num_replicas: 2, max_ongoing_requests: 7, user_config: {a: 1}, ray_actor_options: {num_cpus: 0.1}}
+  - {name: Outer, autoscaling_config: {min_replicas: 1, max_replicas: 3}}
+"""
+
+
+def test_what_rays_build_writes_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(BUILT_BY_RAY)
+    read = read_file(str(path))
+    assert read.grpc_options.enable_reflection
+    assert [each.name for each in read.applications[0].deployments] == ["Inner", "Outer"]
+
+
 def test_files(tmp_path: Path) -> None:
     config = app(deployments=[{"name": "a", "user_config": {"text": "two\nlines"}}])
     yaml_file, json_file = tmp_path / "config.yaml", tmp_path / "config.json"

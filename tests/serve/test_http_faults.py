@@ -140,12 +140,21 @@ def test_a_request_timeout_is_408_by_either_way(start: Any) -> None:
         assert client.get("/slow").status_code == 408
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+@serve.deployment
+async def hello() -> str:
+    return "hello"
+
+
+def test_a_port_that_is_taken_is_named_and_another_one_does() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         try:
             with pytest.raises(OSError, match=f"port {port}: another program does"):
                 serve.start(http_options={"port": port})
+            assert not serve.status().applications
+            serve.start(http_options={"port": 0})
+            serve.run(hello.bind())
+            assert httpx.get(serve.get_http_address(), timeout=20).text == "hello"
         finally:
             serve.shutdown()
 

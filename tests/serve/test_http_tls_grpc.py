@@ -130,7 +130,7 @@ def test_grpc(served: tuple[str, int]) -> None:
         ("Shout", (("application", "none"),), grpc.StatusCode.NOT_FOUND, "there are: words"),
         ("Nothing", (), grpc.StatusCode.UNIMPLEMENTED, ""),
         ("Fail", (), grpc.StatusCode.INTERNAL, "request"),
-        ("Gather", (), grpc.StatusCode.UNIMPLEMENTED, "streamed"),
+        ("Gather", (), grpc.StatusCode.INTERNAL, "request"),
     ],
 )
 def test_grpc_errors_have_their_status(

@@ -66,6 +66,10 @@ def test_values_of_replicas_with_their_tags(eventually: Callable[..., None]) -> 
     assert sum(row["value"] for row in rows("serve_multiplexed_models_load_counter", own)) == len(requests)
     assert {row["value"] for row in rows("serve_replica_processing_queries", own)} == {0}
     assert rows("serve_deployment_replicas", own)[0]["value"] == 2
+    healthy = rows("serve_deployment_replica_healthy", own)
+    assert {row["tags"]["replica"]: row["value"] for row in healthy} == dict.fromkeys(names, 1)
+    assert [row["value"] for row in rows("serve_deployment_status", own)] == [6]  # HEALTHY
+    assert [row["value"] for row in rows("serve_application_status", own)] == [6]  # RUNNING
 
     eventually(lambda: sum(row["value"] for row in rows("serve_test_count", plain.snapshot())) == 60)
     found = plain.snapshot()

@@ -22,6 +22,14 @@ directory_option = click.option(
 )
 
 
+reflection_option = click.option(
+    "--grpc-enable-reflection/--grpc-disable-reflection",
+    default=True,
+    show_default=True,
+    help="Whether clients can ask which services of gRPC there are.",
+)
+
+
 @click.group(short_help="Run and look after applications of Serve.")
 def serve() -> None:
     """Applications of Serve: in the foreground, or in a standing hub.
@@ -296,6 +304,7 @@ def shutdown(yes: bool, address: str | None) -> None:
 )
 @click.option("--grpc-port", default=9000, show_default=True, type=click.IntRange(0, 65535), help="Port for gRPC.")
 @click.option("--grpc-servicer-functions", multiple=True, help="Import path of an add_..._to_server function.")
+@reflection_option
 @click.option("--rest-port", type=click.IntRange(0, 65535), help="Serve the REST interface at this port of loopback.")
 @address_option
 def start(
@@ -304,6 +313,7 @@ def start(
     proxy_location: str,
     grpc_port: int,
     grpc_servicer_functions: tuple[str, ...],
+    grpc_enable_reflection: bool,
     rest_port: int | None,
     address: str | None,
 ) -> None:
@@ -313,7 +323,11 @@ def start(
         "applications": [],
         "proxy_location": proxy_location,
         "http_options": {"host": http_host, "port": http_port},
-        "grpc_options": {"port": grpc_port, "grpc_servicer_functions": list(grpc_servicer_functions)},
+        "grpc_options": {
+            "port": grpc_port,
+            "grpc_servicer_functions": list(grpc_servicer_functions),
+            "enable_reflection": grpc_enable_reflection,
+        },
     }
     with at.errors():
         at.start(config)
@@ -327,8 +341,13 @@ def start(
 @directory_option
 @click.option("--output-path", "-o", type=click.Path(dir_okay=False), help="File to write (default: print it).")
 @click.option("--grpc-servicer-functions", multiple=True, help="Import path of an add_..._to_server function.")
+@reflection_option
 def build(
-    import_paths: tuple[str, ...], app_dir: str, output_path: str | None, grpc_servicer_functions: tuple[str, ...]
+    import_paths: tuple[str, ...],
+    app_dir: str,
+    output_path: str | None,
+    grpc_servicer_functions: tuple[str, ...],
+    grpc_enable_reflection: bool,
 ) -> None:
     """Write a configuration with all options of the applications MODULE:APP, for `skate serve deploy`.
 
@@ -342,7 +361,7 @@ def build(
 
     sys.path.insert(0, os.path.abspath(app_dir))
     try:
-        text = text_of(import_paths, grpc_servicer_functions)
+        text = text_of(import_paths, grpc_servicer_functions, grpc_enable_reflection)
     except (BuildError, ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from None
     if output_path is None:

@@ -13,7 +13,7 @@ from skate.serve.deployments import Deployment
 from skate.serve.importing import application_of, import_target
 
 
-def text_of(import_paths: Sequence[str], servicers: Sequence[str]) -> str:
+def text_of(import_paths: Sequence[str], servicers: Sequence[str], reflection: bool = True) -> str:
     """A configuration with the applications, as YAML. Raises BuildError."""
     apps = []
     for number, path in enumerate(import_paths, 1):
@@ -24,7 +24,7 @@ def text_of(import_paths: Sequence[str], servicers: Sequence[str]) -> str:
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": "127.0.0.1", "port": 8000},
-        "grpc_options": {"port": 9000, "grpc_servicer_functions": list(servicers)},
+        "grpc_options": {"port": 9000, "grpc_servicer_functions": list(servicers), "enable_reflection": reflection},
         "logging_config": {"log_level": "INFO", "logs_dir": None, "encoding": "TEXT", "enable_access_log": True},
         "applications": apps,
     }

@@ -60,13 +60,39 @@ def start(
     grpc = gRPCOptions.read(grpc_options, "grpc_options") if grpc_options is not None else None
     location = location_of(proxy_location, "proxy_location") if proxy_location is not None else None
     controller = ControllerOptions.read(controller_options or {}, "controller_options")
+    ran = _runs()
     _controller(
         http.model_dump(), grpc.model_dump() if grpc else None, location, logging_of(logging_config), controller
     )
     if "Disabled" not in (location, http.location):
         from skate.serve import proxy
 
-        _ask(proxy.start_proxy(http, grpc), "address")
+        try:
+            _ask_proxy(proxy.start_proxy(http, grpc), "address")
+        except OSError:
+            if not ran:
+                shutdown()
+            raise
+
+
+def _runs() -> bool:
+    """Does serve run in this session?"""
+    if not skate.is_initialized():
+        return False
+    try:
+        context.controller()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _ask_proxy(front: Any, method: str, *args: Any) -> Any:
+    """Ask the proxy. One that cannot listen is ended, so that the next may listen elsewhere."""
+    try:
+        return _ask(front, method, *args)
+    except OSError:
+        skate.kill(front)
+        raise
 
 
 def _controller(
@@ -188,7 +214,7 @@ def run_many(
         if front is not None:
             for each in targets:
                 if each.route_prefix is not None:
-                    _ask(front, "routed", each.name, each.route_prefix)
+                    _ask_proxy(front, "routed", each.name, each.route_prefix)
     if blocking:
         _block()
     return handles

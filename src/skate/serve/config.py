@@ -376,14 +376,19 @@ class gRPCOptions(Settings):
         port: port to listen on.
         grpc_servicer_functions: import paths of generated ``add_..._to_server`` functions.
         request_timeout_s: seconds after which a request fails; None: none.
+        enable_reflection: tell clients such as grpcurl which services there are, where grpcio-reflection is
+            installed.
     """
 
     port: int = 9000
     grpc_servicer_functions: list[Any] = field(default_factory=list)
     request_timeout_s: float | None = None
+    enable_reflection: bool = True
 
     def __post_init__(self) -> None:
         self._read_numbers()
         number("grpc_options.port", self.port, 0, whole=True)
         if self.request_timeout_s is not None:
             number("grpc_options.request_timeout_s", self.request_timeout_s, 0, open_end=True)
+        if not isinstance(self.enable_reflection, bool):
+            raise TypeError(f"grpc_options.enable_reflection must be a bool, not {self.enable_reflection!r}")

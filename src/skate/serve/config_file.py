@@ -173,8 +173,7 @@ class gRPCOptionsSchema(Schema):
     port: int = 9000
     grpc_servicer_functions: list[str] = []  # noqa: RUF012
     request_timeout_s: float | None = None
-
-    _only_in_ray = frozenset({"enable_reflection"})
+    enable_reflection: bool = True
 
     def _check(self) -> None:
         _by_class(gRPCOptions, self, "grpc_options.")

@@ -290,6 +290,7 @@ class Controller:
             "message": message,
             "route_prefix": app.spec.route_prefix if app else (config or {}).get("route_prefix", "/"),
             "ingress": app.spec.ingress if app else "",
+            "docs_path": app.spec.docs_path() if app else None,
             "last_deployed_time_s": app.spec.deployed_at if app else 0.0,
             "declared": config,
             "external_scaler": app is not None and app.spec.external_scaler,

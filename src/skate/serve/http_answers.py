@@ -7,7 +7,6 @@ bytes are text, a Starlette response is itself, generators stream, and anything 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import json
 import logging
@@ -15,9 +14,8 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
-import msgspec
-
 from skate.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from skate.serve.http_json import as_json
 from skate.serve.streams import MOST, grouped_in_thread
 
 log = logging.getLogger("skate.serve")
@@ -42,25 +40,7 @@ class RequestTimeoutError(TimeoutError):
     """A request took longer than ``request_timeout_s``; answered 408."""
 
 
-# ---------------------------------------------------------------------- JSON
-
-
-def _foreign(value: Any) -> Any:
-    """What msgspec cannot encode: pydantic models, NumPy's arrays and numbers; the rest is FastAPI's affair."""
-    dump = getattr(value, "model_dump", None)
-    if dump is not None:
-        return dump(mode="json")
-    for name in ("tolist", "item"):  # NumPy's arrays and numbers, and what is like them
-        if hasattr(value, "dtype") and hasattr(value, name):
-            return getattr(value, name)()
-    if isinstance(value, BaseException | type) or dataclasses.is_dataclass(value):
-        raise TypeError(f"a {type(value).__name__} cannot be answered as JSON")
-    from fastapi.encoders import jsonable_encoder
-
-    return jsonable_encoder(value)
-
-
-_json = msgspec.json.Encoder(enc_hook=_foreign).encode
+# ---------------------------------------------------------------------- values
 
 
 def encoded(value: Any) -> tuple[bytes, bytes]:
@@ -73,7 +53,7 @@ def encoded(value: Any) -> tuple[bytes, bytes]:
         return bytes(value), b"text/plain"
     if isinstance(value, str):
         return str(value).encode(), TEXT
-    return _json(value), b"application/json"
+    return as_json(value), b"application/json"
 
 
 async def send_body(send: Send, body: bytes, kind: bytes, status: int = 200, *more: tuple[bytes, bytes]) -> None:
@@ -195,7 +175,10 @@ def described(error: BaseException) -> tuple[int, bytes, list[tuple[bytes, bytes
     status = getattr(error, "status_code", None)
     if isinstance(status, int) and hasattr(error, "detail"):  # Starlette's and FastAPI's HTTPException
         headers = [(name.encode(), value.encode()) for name, value in (getattr(error, "headers", None) or {}).items()]
-        return status, str(getattr(error, "detail", "")).encode(), headers
+        detail: Any = getattr(error, "detail", "")
+        if detail is None or isinstance(detail, str):
+            return status, (detail or "").encode(), headers
+        return status, as_json({"detail": detail}), [*headers, (b"content-type", b"application/json")]
     return 500, b"Internal Server Error", []
 
 

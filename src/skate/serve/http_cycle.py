@@ -6,6 +6,7 @@ headers that were checked once are not checked again; each answer has the reques
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 _PLAIN, _LENGTH, _CHUNKED, _CONNECTION, _ID = range(5)
 REMEMBERED = 2048
 """Headers whose lines are remembered."""
+TURN = 64
+"""Parts of a body after which others have a turn, though the application never waits."""
 _lines: dict[Any, tuple[int, bytes]] = {}
 
 
@@ -55,11 +58,16 @@ class Cycle(RequestResponseCycle):
         self.status = 0
         self.held = b""
         """The head of an answer, until the first part of the body is there."""
+        self.parts = 0
+        """Parts of the body that were sent."""
+        self.until_close = False
+        """Whether the answer has no other end than the connection's."""
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
+            await asyncio.sleep(0)  # one that sends on and on has to hear that it is cancelled
             return
         kind = message["type"]
         if not self.response_started:
@@ -69,7 +77,12 @@ class Cycle(RequestResponseCycle):
         elif self.response_complete:
             raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
         elif kind == "http.response.body":
-            self._body(message.get("body", b""), message.get("more_body", False))
+            more = message.get("more_body", False)
+            self._body(message.get("body", b""), more)
+            if more:
+                self.parts += 1
+                if not self.parts % TURN:
+                    await asyncio.sleep(0)  # others have their turn, and the end of the connection is noticed
         else:
             raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{kind}'.")
 
@@ -97,8 +110,7 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive and not closing:
             parts.append(b"connection: close\r\n")
         if chunked is None and self.scope["method"] != "HEAD" and status not in (204, 304):
-            chunked = True
-            parts.append(b"transfer-encoding: chunked\r\n")
+            chunked = self._unsized(parts)
         parts.append(b"\r\n")
         self.response_started, self.waiting_for_100_continue, self.status = True, False, status
         self.chunked_encoding, self.expected_content_length = chunked, length
@@ -108,6 +120,13 @@ class Cycle(RequestResponseCycle):
             self.held = head
         else:
             self.transport.write(head)
+
+    def _unsized(self, parts: list[bytes]) -> bool:
+        """An answer of unknown length goes in chunks; in HTTP/1.0, which knows none, the connection's end is its."""
+        self.until_close = self.scope["http_version"] == "1.0"
+        if not self.until_close:
+            parts.append(b"transfer-encoding: chunked\r\n")
+        return not self.until_close
 
     def take_back(self) -> bool:
         """Forget the head of an answer of which nothing was written yet; False when it is too late for that."""
@@ -126,7 +145,9 @@ class Cycle(RequestResponseCycle):
                 data += b"0\r\n\r\n"
         else:
             self.expected_content_length -= len(body)
-            if self.expected_content_length < 0:
+            if self.until_close:
+                self.expected_content_length = 0
+            elif self.expected_content_length < 0:
                 raise RuntimeError("Response content longer than Content-Length")
             data = body
         if self.held:

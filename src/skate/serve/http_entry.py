@@ -10,31 +10,86 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from skate.serve import http_answers, measures
 from skate.serve.connections import ANSWERING
 from skate.serve.context import RequestContext, new_request_id, request_context
-from skate.serve.http_relay import relay
+from skate.serve.http_relay import DENIAL, relay
 from skate.serve.http_routes import Routes, Target
 
 LONGEST_ID = 256
+"""Characters of a request's id."""
 SESSION_HEADER = os.environ.get("RAY_SERVE_SESSION_ID_HEADER_KEY", "x-session-id").lower().encode("latin-1")
 """Names the session that a request belongs to, for request routers that go by it."""
-MODEL_HEADER = b"serve_multiplexed_model_id"
+NOT_YET = b"The routes are not known yet."
+LONGEST_S = 1e8
+"""Seconds of a timeout that a request asks for; more is none."""
 
 
-def identify(headers: Any) -> tuple[str, str]:
-    """The request's id, taken from its headers or made, and the model that it names."""
+class Hints(NamedTuple):
+    """What a request's headers ask of whoever serves it."""
+
+    timeout_s: float | None = -1.0
+    """Seconds after which it is answered 408, in place of ``request_timeout_s``; None: never; below zero: as ever."""
+    stays: bool = False
+    """Whether it goes on when its client has gone."""
+    forwarded: bool = False
+    """Whether a proxy in front tells of the client."""
+
+    def timeout(self, usual: float | None) -> float | None:
+        """Seconds after which it is answered 408."""
+        return usual if self.timeout_s is not None and self.timeout_s < 0 else self.timeout_s
+
+    def taken(self, what: int, value: bytes) -> Hints:
+        """With one more header."""
+        if what == _FORWARDED:
+            return self._replace(forwarded=True)
+        if what == _STAYS:
+            return self._replace(stays=value == b"?1")
+        try:
+            seconds = float(value)
+        except ValueError:  # as in Ray, what is no number does not count
+            return self
+        return self._replace(timeout_s=seconds if 0 < seconds < LONGEST_S else None)
+
+
+_ID, _MODEL, _TIMEOUT, _STAYS, _FORWARDED = range(5)
+_READ = {
+    b"x-request-id": _ID,
+    b"serve_multiplexed_model_id": _MODEL,
+    b"serve-multiplexed-model-id": _MODEL,  # proxies write it so
+    b"x-request-timeout-seconds": _TIMEOUT,
+    b"x-request-disconnect-disabled": _STAYS,
+    b"x-forwarded-proto": _FORWARDED,
+    b"x-forwarded-for": _FORWARDED,
+}
+_NO_HINTS = Hints()
+
+
+def identify(headers: list[Any]) -> tuple[str, str, Hints | None]:
+    """The request's id, the model that it names, and what it asks for.
+
+    The id is taken from the headers, or made and added to them: so the application finds it there.
+    """
     request_id = model = ""
+    hints = None
     for name, value in headers:
-        if name == b"x-request-id":
+        what = _READ.get(name)
+        if what is None:
+            continue
+        if what == _ID:
             request_id = value.decode("latin-1")
-        elif len(name) == 26 and name.replace(b"-", b"_") == MODEL_HEADER:
+        elif what == _MODEL:
             model = value.decode("latin-1")
+        else:
+            hints = (hints or _NO_HINTS).taken(what, value)
     if not request_id or len(request_id) > LONGEST_ID or not request_id.isprintable():
+        if request_id:
+            headers[:] = [pair for pair in headers if pair[0] != b"x-request-id"]
         request_id = new_request_id()
-    return request_id, model
+        headers.append((b"x-request-id", request_id.encode("ascii")))
+    return request_id, model, hints
 
 
 def local_path(scope: Any, root_path: str) -> str:
@@ -84,14 +139,28 @@ class Answer:
             if self.status:
                 await self.onward({"type": "websocket.close", "code": 1011 if status == 500 else 1013})
             else:
-                await self.onward({"type": "websocket.close", "code": 1011})
+                await self._deny(scope, status, error)
             return
         if self.complete:
             return
         if self.status:
             raise BrokenAnswerError from error
         _, body, headers = http_answers.described(error)
-        await http_answers.send_body(self, body, http_answers.TEXT, status, *headers)
+        kind = dict(headers).pop(b"content-type", http_answers.TEXT)
+        rest = [pair for pair in headers if pair[0] != b"content-type"]
+        await http_answers.send_body(self, body, kind, status, *rest)
+
+    async def _deny(self, scope: Any, status: int, error: BaseException) -> None:
+        """Answer a WebSocket that was not accepted."""
+        if DENIAL not in (scope.get("extensions") or {}):
+            await self.onward({"type": "websocket.close", "code": 1011})
+            return
+        _, body, headers = http_answers.described(error)
+        if b"content-type" not in dict(headers):
+            headers.append((b"content-type", http_answers.TEXT))
+        headers += [(b"content-length", b"%d" % len(body)), self.header]
+        await self.onward({"type": f"{DENIAL}.start", "status": status, "headers": headers})
+        await self.onward({"type": f"{DENIAL}.body", "body": body})
 
 
 class BrokenAnswerError(Exception):
@@ -124,11 +193,14 @@ class Entry:
         if scope["type"] == "lifespan":
             await lifespan(receive, send)
             return
-        request_id, model = identify(scope["headers"])
-        await self.answer(scope, receive, Answer(send, request_id), request_id, model)
+        scope = {**scope, "headers": list(scope["headers"])}
+        request_id, model, hints = identify(scope["headers"])
+        await self.answer(scope, receive, Answer(send, request_id), request_id, model, hints)
 
-    async def answer(self, scope: Any, receive: Any, send: Answer, request_id: str, model: str) -> None:
-        """Answer a request whose id is known."""
+    async def answer(
+        self, scope: Any, receive: Any, send: Answer, request_id: str, model: str, hints: Hints | None
+    ) -> None:
+        """Answer a request whose headers have been read."""
         path = local_path(scope, self.root_path)
         if path.startswith("/-/") and scope["type"] == "http" and await self.own(path, send):
             return
@@ -140,9 +212,18 @@ class Entry:
         if prefix != "/":
             scope = {**scope, "root_path": scope.get("root_path", "") + prefix}
         request_context.set(RequestContext(request_id, prefix, target[0], model))
-        await self.call(target, model, scope, receive, send, request_id)
+        await self.call(target, model, scope, receive, send, request_id, hints)
 
-    async def call(self, target: Target, model: str, scope: Any, receive: Any, send: Answer, request_id: str) -> None:
+    async def call(
+        self,
+        target: Target,
+        model: str,
+        scope: Any,
+        receive: Any,
+        send: Answer,
+        request_id: str,
+        hints: Hints | None,
+    ) -> None:
         """Have an application answer, by its handle."""
         handle = self._handles.get(target)
         if handle is None:
@@ -153,6 +234,8 @@ class Entry:
         if session:
             handle = handle.options(session_id=session.decode("latin-1"))
         timeout_s = self.request_timeout_s if scope["type"] == "http" else None
+        if hints is not None and scope["type"] == "http":
+            timeout_s = hints.timeout(timeout_s)
         began = time.perf_counter()
         try:
             async with asyncio.timeout(timeout_s):
@@ -169,11 +252,12 @@ class Entry:
     async def own(self, path: str, send: Any) -> bool:
         """Answer one of Serve's own paths; False for one that is none."""
         if path == "/-/healthz":
-            healthy = self.ready
-            await http_answers.send_body(
-                send, b"success" if healthy else b"no routes yet", b"text/plain", 200 if healthy else 503
-            )
+            body = b"success" if self.ready else NOT_YET
+            await http_answers.send_body(send, body, http_answers.TEXT, 200 if self.ready else 503)
         elif path == "/-/routes":
+            if not self.ready:
+                await http_answers.send_body(send, NOT_YET, http_answers.TEXT, 503)
+                return True
             body, kind = http_answers.encoded({prefix: target[0] for prefix, target in self.routes.table.items()})
             await http_answers.send_body(send, body, kind)
         else:

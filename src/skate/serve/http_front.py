@@ -10,39 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import logging
-import os
 import random
 import select
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from skate.serve.connections import (
-    ANSWERED,
-    IDLE,
-    REQUEST,
-    SLOTS,
-    Drop,
-    Keep,
-    Settings,
-    Shed,
-    knock,
-    raise_limit,
-    refuse,
-)
-from skate.serve.http_clients import HELD, LINGERING, OWN, PASSED, WAITING, Backend, Client
-from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, identify
-from skate.serve.http_host import Host
-from skate.serve.http_protocol import Connection
+from skate.serve.connections import ANSWERED, IDLE, REQUEST, SLOTS, Drop, Keep, Settings, Shed, knock, refuse
+from skate.serve.http_clients import HELD, LINGERING, PASSED, WAITING, Backend, Client
+from skate.serve.http_door import Door
+from skate.serve.http_entry import Entry
+from skate.serve.http_here import Here
 from skate.serve.http_routes import BadRequestLineError, Routes, Target, asked_path
-from skate.serve.http_sockets import bind, last_words
-
-log = logging.getLogger("skate.serve")
+from skate.serve.http_sockets import last_words
 
 LINE_LIMIT = 16384
 """Bytes within which the first line of a request must end."""
@@ -54,10 +35,6 @@ MOST_HELD = 4096
 """Connections of one application that are held."""
 LINGER = 2.0
 """Seconds for which what a client still sends is read after a last answer, so that it gets that answer."""
-RESERVED = 64
-"""Descriptors that are kept for other things than connections."""
-ACCEPTS = 128
-"""Connections accepted in a row before the loop looks at anything else."""
 SWEEP = 0.5
 """Seconds between two looks at what is late."""
 
@@ -74,8 +51,7 @@ class Front:
         self.entry = entry
         self.demand = demand
         self.loop = asyncio.get_running_loop()
-        self.listener: socket.socket | None = None
-        self.context: ssl.SSLContext | None = None
+        self.here = Here(entry, self._back)
         self.settings = Settings({})
         self.routes = Routes({})
         self.backends: dict[Target, dict[str, Backend]] = {}
@@ -84,86 +60,33 @@ class Front:
         self.distant: dict[Target, set[str]] = {}
         """Replicas that no connection can be passed to: on another machine, or not to be reached."""
         self.held: dict[Target, deque[Client]] = {}
-        most = raise_limit()
-        self.limit = max(most - most // 8 - RESERVED, 16)
-        """Connections at most; one that is served here takes a descriptor more."""
         self.epoll = select.epoll()
         self.loop.add_reader(self.epoll.fileno(), self._events)
-        self._own_marks = bytearray(SLOTS)
-        self._own: dict[int, Client] = {}
-        self._own_slots: deque[int] = deque(range(SLOTS))
-        self.host = Host(self.loop, self._own_marks, self._serve, self._left)
+        self.door = Door(self.clients.__len__, self._enter)
         self._sweeper: asyncio.TimerHandle | None = None
-        self._paused: asyncio.TimerHandle | None = None
         self.closed = False
-        self.accepted = 0
 
-    # ------------------------------------------------------------------ listening
+    # ------------------------------------------------------------------ connections
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
         """Listen at an address; the one it became. OSError names it when it is taken."""
-        kept = self._kept(host, port)
-        self.listener = kept if kept is not None else bind(host, port)
-        self.listener.setblocking(False)
-        self.loop.add_reader(self.listener.fileno(), self._accept)
+        found = self.door.listen(host, port, self._all())
         for backend in self._all():
-            backend.link.send(Keep(), self.listener.fileno())
-        found: tuple[str, int] = self.listener.getsockname()[:2]
+            self._have_kept(backend)
         return found
 
-    def _kept(self, host: str, port: int) -> socket.socket | None:
-        """The socket of the proxy before this one, if a replica has it."""
-        found: socket.socket | None = None
-        for backend in self._all():
-            fd, backend.kept = backend.kept, -1
-            if fd < 0:
-                continue
-            if found is None:
-                found = socket.socket(fileno=fd)
-                if port and found.getsockname()[1] != port:
-                    found.close()
-                    found = None
-            else:
-                os.close(fd)
-        return found
+    def _have_kept(self, backend: Backend) -> None:
+        """Have a replica hold the listening socket, so that it outlives this process."""
+        if self.door.listener is not None:
+            backend.link.send(Keep(), self.door.listener.fileno())
 
-    def _accept(self) -> None:
-        listener = self.listener
-        assert listener is not None
-        now = time.monotonic()
-        for _ in range(ACCEPTS):
-            try:
-                connection, _ = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                    self._pause(f"no more connections are accepted for a moment: {error}")
-                    return
-                raise
-            self.accepted += 1
-            if len(self.clients) >= self.limit:
-                last_words(connection, 503, "too many connections")
-                connection.close()
-                continue
-            connection.setblocking(False)
-            client = Client(connection, now)
-            self.clients[connection.fileno()] = client
-            self.epoll.register(connection.fileno(), select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
-            if self._sweeper is None:
-                self._sweeper = self.loop.call_later(SWEEP, self._sweep)
-
-    def _pause(self, why: str) -> None:
-        """Stop accepting for a moment."""
-        log.warning("%s", why)
-        assert self.listener is not None
-        self.loop.remove_reader(self.listener.fileno())
-        self._paused = self.loop.call_later(0.2, self._resume)
-
-    def _resume(self) -> None:
-        self._paused = None
-        if self.listener is not None and not self.closed:
-            self.loop.add_reader(self.listener.fileno(), self._accept)
+    def _enter(self, connection: socket.socket, now: float) -> None:
+        """A new connection."""
+        client = Client(connection, now)
+        self.clients[connection.fileno()] = client
+        self.epoll.register(connection.fileno(), select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(SWEEP, self._sweep)
 
     def known(self, connection: socket.socket) -> Client:
         """Take note of a connection that was accepted before."""
@@ -196,7 +119,7 @@ class Front:
 
     def _look(self, client: Client) -> None:
         """See who is to serve a connection."""
-        if self.context is not None:
+        if self.here.context is not None:
             self._serve_here(client)
             return
         try:
@@ -269,43 +192,15 @@ class Front:
             client.state = WAITING
             self._look(client)
 
-    # ------------------------------------------------------------------ what is served here
-
     def _serve_here(self, client: Client) -> None:
-        if not self._own_slots:
-            self.dismiss(client, 503, "too many connections")
-            return
+        self._unwatch(client)
         try:
-            duplicate = client.socket.dup()
+            self.here.take(client)
         except OSError as error:
             self.dismiss(client, 503, str(error))
-            return
-        self._unwatch(client)
-        client.state, client.slot = OWN, self._own_slots.popleft()
-        self._own[client.slot] = client
-        self.host.take(duplicate, client.slot, self.context)
 
-    async def _serve(self, connection: Connection, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            connection.task = asyncio.current_task()
-        request_id, model = identify(scope["headers"])
-        answer = Answer(send, request_id, self._own_marks, connection.slot)
-        if self.context is None:
-            connection.leaving = True  # its next request may be for a replica
-        try:
-            await self.entry.answer(scope, receive, answer, request_id, model)
-        except BrokenAnswerError:
-            connection.transport.abort()
-        except asyncio.CancelledError:
-            if not connection.transport.is_closing():
-                raise
-
-    def _left(self, slot: int, kept: bool) -> None:
-        client = self._own.pop(slot, None)
-        self._own_slots.append(slot)
-        if client is None:
-            return
-        client.slot = -1
+    def _back(self, client: Client, kept: bool) -> None:
+        """A connection is not served here any more."""
         if kept and not self.closed:
             self.wait(client)
         else:
@@ -318,7 +213,7 @@ class Front:
         self.settings = settings
         self.routes = Routes(settings.routes)
         self.entry.take(settings.routes, settings.root_path, settings.request_timeout_s)
-        self.host.configure(settings.root_path, settings.keep_alive_timeout_s)
+        self.here.configure(settings)
         for backend in self._all():
             backend.link.send(settings)
         for line in [line for target, line in self.held.items() if target not in settings.routes.values()]:
@@ -352,8 +247,7 @@ class Front:
     def greet(self, backend: Backend) -> None:
         """A replica has said who it is: tell it how to serve."""
         backend.link.send(self.settings)
-        if self.listener is not None:
-            backend.link.send(Keep(), self.listener.fileno())
+        self._have_kept(backend)
 
     def joined(self, backend: Backend) -> None:
         """A replica is ready: it gets what is held, and its share of what others have."""
@@ -458,18 +352,14 @@ class Front:
     def stop(self) -> None:
         """End on purpose: close the listening socket wherever it is held, and all connections that are here."""
         self.closed = True
-        for timer in (self._sweeper, self._paused):
-            if timer is not None:
-                timer.cancel()
-        if self.listener is not None:
-            self.loop.remove_reader(self.listener.fileno())
-            self.listener.close()
-            self.listener = None
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.door.close()
         for backend in self._all():
             backend.link.send(Drop())
             backend.close()
         self.backends.clear()
-        self.host.close()
+        self.here.close()
         self.loop.remove_reader(self.epoll.fileno())
         for client in list(self.clients.values()):
             client.socket.close()

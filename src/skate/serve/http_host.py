@@ -17,6 +17,7 @@ from email.utils import formatdate
 from typing import Any, Protocol
 
 from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
 
 from skate.serve.connections import IDLE
@@ -59,6 +60,9 @@ class Host:
         )  # fmt: skip
         self.config.load()
         self.configure(root_path, keep_alive_timeout_s)
+        self.forwarded = ProxyHeadersMiddleware(_nowhere, self.config.forwarded_allow_ips)
+        """Takes over into a request's scope what a proxy in front tells of the client; where it is trusted, that is, on
+        this machine unless FORWARDED_ALLOW_IPS says otherwise."""
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # we log what is to be logged, with request ids
         self.state = ServerState()
         self.app_state: dict[str, Any] = {}

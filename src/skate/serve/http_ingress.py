@@ -49,7 +49,9 @@ def ingress(app: Any = None) -> Callable[..., Any]:
         for route, _, _ in _routes(app):
             if _is_method_of(route.endpoint, cls):
                 _mark(route.endpoint, cls)
-        wrapper = type(cls.__name__, (cls,), {MARK: {"asgi": True}, "__serve_asgi_app__": _Held(app)})
+        docs = getattr(app, "docs_url", None)  # FastAPI's
+        noted = {"asgi": True, "docs_path": docs if isinstance(docs, str) else None}
+        wrapper = type(cls.__name__, (cls,), {MARK: noted, "__serve_asgi_app__": _Held(app)})
         for name in ("__module__", "__qualname__", "__doc__"):
             setattr(wrapper, name, getattr(cls, name))
         return wrapper

@@ -83,6 +83,8 @@ class Connection(HttpToolsProtocol):
         """The task of the request that runs, while it may be cancelled; set by whoever serves it."""
         self.late = False
         """Whether the request was cancelled for taking too long."""
+        self.stays = False
+        """Whether the request that runs goes on when the client has gone."""
         self.websocket: WebSocket | None = None
 
     def _websocket(self, **arguments: Any) -> WebSocket:
@@ -242,7 +244,7 @@ class Connection(HttpToolsProtocol):
         task, cycle = self.task, self.cycle
         running = cycle is not None and not cycle.response_complete
         super().connection_lost(exc)
-        if running and task is not None:
+        if running and task is not None and not self.stays:
             task.cancel()
         self.pipeline.clear()
         self.over(kept=self.returning and exc is None)

@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from typing import Any
 
 import skate
 from skate.serve.context import NAMESPACE
+from skate.serve.inbox import Inbox
 
 METHOD = "__serve_http__"
 """The name by which replicas know these calls."""
@@ -29,7 +29,11 @@ SCOPE = (
     *("client", "server", "subprotocols"),
 )
 AHEAD = 64
-"""Messages of a client that may wait in the replica for the application to take them."""
+"""Messages of an application that may wait for the caller to take them."""
+MOST_BYTES = 256 * 1024
+"""Bytes of them."""
+DENIAL = "websocket.http.response"
+"""How ASGI calls an answer to a WebSocket that is not accepted."""
 GRACE = 1.0
 """Seconds for an application to end after its client has gone, before it is cancelled."""
 
@@ -48,6 +52,8 @@ async def relay(handle: Any, scope: Any, receive: Receive, send: Send) -> None:
     first = await receive()
     more = scope["type"] == "websocket" or bool(first.get("more_body"))
     plain = {name: scope[name] for name in SCOPE if name in scope}
+    if DENIAL in (scope.get("extensions") or {}):
+        plain["extensions"] = {DENIAL: {}}
     stream = handle.options(method_name=METHOD, stream=True).remote(plain, first, key if more else "")
     pump: asyncio.Task[None] | None = None
     over = False
@@ -86,40 +92,27 @@ class _Exchange:
     """One request at the replica's end."""
 
     def __init__(self, first: Any) -> None:
-        self.inbox: deque[Any] = deque([first])
-        self.arrived = asyncio.Event()
-        self.taken = asyncio.Event()
+        self.inbox = Inbox(first)
+        self.receive = self.inbox.get
+        """The application's ``receive``."""
         self.outbox: list[Any] = []
+        self.size = 0
+        """Bytes in the outbox."""
         self.ready = asyncio.Event()
         self.room = asyncio.Event()
         self.gone = False
 
-    async def receive(self) -> Any:
-        """The application's ``receive``."""
-        while not self.inbox:
-            self.arrived.clear()
-            await self.arrived.wait()
-        message = self.inbox.popleft()
-        self.taken.set()
-        return message
-
     async def send(self, message: Any) -> None:
         """The application's ``send``."""
         if self.gone:
+            await asyncio.sleep(0)  # one that sends on and on has to hear that it is cancelled
             return
         self.outbox.append(message)
+        self.size += len(message.get("body") or message.get("bytes") or message.get("text") or b"")
         self.ready.set()
-        while len(self.outbox) > AHEAD and not self.gone:
+        while (len(self.outbox) > AHEAD or self.size > MOST_BYTES) and not self.gone:
             self.room.clear()
             await self.room.wait()
-
-    async def push(self, message: Any) -> None:
-        """Take in what the client sent, with a pause when the application does not keep up."""
-        self.inbox.append(message)
-        self.arrived.set()
-        while len(self.inbox) > AHEAD and not self.gone:
-            self.taken.clear()
-            await self.taken.wait()
 
 
 class Relayed:
@@ -148,7 +141,7 @@ class Relayed:
                 await exchange.ready.wait()
                 exchange.ready.clear()
                 if exchange.outbox:
-                    batch, exchange.outbox = exchange.outbox, []
+                    batch, exchange.outbox, exchange.size = exchange.outbox, [], 0
                     exchange.room.set()
                     yield batch
                 elif task.done():
@@ -156,7 +149,7 @@ class Relayed:
                     return
         finally:
             exchange.gone = True
-            exchange.taken.set()
+            exchange.inbox.close()
             exchange.room.set()
             self.exchanges.pop(key, None)
             if not task.done():
@@ -167,14 +160,13 @@ class Relayed:
         exchange = self.exchanges.get(key)
         if exchange is None:
             return False
-        await exchange.push(message)
+        await exchange.inbox.put(message)
         return True
 
 
 async def _end(task: asyncio.Future[Any], exchange: _Exchange) -> None:
     """End an application that nobody listens to any more."""
-    exchange.inbox.append({"type": "http.disconnect"})
-    exchange.arrived.set()
+    exchange.inbox.add({"type": "http.disconnect"})
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, TimeoutError):
         await asyncio.wait_for(asyncio.shield(task), GRACE)

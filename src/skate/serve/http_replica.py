@@ -42,7 +42,7 @@ from skate.serve.context import RequestContext, request_context
 from skate.serve.deployment_parts import BackpressureConfig
 from skate.serve.exceptions import BackPressureError
 from skate.serve.http_cycle import Cycle
-from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, identify, local_path
+from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, Hints, identify, local_path
 from skate.serve.http_host import Host
 from skate.serve.http_protocol import Connection
 from skate.serve.http_routes import Target
@@ -204,19 +204,21 @@ class ReplicaHTTP:
 
     async def serve(self, connection: Connection, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request that came on a connection."""
-        request_id, model = identify(scope["headers"])
-        timer = None
+        request_id, model, hints = identify(scope["headers"])
+        timer, timeout_s = None, self.timeout_s
+        if hints is not None:
+            timeout_s = await self._heed(hints, connection, scope)
         cycle: Cycle | None = None
         if scope["type"] == "http":
             cycle = send.__self__
             cycle.request_id = request_id.encode("latin-1")
             connection.task, connection.late = asyncio.current_task(), False
-            if self.timeout_s:
-                timer = self.loop.call_later(self.timeout_s, _late, connection)
+            if timeout_s:
+                timer = self.loop.call_later(timeout_s, _late, connection)
         else:
             send = Answer(send, request_id, self.marks.page, connection.slot)
         try:
-            await self._answer(scope, receive, send, cycle or send, request_id, model)
+            await self._answer(scope, receive, send, cycle or send, request_id, model, hints)
         except asyncio.CancelledError:
             if connection.transport.is_closing():
                 return  # the client has gone, and with it whoever would hear of it
@@ -224,7 +226,7 @@ class ReplicaHTTP:
                 raise
             if connection.task is not None:
                 connection.task.uncancel()
-            late = http_answers.RequestTimeoutError(f"Request {request_id} timed out after {self.timeout_s}s.")
+            late = http_answers.RequestTimeoutError(f"Request {request_id} timed out after {timeout_s}s.")
             await self._failed(connection, cycle, scope, send, late, request_id)
         except BrokenAnswerError:
             connection.transport.abort()
@@ -233,14 +235,25 @@ class ReplicaHTTP:
         finally:
             if timer is not None:
                 timer.cancel()
+            if hints is not None:
+                connection.stays = False
 
-    async def _answer(self, scope: Any, receive: Any, send: Any, seen: Any, request_id: str, model: str) -> None:
+    async def _heed(self, hints: Hints, connection: Connection, scope: Any) -> float | None:
+        """Do what a request's headers ask for; the seconds after which it is late."""
+        if hints.forwarded:
+            await self.host.forwarded(scope, _nothing, _nothing)
+        connection.stays = hints.stays
+        return hints.timeout(self.timeout_s)
+
+    async def _answer(
+        self, scope: Any, receive: Any, send: Any, seen: Any, request_id: str, model: str, hints: Hints | None
+    ) -> None:
         path = local_path(scope, self.root_path) if self.root_path else scope["path"]
         routes = self.entry.routes
         prefix = routes.prefix(path)
         if prefix is None or routes.table[prefix] != self.target or path.startswith("/-/"):
             answer = send if seen is send else Answer(send, request_id)
-            await self.entry.answer(scope, receive, answer, request_id, model)
+            await self.entry.answer(scope, receive, answer, request_id, model, hints)
             return
         if prefix != "/":
             scope["root_path"] = scope.get("root_path", "") + prefix
@@ -251,7 +264,7 @@ class ReplicaHTTP:
         if gate.ongoing >= gate.max_ongoing:
             if self.room_elsewhere():
                 answer = send if seen is send else Answer(send, request_id)
-                await self.entry.call(self.target, model, scope, receive, answer, request_id)
+                await self.entry.call(self.target, model, scope, receive, answer, request_id, hints)
                 return
             await self._turn()
         gate.begin()
@@ -319,6 +332,10 @@ class ReplicaHTTP:
                 os.unlink(self.path)
             self.listener = None
         self._keep(-1)
+
+
+async def _nothing(*_: Any) -> Any:
+    """Stands for what is not called."""
 
 
 def _late(connection: Connection) -> None:

@@ -129,7 +129,23 @@ _http_errors = Measure(
     ("method", "route", "application", "error_code"),
     of_replica=False,
 )
+_grpc = Measure(
+    "serve_grpc_request_latency_ms",
+    "histogram",
+    "Milliseconds from a gRPC call to its end.",
+    ("method", "route", "application", "status_code"),
+    LATENCY_MS,
+    of_replica=False,
+)
+_grpc_errors = Measure(
+    "serve_num_grpc_error_requests",
+    "counter",
+    "gRPC calls that ended with another status than OK.",
+    ("method", "route", "application", "error_code"),
+    of_replica=False,
+)
 _COUNTS = {
+    "serve_num_grpc_requests": ("serve_grpc_request_latency_ms", "gRPC calls that were answered."),
     "serve_deployment_request_counter": ("serve_deployment_processing_latency_ms", "Requests that a replica handled."),
     "serve_num_http_requests": ("serve_http_request_latency_ms", "HTTP requests that were answered."),
     "serve_batches_processed": ("serve_batch_execution_time_ms", "Batches that ran."),
@@ -176,19 +192,42 @@ def http_done(method: str, route: str, application: str, status: int, seconds: f
         _http_errors.count(method, route, application, code)
 
 
+def grpc_done(method: str, application: str, status: str, seconds: float) -> None:
+    """A gRPC call has ended, with a status as in ``StatusCode.OK``."""
+    _grpc.add(seconds * 1000, method, application, application, status)
+    if status != "StatusCode.OK":
+        _grpc_errors.count(method, application, application, status)
+
+
 def ongoing(number: int) -> None:
     """So many requests run in this replica."""
     _ongoing.set(number)
 
 
+APP_STATUS = ("UNKNOWN", "DEPLOY_FAILED", "UNHEALTHY", "NOT_STARTED", "DELETING", "DEPLOYING", "RUNNING")
+DEPLOYMENT_STATUS = ("UNKNOWN", "DEPLOY_FAILED", "UNHEALTHY", "UPDATING", "UPSCALING", "DOWNSCALING", "HEALTHY")
+"""Their places are the numbers that metrics have for them, as in Ray."""
+
+
+def _number_of(status: str, known: tuple[str, ...]) -> int:
+    return known.index(status) if status in known else 0
+
+
 def replica_table(status: dict[str, Any]) -> Table:
-    """From the controller's status: how many replicas there are in each state, and how many requests wait."""
+    """From the controller's status: how applications, deployments and replicas are, and how many requests wait."""
     tags = ("deployment", "application")
     counts: Values = {}
     queues: Values = {}
+    apps: Values = {}
+    deployments: Values = {}
+    healthy: Values = {}
     for app, row in status["applications"].items():
+        apps[app,] = _number_of(row["status"], APP_STATUS)
         for deployment, found in row["deployments"].items():
             queues[deployment, app] = found["queued"]
+            deployments[deployment, app] = _number_of(found["status"], DEPLOYMENT_STATUS)
+            for replica in found["replicas"]:
+                healthy[deployment, replica["replica_id"], app] = int(replica["state"] == "RUNNING")
             for state, number in found["replica_states"].items():
                 counts[deployment, app, state] = number
     return {
@@ -199,6 +238,18 @@ def replica_table(status: dict[str, Any]) -> Table:
         "serve_deployment_queued_queries": (
             Series("serve_deployment_queued_queries", "gauge", "Requests that wait for a replica.", tags),
             queues,
+        ),
+        "serve_deployment_replica_healthy": (
+            Series("serve_deployment_replica_healthy", "gauge", "1 for a replica that serves.", REPLICA_TAGS),
+            healthy,
+        ),
+        "serve_deployment_status": (
+            Series("serve_deployment_status", "gauge", f"Of {', '.join(DEPLOYMENT_STATUS)}, from 0 on.", tags),
+            deployments,
+        ),
+        "serve_application_status": (
+            Series("serve_application_status", "gauge", f"Of {', '.join(APP_STATUS)}, from 0 on.", ("application",)),
+            apps,
         ),
     }
 

@@ -107,7 +107,7 @@ class Proxy:
         self.entry = Entry(_handle)
         self.entry.ready = False
         self.front = Front(self.entry, self._demand)
-        self.front.context = tls_context(options)
+        self.front.here.context = tls_context(options)
         self.versions: dict[tuple[str, ...], int] = {("routes",): -1}
         self.published: dict[Target, Any] = {}
         self.heard = asyncio.Event()
@@ -223,7 +223,7 @@ class Proxy:
         return {
             "connections": len(front.clients),
             "held": sum(len(line) for line in front.held.values()),
-            "accepted": front.accepted,
+            "accepted": front.door.accepted,
             "pid": os.getpid(),
         }
 

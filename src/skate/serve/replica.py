@@ -28,6 +28,7 @@ from skate.serve.context import (
 )
 from skate.serve.exceptions import UnknownMethodError
 from skate.serve.gang import GangContext
+from skate.serve.grpc_replica import MANY, ONE, Calls
 from skate.serve.http_loop import FastLoop
 from skate.serve.http_relay import METHOD as HTTP
 from skate.serve.target import Target
@@ -81,6 +82,7 @@ class Replica:
         self.waiting: deque[asyncio.Future[None]] = deque()
         """HTTP requests that wait here for their turn."""
         self.http: Any = None
+        self.grpc: Calls | None = None
         self.info: dict[str, Any] = {}
         """What callers have to know of this replica."""
 
@@ -152,6 +154,16 @@ class Replica:
 
         self.http = HTTPSide(self)
         await self.http.begin(config)
+
+    def _grpc_calls(self, name: str) -> Callable[..., Any]:
+        """What runs gRPC calls; see `skate.serve.grpc_replica`."""
+        if self.grpc is None:
+            self.grpc = Calls(self)
+        return self.grpc.one if name == ONE else self.grpc.many
+
+    async def grpc_push(self, key: str, message: Any) -> bool:
+        """More of what the client of a gRPC call streams; False when it is over."""
+        return self.grpc is not None and await self.grpc.push(key, message)
 
     async def _relayed(self, scope: Any, first: Any, key: str) -> AsyncIterator[Any]:
         """An HTTP request that comes by a handle; see `skate.serve.http_relay`."""
@@ -249,7 +261,7 @@ class Replica:
             return Refused("leaving" if self.leaving else "full")
         if meta[0] and _stale(args, kwargs):
             return Refused("argument")
-        run = self.methods.get(method) or self._method(method)
+        run = self.methods.get(method) or self.runner(method)
         words, word = self.words, self.word
         self.ongoing = words[word] = self.ongoing + 1
         board.note(words, word, meta[1])
@@ -268,7 +280,7 @@ class Replica:
 
     async def order(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> Any:
         """Run what a caller asks of all replicas; limits are not for that."""
-        run = self.methods.get(method) or self._method(method)
+        run = self.methods.get(method) or self.runner(method)
         request_context.set(RequestContext(*meta[2:]))
         replica_here.set(self)
         self.begin()
@@ -293,7 +305,7 @@ class Replica:
         replica_here.set(self)
         began, failed = perf_counter(), True
         try:
-            async for group in self._groups(self.plain(method), args, kwargs):
+            async for group in self.groups(self.plain(method), args, kwargs):
                 yield group if len(group) > 1 else group[0]
             failed = False
         finally:
@@ -325,7 +337,7 @@ class Replica:
         """More from the client of an HTTP request that came by a handle; False when it is over."""
         return self.http is not None and await self.http.relayed.push(key, message)
 
-    async def _groups(self, method: Callable[..., Any], args: Any, kwargs: Any) -> AsyncIterator[list[Any]]:
+    async def groups(self, method: Callable[..., Any], args: Any, kwargs: Any) -> AsyncIterator[list[Any]]:
         """The items of a generator, those together that are there."""
         if inspect.isasyncgenfunction(method):
             value = method(*args, **kwargs)
@@ -360,6 +372,8 @@ class Replica:
         """The deployment's function, or a method of its instance."""
         if name == HTTP:
             return self._relayed
+        if name in (ONE, MANY):
+            return self._grpc_calls(name)
         method: Any = self.instance
         if not self.is_function:
             method = getattr(method, name, None)
@@ -376,7 +390,7 @@ class Replica:
         made: Callable[..., Any] = method if inspect.isroutine(method) else getattr(method, "__call__")  # noqa: B004, B009  the bound method itself is wanted
         return made
 
-    def _method(self, name: str) -> Callable[..., Any]:
+    def runner(self, name: str) -> Callable[..., Any]:
         """How to run a method: coroutine functions here, others in a thread."""
         method = self.plain(name)
         if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):

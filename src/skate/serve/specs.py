@@ -16,7 +16,8 @@ class AppSpec:
         name: its name.
         route_prefix: paths that begin so belong to it; None: it has no HTTP.
         ingress: the deployment that it is reached through.
-        ingress_options: what the HTTP side must know of that deployment; ``more_prefixes``: further route prefixes.
+        ingress_options: what the HTTP side must know of that deployment; ``more_prefixes``: further route prefixes;
+            ``docs_path``: where its documentation is.
         targets: what is wanted of each deployment, by name.
         codes: pickled code by the names that targets have for it; bytes, or references to them.
         deployed_at: when it was deployed, in seconds since the epoch.
@@ -33,3 +34,10 @@ class AppSpec:
     deployed_at: float = 0.0
     declared: dict[str, Any] | None = None
     external_scaler: bool = False
+
+    def docs_path(self) -> str | None:
+        """Where its documentation is found by HTTP; None: nowhere."""
+        path: str | None = self.ingress_options.get("docs_path")
+        if path is None or self.route_prefix is None:
+            return None
+        return self.route_prefix.rstrip("/") + path

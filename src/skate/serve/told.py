@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from skate.serve import board
 from skate.serve.deployment_parts import BackpressureConfig, RequestRouterConfig
 
+STREAM_AHEAD = 8
+"""Groups of items that a replica's stream may be ahead of its reader: of 128 items or 256 KiB each at most."""
 Told = dict[tuple[str, ...], tuple[int, Any]]
 """What the controller tells: by topic, its version and its value."""
 
@@ -55,7 +57,7 @@ class Target:
         self.actor = entry.actor
         self.node = entry.node
         self.call = entry.actor.call
-        self.stream = entry.actor.stream
+        self.stream = entry.actor.stream.options(_generator_backpressure_num_objects=STREAM_AHEAD)
         self.word = board.word_of(entry.slot)
         self.words = page.words
         self.alone = page.place is None
