@@ -41,7 +41,8 @@ def start(
     """Start serve in this session (`run` does so by itself); nothing happens when it runs already.
 
     Args:
-        proxy_location: ``"HeadOnly"``, ``"EveryNode"`` or ``"Disabled"``: whether there is HTTP.
+        proxy_location: ``"HeadOnly"``, ``"EveryNode"`` (each machine that has replicas; the default) or ``"Disabled"``:
+            where there is HTTP.
         http_options: see `HTTPOptions`.
         grpc_options: see `gRPCOptions`.
         logging_config: how replicas log that have none of their own: a dict or a `LoggingConfig`.
@@ -77,6 +78,7 @@ def _controller(
     from skate.serve.vault import Vault
 
     own = {"num_cpus": 0, "namespace": context.NAMESPACE, "lifetime": "detached", "max_restarts": -1}
+    own |= context.at_home(soft=True)
     try:
         skate.remote(Vault).options(**own, name=context.VAULT).remote()
         fresh = True
@@ -100,7 +102,7 @@ def _proxy() -> Any:
 
     settings = ask("get_settings")
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
-    if settings.get("location") == "Disabled" or options.location == "NoServer" or not proxy.session_folder():
+    if settings.get("location") == "Disabled" or options.location == "NoServer":
         return None
     grpc = settings.get("grpc")
     return proxy.start_proxy(options, gRPCOptions.read(grpc, "grpc_options") if grpc else None)
@@ -262,7 +264,7 @@ def shutdown() -> None:
         ask("shutdown")
     except exceptions.RayError as error:
         print(f"serve: the controller did not shut down cleanly: {error}")
-    for name in (context.PROXY, context.CONTROLLER, context.VAULT):
+    for name in (*context.proxies(), context.CONTROLLER, context.VAULT):
         try:
             skate.kill(skate.get_actor(name, namespace=context.NAMESPACE))
         except ValueError:

@@ -317,7 +317,7 @@ class HTTPOptions(Settings):
         request_timeout_s: seconds after which a request is answered 408; None: none.
         keep_alive_timeout_s: seconds for which an idle connection is kept.
         max_body_bytes: the largest body of a request; a larger one is answered 413. None: any. Not in Ray.
-        location: ``"HeadOnly"``, ``"EveryNode"`` or ``"NoServer"``.
+        location: ``"HeadOnly"``, ``"EveryNode"`` or ``"NoServer"``; None: as `proxy_location` says.
         middlewares: must stay empty, as in Ray 2.60: an application adds its own.
         ssl_keyfile, ssl_certfile, ssl_keyfile_password, ssl_ca_certs: files for HTTPS.
     """
@@ -328,7 +328,7 @@ class HTTPOptions(Settings):
     request_timeout_s: float | None = None
     keep_alive_timeout_s: float = 90
     max_body_bytes: int | None = None
-    location: str = "HeadOnly"
+    location: str | None = None
     middlewares: list[Any] = field(default_factory=list)
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
@@ -352,7 +352,7 @@ class HTTPOptions(Settings):
             )
         if self.max_body_bytes is not None:
             number("http_options.max_body_bytes", self.max_body_bytes, 0, whole=True)
-        if self.location not in ("HeadOnly", "EveryNode", "NoServer"):
+        if self.location not in (None, "HeadOnly", "EveryNode", "NoServer"):
             raise ValueError(
                 f"http_options.location must be 'HeadOnly', 'EveryNode' or 'NoServer', not {self.location!r}"
             )

@@ -18,6 +18,7 @@ from skate import exceptions
 from skate.serve import board, context
 from skate.serve.autoscaling import Autoscaler
 from skate.serve.declared import Declared, plain_config
+from skate.serve.fronts import Fronts
 from skate.serve.router import Published, ReplicaEntry
 from skate.serve.specs import AppSpec
 from skate.serve.state import ApplicationStatus, DeploymentState, DeploymentStatus, Target, application_status
@@ -68,6 +69,9 @@ class Controller:
             self._drop,
             self.topics.notify,
         )
+        self.fronts = Fronts(
+            lambda: {known.node for known in self.tender.tended.values() if known.node}, lambda: self.settings
+        )
         self.timer: asyncio.TimerHandle | None = None
         self.scaling: asyncio.TimerHandle | None = None
         self.ready = asyncio.Event()
@@ -88,6 +92,7 @@ class Controller:
             await self._recover()
         self.ready.set()
         self.tender.task(self._see_vault())
+        self.tender.task(self.fronts.watch())
         self.decide()
 
     def _keep(self, name: str, value: Any) -> Any:
@@ -330,6 +335,10 @@ class Controller:
                 del told[router]
         return sum(number for number, _ in told.values())
 
+    async def has_in_hand(self, replica: str, requests: int) -> None:
+        """A replica whose page of the board cannot be seen from here tells how many requests it has."""
+        self.tender.saw(replica, requests)
+
     async def holds_models(self, app: str, deployment: str, replica: str, models: tuple[str, ...]) -> None:
         """A replica tells which multiplexed models it holds."""
         known = self.tender.tended.get(replica)
@@ -455,6 +464,4 @@ async def _recorded(refs: list[Any]) -> None:
 
 
 def _names_of_replicas() -> list[str]:
-    rows: list[Any] = skate.util.list_named_actors(all_namespaces=True)
-    mine = (row["name"] for row in rows if row["namespace"] == context.NAMESPACE)
-    return [name for name in mine if context.is_replica(name)]
+    return [name for name in context.names() if context.is_replica(name)]

@@ -24,6 +24,8 @@ from skate.serve.state import Target
 from skate.util.metrics_registry import Table
 
 MOST_THREADS = 256
+TELL_S, TELL_AGAIN_S = 0.2, 2.0
+"""Seconds between two reports of what is in hand, where that must be told; and after which it is told once more."""
 
 
 class Refused(NamedTuple):
@@ -47,10 +49,11 @@ class Replica:
         self.rank, self.world_size = rank, world_size
         self.shares = place is not None and board.is_known(place)
         """Whether the process holds more than this replica."""
-        self.board = board.attach(place) if place is not None else board.private()
+        self.board = board.attach(place, context.session_folder) if place is not None else board.private()
         self.slot = slot
         self.words = self.board.words
         self.word = board.word_of(slot)
+        self.words[self.word] = 0  # another replica of this machine may have had it
         self.ongoing = 0
         self.max_ongoing = 1
         self.methods: dict[str, Callable[..., Any]] = {}
@@ -70,7 +73,8 @@ class Replica:
         self.waiting: deque[asyncio.Future[None]] = deque()
         """HTTP requests that wait here for their turn."""
         self.http: Any = None
-        self.info: dict[str, Any] = {}
+        self.telling: asyncio.Task[None] | None = None
+        self.info: dict[str, Any] = {"board": self.board.identity}
         """What callers have to know of this replica."""
 
     # ------------------------------------------------------------------ the controller's
@@ -106,7 +110,23 @@ class Replica:
             raise
         finally:
             self.made.set()
+        if self.board.place is None:
+            self.telling = asyncio.get_running_loop().create_task(self._tell_load())
         return self.info
+
+    async def _tell_load(self) -> None:
+        """On another machine than the controller's, where it cannot see the board: tell it what is in hand here."""
+        told, when, ask = 0, 0.0, None
+        while True:
+            await asyncio.sleep(TELL_S)
+            if self.ongoing == told and (not told or perf_counter() - when < TELL_AGAIN_S):
+                continue
+            told, when = self.ongoing, perf_counter()
+            try:
+                ask = ask or context.controller()
+                await ask.has_in_hand.remote(self.id.unique_id, told)
+            except (exceptions.RayError, RuntimeError):
+                ask, told = None, -1  # it is being restarted
 
     async def _make(self, code: bytes, config: DeploymentConfig) -> None:
         made, args, kwargs = skate.cloudpickle.loads(code)

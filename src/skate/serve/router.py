@@ -99,8 +99,8 @@ class Target:
         self.models = frozenset(entry.models)
         self.word = board.word_of(entry.slot)
         self.words = page.words
-        self.alone = page.place is None
-        """Whether the replica's part of the board cannot be seen from here."""
+        self.alone = entry.info.get("board") != page.identity
+        """Whether what the replica has begun cannot be seen from here."""
         self.flying: dict[int, Any] = {}
         """References of this caller's requests, by number, that are not known to have ended."""
         self.full_until = 0.0
@@ -247,7 +247,7 @@ class Router:
             if asked is not None and asked != self.version and version < self.version:
                 return  # something newer has come since
             self.version = version
-            page = board.attach(published.place) if published.place is not None else board.private()
+            page = board.private() if published.place is None else board.attach(published.place, context.session_folder)
             known = {}
             for entry in published.replicas:
                 target = self.known.get(entry.name) or Target(entry, page)

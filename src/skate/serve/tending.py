@@ -264,6 +264,12 @@ class Tender:
             print(f"serve: replica {name} of {state.name} did not end well: {told(error)}")
         skate.kill(actor)
 
+    def saw(self, name: str, requests: int) -> None:
+        """A replica on another machine has so many requests in hand. On the board those read it who are here."""
+        known = self.tended.get(name)
+        if known is not None and self.board is not None and known.info.get("board") != self.board.identity:
+            self.board.words[board.word_of(known.slot)] = requests
+
     def ongoing(self, name: str) -> int:
         """Requests that a replica has in hand, as far as can be seen from here."""
         known = self.tended.get(name)

@@ -68,7 +68,7 @@ class RayEngine:
         self.address_info: dict[str, Any] = connect(settings) if self.driver else {}
         """What Ray's own `init` told."""
         self.address = self.address_info.get("address") or ray.get_runtime_context().gcs_address
-        self.folder = self.address_info.get("session_dir") or ""
+        self.folder = self.address_info.get("session_dir") or state.own_folder()
         threading.Thread(target=self._sweep, name="skate-handles", daemon=True).start()
 
     # ------------------------------------------------------------------- calls
