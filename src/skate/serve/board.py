@@ -3,8 +3,8 @@
 Routers read it without asking anybody. The controller makes it; others map it by way of ``/proc/PID/fd``. Each replica
 has a *slot*: a word for the number of its ongoing requests, a word that counts the requests that it ever began, and a
 ring of the numbers of those that it began last, by which a caller knows whether a replica that died had begun his.
-On another machine than the controller's a file in the session's folder takes the board's place: the processes there have
-it in common. Each such page has an *identity*, by which a router knows whether a replica writes where it reads.
+On another machine than the controller's a file in the session's folder takes the board's place: the processes there
+have it in common. Each such page has an *identity*, by which a router knows whether a replica writes where it reads.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
+import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from skate.serve.topics import Topics
 clock = time.monotonic
 Key = tuple[str, str]
 VAULT_AGAIN_S = 0.05
+LEARN_AGAIN_S = 0.2
 FORGET_S = 10.0
 """Seconds for which what a router told of its queue is believed."""
 
@@ -82,15 +84,26 @@ class Controller:
 
     async def _begin(self) -> None:
         """Return when everything is known again. The first call of a controller's life sees to it."""
-        if self.begun:
-            await self.ready.wait()
-            return
-        self.begun = True
-        if self.fresh and not skate.get_runtime_context().was_current_actor_reconstructed:
-            self._own_board()
-        else:
-            await self._recover()
-        self.ready.set()
+        if not self.begun:
+            self.begun = True
+            # in a task of its own: what becomes of the call that happens to be the first shall not matter
+            self.tender.task(self._learn())
+        await self.ready.wait()
+
+    async def _learn(self) -> None:
+        """Get to know everything, however often it takes: actors that are asked may just be starting, or dying."""
+        fresh = self.fresh and not skate.get_runtime_context().was_current_actor_reconstructed
+        while not self.ready.is_set():
+            try:
+                if fresh:
+                    self._own_board()
+                else:
+                    await self._recover()
+            except Exception:  # noqa: BLE001  whatever it is: a controller that gives up would hold everybody up
+                traceback.print_exc()
+                await asyncio.sleep(LEARN_AGAIN_S)
+            else:
+                self.ready.set()
         self.tender.task(self._see_vault())
         self.tender.task(self.fronts.watch())
         self.decide()

@@ -173,6 +173,8 @@ class Tender:
         if state is None:
             skate.kill(actor)
             return None
+        if replica in self.tended:
+            return state, replica
         try:
             target, rank, slot, node, info = await actor.who.remote()
         except exceptions.RayError:

@@ -71,9 +71,8 @@ def own_folder() -> str:
 
 def session_folder() -> str:
     """The folder of Ray's session."""
-    return own_folder() or str(
-        ray.get(ray.remote(num_cpus=0)(session_folder).remote())
-    )  # through Ray Client: a worker knows
+    # through Ray Client a worker knows
+    return own_folder() or str(ray.get(ray.remote(num_cpus=0)(session_folder).remote()))
 
 
 def locations(natives: list[Any], timeout: float | None, ask: bool) -> list[dict[str, Any] | None]:
