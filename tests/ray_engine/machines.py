@@ -120,28 +120,6 @@ class Machines:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Strangers(Machines):
-    """A head and further nodes that share neither files nor process numbers with it, and have names of their own."""
-
-    def place(self, number: int) -> tuple[str, list[str]]:
-        """The address of a node, and what gives it a machine's view of itself."""
-        if number == 1:
-            return super().place(number)
-        begin = f'mount -t tmpfs none "{self.folder}" && hostname machine{number} && exec "$@"'
-        apart = "unshare --mount --uts --pid --fork --kill-child --mount-proc sh -c".split()
-        return f"127.0.0.{number + 10}", [*apart, begin, "sh"]
-
-
-def can_be_strange() -> bool:
-    """Whether this machine lets us make the namespaces that `Strangers` needs."""
-    probe = "unshare --mount --uts --pid --fork --kill-child --mount-proc mount -t tmpfs none /mnt".split()
-    try:
-        subprocess.run(probe, check=True, capture_output=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return True
-
-
 class Apart(Machines):
     """Two nodes, each in a network namespace of its own, joined by a cable; it takes rights that few machines give."""
 
@@ -176,6 +154,30 @@ class Apart(Machines):
         super().close()
         for name in self.names:
             ip("netns", "delete", name)
+
+
+class Strangers(Apart):
+    """The same, and the second shares neither files nor process numbers with the first, and has a name of its own."""
+
+    def place(self, number: int) -> tuple[str, list[str]]:
+        """The address of a node, and what gives it a machine's view of itself."""
+        address, prefix = super().place(number)
+        if number > 1:
+            begin = f'mount -t tmpfs none "{self.folder}" && hostname machine{number} && exec "$@"'
+            prefix += [*UNSHARE, "sh", "-c", begin, "sh"]
+        return address, prefix
+
+
+UNSHARE = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+def can_be_strange() -> bool:
+    """Whether this machine lets us make what `Strangers` needs."""
+    try:
+        subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return can_be_apart()
 
 
 def ip(*words: str) -> None:
