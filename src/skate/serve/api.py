@@ -158,8 +158,9 @@ def run_many(
         _check(each)
     _controller()
     front = _proxy() if any(each.route_prefix is not None for each in targets) else None
+    environment = _own_environment()
     specs = [
-        build_app(each.target, each.name, each.route_prefix, adjust=_with_logging(each.logging_config))
+        build_app(each.target, each.name, each.route_prefix, adjust=_adjusting(each.logging_config, environment))
         for each in targets
     ]
     ask("deploy", specs)
@@ -199,16 +200,33 @@ def _ask(actor: Any, method: str, *args: Any, **kwargs: Any) -> Any:
             time.sleep(0.02)
 
 
-def _with_logging(given: Any) -> Any:
-    """For `build_app`: gives deployments that have no ``logging_config`` this one."""
-    config = logging_of(given)
-    if config is None:
-        return None
+def _own_environment() -> dict[str, Any]:
+    """The runtime environment of this program, where the controller is another one's: its replicas would have that's."""
+    here = skate.get_runtime_context()
+    given = dict(here.runtime_env or {})
+    return given if given and ask("get_settings").get("job") != here.get_job_id() else {}
+
+
+def _adjusting(logging: Any, environment: dict[str, Any]) -> Any:
+    """For `build_app`: gives deployments this ``logging_config`` and this environment, where they have none. Of one that
+    has an environment it is the ``working_dir`` that is added, as in Ray.
+    """
+    config = logging_of(logging)
 
     def adjust(name: str, deployment: Deployment) -> Deployment:
-        return deployment if deployment._config.logging_config else deployment.options(logging_config=config)
+        options: dict[str, Any] = {}
+        if config is not None and not deployment._config.logging_config:
+            options["logging_config"] = config
+        actor = dict(deployment._config.ray_actor_options)
+        own = actor.get("runtime_env")
+        if environment and not own:
+            options["ray_actor_options"] = {**actor, "runtime_env": environment}
+        elif environment.get("working_dir") and own and "working_dir" not in own:
+            merged = {**own, "working_dir": environment["working_dir"]}
+            options["ray_actor_options"] = {**actor, "runtime_env": merged}
+        return deployment.options(**options) if options else deployment
 
-    return adjust
+    return adjust if config is not None or environment else None
 
 
 def _check(target: RunTarget) -> None:

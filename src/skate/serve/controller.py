@@ -365,7 +365,7 @@ class Controller:
 
     async def get_settings(self) -> dict[str, Any]:
         """The options that serve was started with."""
-        return self.settings
+        return {**self.settings, "job": skate.get_runtime_context().get_job_id()}
 
     async def shutdown(self) -> None:
         """End all applications and replicas; answers when they are gone."""

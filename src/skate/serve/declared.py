@@ -14,6 +14,7 @@ from typing import Any
 
 import skate
 from skate import exceptions
+from skate.serve import context
 from skate.serve.config import DeploymentConfig
 from skate.serve.specs import AppSpec
 from skate.serve.state import ApplicationStatus
@@ -121,7 +122,7 @@ class Declared:
         environment, _ = split_environment(ServeApplicationSchema.model_validate(config).runtime_env)
         options: dict[str, Any] = {"runtime_env": environment} if environment else {}
         try:
-            builder: Any = skate.remote(Builder).options(num_cpus=0, **options).remote()
+            builder: Any = skate.remote(Builder).options(num_cpus=0, **context.at_home(soft=True), **options).remote()
             try:
                 spec = await builder.build.remote(config, os.getpid())
             finally:
