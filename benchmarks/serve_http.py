@@ -4,8 +4,8 @@
 
 Every contestant runs the same ASGI application with one replica. In each round all are measured one after another;
 ratios are of the same round, and their median is shown. Requests come from `wrk` (its path in WRK, or on the PATH).
-`--ray` names a Python that has ``ray[serve]``, `--engine-ray` one that has Ray and Skate: there Skate's serve runs on the
-engine `ray`.
+`--ray` names a Python that has ``ray[serve]``, `--engine-ray` one that has Ray and Skate: there Skate's serve runs on
+the engine `ray`.
 """
 
 from __future__ import annotations

@@ -98,7 +98,10 @@ def test_drivers_come_and_go(machines: Machines, tmp_path: Path, way: str) -> No
     told = json.loads(driver(SECOND, address, two))
     assert told == ["first one", "second two", "first one", "second two", ["default", "other"]], "each its own module"
     (tmp_path / "app.py").write_text(
-        "from skate import serve\n@serve.deployment\ndef answer():\n    return {'from': 'a file'}\napp = answer.bind()\n"
+        "from skate import serve\n"
+        "@serve.deployment\n"
+        "def answer():\n    return {'from': 'a file'}\n"
+        "app = answer.bind()\n"
     )
     config = {"applications": [{"name": "configured", "import_path": "app:app", "route_prefix": "/configured",
                "runtime_env": {"env_vars": {"PYTHONPATH": str(tmp_path)}}}]}  # fmt: skip

@@ -26,8 +26,12 @@ if ON_RAY:
         """Ray keeps descriptors of a closed session in its process: not ours to judge."""
 
     @pytest.fixture(autouse=True)
-    def no_leaks() -> None:
-        """The same."""
+    def no_leaks() -> Iterator[None]:
+        """The same; but a session that a test has begun ends with it."""
+        before = skate.is_initialized()
+        yield
+        if not before:
+            skate.shutdown()
 
 
 @pytest.fixture(scope="module")

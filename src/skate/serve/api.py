@@ -201,15 +201,15 @@ def _ask(actor: Any, method: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def _own_environment() -> dict[str, Any]:
-    """The runtime environment of this program, where the controller is another one's: its replicas would have that's."""
+    """The runtime environment of this program, where the controller is another's: replicas would have that one's."""
     here = skate.get_runtime_context()
     given = dict(here.runtime_env or {})
     return given if given and ask("get_settings").get("job") != here.get_job_id() else {}
 
 
 def _adjusting(logging: Any, environment: dict[str, Any]) -> Any:
-    """For `build_app`: gives deployments this ``logging_config`` and this environment, where they have none. Of one that
-    has an environment it is the ``working_dir`` that is added, as in Ray.
+    """For `build_app`: gives deployments this ``logging_config`` and this environment, where they have none. To an
+    environment of a deployment's own the ``working_dir`` is added, as in Ray.
     """
     config = logging_of(logging)
 

@@ -102,7 +102,7 @@ class Tender:
                 .options(**options)
                 .remote(name, state.name, state.app, slot, self.board.place, command.rank, target.replicas, FastLoop())
             )
-        except (exceptions.RayError, ValueError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001  whatever is wrong with the options, it is the deployment's failure
             _remove(group)
             self._report(state.failed, name, told(error), clock())
             return
