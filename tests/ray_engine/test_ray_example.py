@@ -36,7 +36,7 @@ def needs(module: str) -> pytest.MarkDecorator:
     ("name", "tells"),
     [
         ("harvest.py", "2 bundles, created"),
-        ("serve_composition.py", "streamed: a replica and"),
+        ("serve_composition.py", "streamed: a and replica"),
         pytest.param("mcp_server.py", "['copies', 'take_stock']", marks=needs("mcp")),
     ],
 )

@@ -148,6 +148,12 @@ def proxies() -> list[str]:
     return [name for name in names() if name.startswith(PROXY)]
 
 
+def whereabouts() -> dict[str, Any]:
+    """Which actor, process and node the calling code is in."""
+    here = skate.get_runtime_context()
+    return {"node_id": here.get_node_id(), "actor_id": here.get_actor_id(), "pid": os.getpid()}
+
+
 def session_folder() -> str:
     """The folder that processes of this session and machine have in common, or an empty string where there is none."""
     return str(skate.init(ignore_reinit_error=True).address_info.get("session_dir") or "")

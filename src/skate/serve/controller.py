@@ -286,7 +286,10 @@ class Controller:
     async def status(self) -> dict[str, Any]:
         """What runs, as plain values."""
         await self._begin()
-        return {"applications": {name: self._app_row(name) for name in {**self.apps, **self.declared.configs}}}
+        return {
+            "applications": {name: self._app_row(name) for name in {**self.apps, **self.declared.configs}},
+            "controller": context.whereabouts(),
+        }
 
     def _app_row(self, name: str) -> dict[str, Any]:
         status, message = self._app_status(name)
@@ -314,6 +317,7 @@ class Controller:
                     "state": entry.phase.value,
                     "ongoing": self.tender.ongoing(entry.name),
                     "since_s": time.time() - clock() + entry.since,
+                    "where": self.tender.where(entry.name),
                 }
                 for entry in state.replicas.values()
             ],

@@ -231,6 +231,10 @@ class Proxy:
             "pid": os.getpid(),
         }
 
+    async def whereabouts(self) -> dict[str, Any]:
+        """Which actor, process and node this is."""
+        return context.whereabouts()
+
     async def measured(self) -> Table:
         """What was measured in this process."""
         return measures.table()

@@ -79,12 +79,12 @@ class Replica:
 
     # ------------------------------------------------------------------ the controller's
 
-    async def placed(self) -> str:
-        """That the process is there: its node."""
-        return skate.get_runtime_context().get_node_id()
+    async def placed(self) -> dict[str, Any]:
+        """That the process is there, and where."""
+        return context.whereabouts()
 
-    async def who(self) -> tuple[Target | None, int, int, str, dict[str, Any] | None]:
-        """Target, rank, slot, node, and what `start` told if it has ended: for a controller that was restarted."""
+    async def who(self) -> tuple[Target | None, int, int, dict[str, Any], dict[str, Any] | None]:
+        """Target, rank, slot, where it is, what `start` told if it has ended: for a controller that was restarted."""
         made = self.made.is_set() and self.problem is None
         return self.target, self.rank, self.slot, await self.placed(), self.info if made else None
 

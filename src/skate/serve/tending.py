@@ -30,10 +30,16 @@ class Tended:
         self.slot = slot
         self.group = group
         self.node = ""
+        self.where: dict[str, Any] = {}
+        """Its process, as `context.whereabouts` has it; empty: it is not there yet."""
         self.info: dict[str, Any] = {}
         """What the replica told when it was ready."""
         self.models: tuple[str, ...] = ()
         """Multiplexed models that it holds."""
+
+    def came(self, where: dict[str, Any]) -> None:
+        """Its process is there."""
+        self.where, self.node = where, where["node_id"]
 
 
 class Tender:
@@ -152,7 +158,7 @@ class Tender:
         placed = actor.placed.remote()
         started = actor.start.remote(self.codes[target.code], target)
         try:
-            known.node = await placed
+            known.came(await placed)
             state.placed(name)
             known.info = await started
         except exceptions.RayError as error:
@@ -176,14 +182,14 @@ class Tender:
         if replica in self.tended:
             return state, replica
         try:
-            target, rank, slot, node, info = await actor.who.remote()
+            target, rank, slot, where, info = await actor.who.remote()
         except exceptions.RayError:
             return None
         if target is None:
             skate.kill(actor)  # it was never told what it is
             return None
         known = Tended(actor, slot)
-        known.node = node
+        known.came(where)
         known.info = info or {}
         state.adopt(replica, target, rank, info is not None, clock())
         self.know(state, replica, known)
@@ -271,6 +277,11 @@ class Tender:
         known = self.tended.get(name)
         if known is not None and self.board is not None and known.info.get("board") != self.board.identity:
             self.board.words[board.word_of(known.slot)] = requests
+
+    def where(self, name: str) -> dict[str, Any]:
+        """Where a replica's process is; empty: nowhere yet."""
+        known = self.tended.get(name)
+        return known.where if known is not None else {}
 
     def ongoing(self, name: str) -> int:
         """Requests that a replica has in hand, as far as can be seen from here."""
