@@ -137,6 +137,34 @@ class Busy:
         return os.getpid()
 
 
+HERE = {"num_cpus": 0, "resources": {context.HEAD: 0.01}}
+
+
+@serve.deployment(num_replicas=2, ray_actor_options=HERE, max_ongoing_requests=20)
+class Near:
+    async def __call__(self):
+        await asyncio.sleep(20)
+
+
+@serve.deployment(ray_actor_options=THERE)
+class Looks:
+    def __init__(self, near):
+        self.near = near
+        near._init()
+
+    def __call__(self):
+        return sorted(target.load() for target in self.near._router.targets)
+
+
+looks = serve.run(Looks.bind(Near.bind()), name="looks", route_prefix=None)
+near = serve.get_deployment_handle("Near", "looks")
+waiting = [near.remote() for _ in range(5)]
+until(lambda: sum(looks.remote().result()) == 5)
+for each in waiting:
+    each.cancel()
+until(lambda: looks.remote().result() == [0, 0])
+print("loads are seen there", flush=True)
+
 busy = serve.run(Busy.bind(), name="busy", route_prefix=None)
 pids = set()
 until(lambda: pids.update(each.result() for each in [busy.remote() for _ in range(4)]) or len(pids) == 2)

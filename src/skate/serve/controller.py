@@ -352,9 +352,12 @@ class Controller:
                 del told[router]
         return sum(number for number, _ in told.values())
 
-    async def has_in_hand(self, replica: str, requests: int) -> None:
-        """A replica whose page of the board cannot be seen from here tells how many requests it has."""
+    async def has_in_hand(self, replica: str, requests: int, page: int) -> dict[int, int]:
+        """A replica whose page of the board cannot be seen from here tells how many requests it has, and hears how many
+        those have who do not write on that page, by slot.
+        """
         self.tender.saw(replica, requests)
+        return self.tender.loads(page)
 
     async def holds_models(self, app: str, deployment: str, replica: str, models: tuple[str, ...]) -> None:
         """A replica tells which multiplexed models it holds."""

@@ -25,7 +25,7 @@ from skate.util.metrics_registry import Table
 
 MOST_THREADS = 256
 TELL_S, TELL_AGAIN_S = 0.2, 2.0
-"""Seconds between two reports of what is in hand, where that must be told; and after which it is told once more."""
+"""Seconds between two reports of what is in hand, where that must be told; and after which it is told in any case."""
 
 
 class Refused(NamedTuple):
@@ -115,18 +115,25 @@ class Replica:
         return self.info
 
     async def _tell_load(self) -> None:
-        """On another machine than the controller's, where it cannot see the board: tell it what is in hand here."""
-        told, when, ask = 0, 0.0, None
+        """On another machine than the controller's, where it cannot see the board: tell it what is in hand here, and
+        write down for the callers of this machine what others have.
+        """
+        told, when, ask, page = 0, 0.0, None, self.board
+        written: set[int] = set()
         while True:
             await asyncio.sleep(TELL_S)
-            if self.ongoing == told and (not told or perf_counter() - when < TELL_AGAIN_S):
+            if self.ongoing == told and perf_counter() - when < TELL_AGAIN_S:
                 continue
             told, when = self.ongoing, perf_counter()
             try:
                 ask = ask or context.controller()
-                await ask.has_in_hand.remote(self.id.unique_id, told)
+                others = await ask.has_in_hand.remote(self.id.unique_id, told, page.identity)
             except (exceptions.RayError, RuntimeError):
-                ask, told = None, -1  # it is being restarted
+                ask = None  # it is being restarted
+                continue
+            for slot in written.union(others):
+                page.words[board.word_of(slot)] = others.get(slot, 0)
+            written = set(others)
 
     async def _make(self, code: bytes, config: DeploymentConfig) -> None:
         made, args, kwargs = skate.cloudpickle.loads(code)

@@ -278,6 +278,14 @@ class Tender:
         if known is not None and self.board is not None and known.info.get("board") != self.board.identity:
             self.board.words[board.word_of(known.slot)] = requests
 
+    def loads(self, page: int) -> dict[int, int]:
+        """Requests in hand by slot, of replicas that have some and write on another page of the board."""
+        if self.board is None:
+            return {}
+        words = self.board.words
+        others = (known.slot for known in self.tended.values() if known.info.get("board") != page)
+        return {slot: count for slot in others if (count := int(words[board.word_of(slot)]))}
+
     def where(self, name: str) -> dict[str, Any]:
         """Where a replica's process is; empty: nowhere yet."""
         known = self.tended.get(name)
