@@ -3,6 +3,7 @@
 # make test-ray    the contract on the engine `ray`, on real Ray (installed as for the benchmarks)
 # make test-ray-short    the part of it that takes a few minutes
 # make check    what a commit must pass: style, types, floors, quick tests (under a minute)
+# make style    the style and the types alone
 # make bench    measure against real Ray (installs Ray in a venv of its own, .venv-ray)
 # make bench-scale    what is large, beside real Ray: does it complete, how fast, with how much memory
 # make bench-cluster  many nodes, actors and placement groups, beside real Ray
@@ -14,7 +15,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := -m pip -qq --disable-pip-version-check
+PIP := -m pip -qq --disable-pip-version-check --retries 10 --timeout 60
 
 CONTRACT := $(BIN)/python -m pytest --pyargs skate.testing.contract
 # The part of it that takes seconds: enough to see at once that an engine is broken.
@@ -27,7 +28,7 @@ RAY_PYTHON := $(RAY_VENV)/bin/python
 RAY_STAMP := $(RAY_VENV)/.ray
 endif
 
-.PHONY: help demo test test-ray test-ray-short check bench bench-scale bench-cluster page chaos docs dev clean
+.PHONY: help demo test test-ray test-ray-short style check bench bench-scale bench-cluster page chaos docs dev clean
 .DEFAULT_GOAL := help
 
 help:
@@ -70,10 +71,12 @@ test-ray-short: $(RAY_STAMP)
 	@$(SHORT_RAY) $(SHORT_RAY_TESTS) || \
 		{ echo "What failed, once more"; $(SHORT_RAY) --last-failed $(SHORT_RAY_TESTS); }
 
-check: $(VENV)/.dev
+style: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+check: style
 	@SKATE_ENGINE=local $(BIN)/python -m pytest --pyargs $(SHORT_CONTRACT)
 	@SKATE_ENGINE=inline $(BIN)/python -m pytest --pyargs $(SHORT_CONTRACT)
 	@$(BIN)/python -m pytest -m "not slow" --ignore tests/local

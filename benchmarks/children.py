@@ -17,6 +17,8 @@ from typing import Any
 import memory
 
 HERE = Path(__file__).resolve().parent
+MARK = "FIGURE "
+"""Before a number that a child answers with."""
 
 
 class ContestantFailed(Exception):
@@ -34,47 +36,42 @@ class Entrant:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-class Contestant:
-    """A running contestant. Between two requests it waits for its standard input."""
+class Child:
+    """A process that answers what it reads from its standard input, for which it waits between two requests."""
 
-    def __init__(self, entrant: Entrant) -> None:
-        self.entrant = entrant
+    def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        self.name = name
         self.log = TemporaryFile("w+")  # noqa: SIM115  closed in end()
         self.process = subprocess.Popen(
-            [
-                entrant.python,
-                str(HERE / "contestant.py"),
-                entrant.package,
-                json.dumps(entrant.options),
-            ],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env=entrant.environment,
+            env=environment,
             # Its own group: Ctrl-C reaches the harness alone, which then ends everybody in order.
             start_new_session=True,
         )
         self.unread = b""
 
-    def ask(self, seconds: float = 300.0, **request: str) -> dict[str, Any]:
-        """Send one request and return its answer; raise ContestantFailed after `seconds`."""
+    def tell(self, words: str) -> None:
+        """Send one line."""
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.write(words.encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             raise ContestantFailed(self._obituary()) from None
-        answer: dict[str, Any] = json.loads(self._line(seconds))
-        if "error" in answer:
-            raise ContestantFailed(str(answer["error"]))
-        return answer
 
-    def sample(self, case: str, seconds: float) -> dict[str, float]:
-        """Let it run `case` once."""
-        figures: dict[str, float] = self.ask(seconds, do="sample", case=case)["figures"]
-        return figures
+    def figure(self, seconds: float) -> float:
+        """The number after `MARK` in what it prints next; other lines are a package's own."""
+        deadline = time.monotonic() + seconds
+        while True:
+            line = self.line(deadline - time.monotonic()).decode(errors="replace")
+            if line.startswith(MARK):
+                return float(line.removeprefix(MARK))
 
-    def _line(self, seconds: float) -> bytes:
+    def line(self, seconds: float) -> bytes:
+        """The next line that it prints; ContestantFailed when none comes within `seconds`."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
@@ -89,7 +86,7 @@ class Contestant:
                 elif self.process.poll() is not None:
                     raise ContestantFailed(self._obituary())
                 elif time.monotonic() > deadline:
-                    raise ContestantFailed(f"no answer within {seconds:.0f} s")
+                    raise ContestantFailed(f"{self.name}: no answer within {seconds:.0f} s")
         line, _, self.unread = self.unread.partition(b"\n")
         return line
 
@@ -100,7 +97,7 @@ class Contestant:
             code = "none yet"
         self.log.seek(0)
         last = self.log.read()[-1500:]
-        return f"{self.entrant.name} ended, exit code {code}; the end of its log:\n{last}"
+        return f"{self.name} ended, exit code {code}; the end of its log:\n{last}"
 
     def idle_cpu(self, seconds: float) -> float:
         """The share of one CPU that it and the processes below it use while nobody asks."""
@@ -110,17 +107,44 @@ class Contestant:
         after = memory.cpu_seconds(family)
         return sum(used - before[pid] for pid, used in after.items()) / seconds
 
-    def end(self, seconds: float = 30.0) -> None:
-        """Ask it to go; kill it and everything below it where it does not."""
+    def end(self, seconds: float = 30.0, words: bytes = b"") -> None:
+        """Close its input, after some last `words`; kill it and everything below it where it does not go."""
         family = memory.tree(self.process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired, ValueError, OSError):
-            self.process.communicate(b'{"do": "quit"}\n', timeout=seconds)
+            self.process.communicate(words, timeout=seconds)
         if self.process.returncode != 0:
             self.kill({*family, *memory.session(self.process.pid)})
         self.log.close()
 
     def kill(self, family: set[int]) -> None:
+        """End these processes, it among them."""
         for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+class Contestant(Child):
+    """One that runs the cases of `contestant.py`, asked and answering in JSON."""
+
+    def __init__(self, entrant: Entrant) -> None:
+        command = [entrant.python, str(HERE / "contestant.py"), entrant.package, json.dumps(entrant.options)]
+        super().__init__(entrant.name, command, entrant.environment)
+        self.entrant = entrant
+
+    def ask(self, seconds: float = 300.0, **request: str) -> dict[str, Any]:
+        """Send one request and return its answer; raise ContestantFailed after `seconds`."""
+        self.tell(json.dumps(request))
+        answer: dict[str, Any] = json.loads(self.line(seconds))
+        if "error" in answer:
+            raise ContestantFailed(str(answer["error"]))
+        return answer
+
+    def sample(self, case: str, seconds: float) -> dict[str, float]:
+        """Let it run `case` once."""
+        figures: dict[str, float] = self.ask(seconds, do="sample", case=case)["figures"]
+        return figures
+
+    def end(self, seconds: float = 30.0, words: bytes = b'{"do": "quit"}\n') -> None:
+        """Ask it to go."""
+        super().end(seconds, words)

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
-import select
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,10 +19,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import turns
+from children import MARK, Child, ContestantFailed
+
 HERE = Path(__file__).resolve().parent
 PATIENCE = 20.0  # seconds for a contestant to end
 LONGEST_TURN = 60.0  # seconds after which a contestant counts as hung
-TURN = 0.4  # seconds that one turn of a case takes at least
 CASES = {
     "calls": "get(b.echo.remote(a.echo.remote(1)))",
     "calls_stepwise": "get(b.echo.remote(get(a.echo.remote(1))))",
@@ -97,87 +96,58 @@ class Prepared:
 
 
 def contestant(package: str) -> None:
-    """Answer each line of the standard input, the name of a case, with its microseconds."""
+    """Answer each line of the standard input, the name of a case and seconds, with microseconds of a run."""
     prepared = Prepared(package)
     for line in sys.stdin:
-        run, runs = prepared.case(line.strip())
+        case, seconds = line.split()
+        run, runs = prepared.case(case)
         for _ in range(50):
             run()
         count, started = 0, time.perf_counter()
-        while (took := time.perf_counter() - started) < TURN:
+        while (took := time.perf_counter() - started) < float(seconds):
             for _ in range(20):
                 run()
             count += 20 * runs
         prepared.done()
-        print(took / count * 1e6, flush=True)
+        print(f"{MARK}{took / count * 1e6}", flush=True)
     prepared.ray.shutdown()
 
 
-def launch(python: str, package: str) -> subprocess.Popen[bytes]:
+def launch(python: str, package: str) -> Child:
     """A process that is a contestant."""
-    command = [python, __file__, "--as", package]
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": "local"}
-    if package == "skate":
-        environment.pop("RAY_ADDRESS")
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment)
+    return turns.launch(python, package, [__file__, "--as", package])
 
 
-def ask(process: subprocess.Popen[bytes], case: str) -> float | None:
+def ask(child: Child, case: str, seconds: float) -> float | None:
     """One turn of a case; None when it hangs."""
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(case.encode() + b"\n")
-    process.stdin.flush()
-    end, said = time.monotonic() + LONGEST_TURN, b""
-    while select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-        data = os.read(process.stdout.fileno(), 65_536)
-        if not data:
-            raise SystemExit(f"{process.args} ended in the case {case}")
-        *lines, said = (said + data).split(b"\n")
-        for line in lines:
-            try:
-                return float(line)
-            except ValueError:
-                continue  # something that the package says
-    return None
+    child.tell(f"{case} {seconds}")
+    try:
+        return child.figure(LONGEST_TURN)
+    except ContestantFailed:
+        if child.process.poll() is not None:
+            raise
+        return None
 
 
-def measure(pythons: dict[str, str], rounds: int) -> dict[str, dict[str, list[float]]]:
+def measure(pythons: dict[str, str], rounds: int, seconds: float) -> turns.Samples:
     """Samples by case and package, in microseconds."""
-    processes = {package: launch(python, package) for package, python in pythons.items()}
-    samples: dict[str, dict[str, list[float]]] = {case: {package: [] for package in pythons} for case in CASES}
+    children = {package: launch(python, package) for package, python in pythons.items()}
+    samples: turns.Samples = {case: {package: [] for package in pythons} for case in CASES}
     try:
         for turn in range(rounds + 1):
             for case in CASES:
-                for package, process in list(processes.items()):
-                    figure = ask(process, case)
+                for package, child in list(children.items()):
+                    figure = ask(child, case, seconds)
                     if figure is None:
                         print(f"{package} hung in the case {case} and is started anew", file=sys.stderr)
-                        stop(process)
-                        processes[package] = launch(pythons[package], package)
+                        child.end(PATIENCE)
+                        children[package] = launch(pythons[package], package)
                     elif turn:  # the first is a warm-up
                         samples[case][package].append(figure)
     finally:
-        for process in processes.values():
-            stop(process)
+        for child in children.values():
+            child.end(PATIENCE)
     return samples
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Have a contestant end, with all that it started, whether its own teardown returns or not."""
-    import psutil  # which Ray's environment need not have
-
-    below = psutil.Process(process.pid).children(recursive=True)
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _, left = psutil.wait_procs(below, timeout=3)
-    for child in left:
-        child.kill()
 
 
 def report(samples: dict[str, dict[str, list[float]]], load: str) -> str:
@@ -197,24 +167,17 @@ def report(samples: dict[str, dict[str, list[float]]], load: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rival", metavar="PYTHON", help="the Python that has real Ray and NumPy")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="where the result goes; default: results/<date>-compiled-graph.txt")
+    parser = turns.parser(__doc__, rounds=7, seconds=0.4)
     parser.add_argument("--as", dest="package", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.package:
         contestant(given.package)
         return
-    pythons = {"skate": sys.executable, **({"ray": given.rival} if given.rival else {})}
     before = os.getloadavg()[0]
-    samples = measure(pythons, given.rounds)
+    samples = measure(turns.pythons(given.rival), given.rounds, given.seconds)
     text = report(samples, f"{before:.1f}, {os.getloadavg()[0]:.1f}")
-    print(text)
-    if given.rival or given.out:
-        path = given.out or HERE / "results" / f"{date.today()}-compiled-graph.txt"
-        path.write_text(text + "\n", encoding="utf-8")
-        path.with_suffix(".json").write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
+    usual = HERE / "results" / f"{date.today()}-compiled-graph" if given.rival else None
+    turns.keep(given.out or usual, text.splitlines(), dict(samples))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,16 @@
 """`@serve.batch`: what it adds to a lone call, and how full batches are, Skate beside Ray Serve, in turns.
 
-    python benchmarks/serve_batching.py [--ray PYTHON] [--rounds N] [--out FILE]
+    python benchmarks/serve_batching.py [--rival PYTHON] [--rounds N] [--out FILE]
 
-`--ray` names a Python that has ``ray[serve]``. Each contestant is a process that runs the same lines with its own
+`--rival` names a Python that has ``ray[serve]``. Each contestant is a process that runs the same lines with its own
 package, and waits for its turn. All calls are made within one replica, so that nothing but the batching is measured.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
-import subprocess
-import sys
-from pathlib import Path
 
-from serve_handles import answer
+import turns
 
 CHILD = '''
 import asyncio, sys, time
@@ -96,10 +90,10 @@ class Model:
 serve.start(proxy_location="Disabled")
 handle = serve.run(Model.bind(), route_prefix=None)
 handle.calls.remote(0.1).result()
-print("READY", flush=True)
+print("FIGURE 0", flush=True)
 for line in sys.stdin:
     case, seconds = line.split()
-    print("RATE", getattr(handle, case).remote(float(seconds)).result(), flush=True)
+    print("FIGURE", getattr(handle, case).remote(float(seconds)).result(), flush=True)
 serve.shutdown()
 ray.shutdown()
 '''
@@ -112,47 +106,12 @@ CASES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ray", help="a Python with ray[serve]")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    pythons = {"skate": sys.executable, **({"ray": options.ray} if options.ray else {})}
+    options = turns.parser(__doc__).parse_args()
     load = os.getloadavg()[0]
-    found: dict[str, dict[str, list[float]]] = {case: {name: [] for name in pythons} for case in CASES}
-    running = {
-        name: subprocess.Popen(
-            [python, "-W", "ignore", "-c", CHILD, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
-        )
-        for name, python in pythons.items()
-    }
-    try:
-        for process in running.values():
-            answer(process, "READY")
-        for _ in range(options.rounds):
-            for case in CASES:
-                for name, process in running.items():
-                    assert process.stdin is not None
-                    process.stdin.write(f"{case} {options.seconds}\n")
-                    process.stdin.flush()
-                    found[case][name].append(answer(process, "RATE"))
-    finally:
-        for process in running.values():
-            process.communicate(timeout=60)
+    found = turns.measure(turns.pythons(options.rival), CHILD, CASES, options.rounds, options.seconds)
     lines = [f"serve's batches, medians of {options.rounds} rounds; load of the machine before: {load:.1f}", ""]
-    for case, text in CASES.items():
-        shown = "  ".join(f"{name} {statistics.median(values):>10,.2f}" for name, values in found[case].items())
-        lines.append(f"{text:78} {shown}")
-    print("\n".join(lines))
-    if options.out:
-        options.out.with_suffix(".txt").write_text("\n".join(lines) + "\n")
-        options.out.with_suffix(".json").write_text(json.dumps({"load": load, "found": found}, indent=1))
+    lines += [f"{text:78} {turns.cells(found[case], '>10,.2f')}" for case, text in CASES.items()]
+    turns.keep(options.out, lines, {"load": load, "found": found})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Calls from deployment to deployment, streams and the start of an application: Skate beside Ray Serve, in turns.
 
-    python benchmarks/serve_handles.py [--ray PYTHON] [--rounds N] [--out FILE]
+    python benchmarks/serve_handles.py [--rival PYTHON] [--rounds N] [--out FILE]
 
-`--ray` names a Python that has ``ray[serve]``. Each contestant is a process that runs the same lines with its own
+`--rival` names a Python that has ``ray[serve]``. Each contestant is a process that runs the same lines with its own
 package, and waits for its turn; ratios are of the same round, and their median is shown. `start` is a new process for
 each sample: from an initialised session (for Ray: a started cluster with serve's controller in it, which Skate is not
 given) to the first answer.
@@ -10,17 +10,14 @@ given) to the first answer.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
-from pathlib import Path
+
+import turns
 
 CHILD = """
 import asyncio, json, os, sys, time
-package, what = sys.argv[1:]
+package, what = sys.argv[1], sys.argv[2:]
 if package == "ray":
     import ray
     from ray import serve
@@ -72,13 +69,13 @@ class Outer:
         return items / (time.perf_counter() - began)
 
 
-if what == "start":
+if what:
     if package == "ray":
         serve.start()
     began = time.perf_counter()
     handle = serve.run(Inner.bind(), route_prefix=None)
     assert handle.remote(1).result() == 1
-    print("TOOK", time.perf_counter() - began, flush=True)
+    print("FIGURE", time.perf_counter() - began, flush=True)
     serve.shutdown()
     ray.shutdown()
     sys.exit()
@@ -86,7 +83,7 @@ if what == "start":
 handle = serve.run(Outer.bind(Inner.bind()), route_prefix=None)
 inner = serve.get_deployment_handle("Inner", "default")
 handle.one_by_one.remote(0.3).result()
-print("READY", flush=True)
+print("FIGURE 0", flush=True)
 for line in sys.stdin:
     case, seconds = line.split()
     seconds = float(seconds)
@@ -98,7 +95,7 @@ for line in sys.stdin:
         rate = calls / (time.perf_counter() - began)
     else:
         rate = getattr(handle, case).remote(seconds).result()
-    print("RATE", rate, flush=True)
+    print("FIGURE", rate, flush=True)
 serve.shutdown()
 ray.shutdown()
 """
@@ -110,55 +107,16 @@ CASES = {
 }
 
 
-def child(python: str, package: str, what: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    return subprocess.Popen(
-        [python, "-W", "ignore", "-c", CHILD, package, what],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-
-
-def answer(process: subprocess.Popen[str], word: str) -> float:
-    """The number after `word` in what the process prints next."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(word):
-            return float([*line.split(), "0"][1])
-    raise RuntimeError(f"it ended with {process.wait()}")
-
-
-def calls(pythons: dict[str, str], rounds: int, seconds: float) -> dict[str, dict[str, list[float]]]:
-    """Rates by case and package."""
-    found: dict[str, dict[str, list[float]]] = {case: {name: [] for name in pythons} for case in CASES}
-    running = {name: child(python, name, "calls") for name, python in pythons.items()}
-    try:
-        for process in running.values():
-            answer(process, "READY")
-        for _ in range(rounds):
-            for case in CASES:
-                for name, process in running.items():
-                    assert process.stdin is not None
-                    process.stdin.write(f"{case} {seconds}\n")
-                    process.stdin.flush()
-                    found[case][name].append(answer(process, "RATE"))
-    finally:
-        for process in running.values():
-            process.communicate(timeout=60)
-    return found
-
-
 def starts(pythons: dict[str, str], rounds: int) -> dict[str, list[float]]:
     """Seconds to the first answer by package."""
-    found: dict[str, list[float]] = {name: [] for name in pythons}
+    found: dict[str, list[float]] = {package: [] for package in pythons}
     for _ in range(rounds):
-        for name, python in pythons.items():
-            process = child(python, name, "start")
-            found[name].append(answer(process, "TOOK"))
-            process.communicate(timeout=60)
+        for package, python in pythons.items():
+            child = turns.launch(python, package, ["-c", CHILD, package, "start"])
+            try:
+                found[package].append(child.figure(turns.START))
+            finally:
+                child.end()
     return found
 
 
@@ -171,26 +129,15 @@ def ratio(rows: dict[str, list[float]], *, inverse: bool = False) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ray", help="a Python with ray[serve]")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    pythons = {"skate": sys.executable, **({"ray": options.ray} if options.ray else {})}
+    options = turns.parser(__doc__).parse_args()
+    pythons = turns.pythons(options.rival)
     load = os.getloadavg()[0]
-    rates = calls(pythons, options.rounds, options.seconds)
+    rates = turns.measure(pythons, CHILD, CASES, options.rounds, options.seconds)
     took = starts(pythons, options.rounds)
     lines = [f"serve's handles, medians of {options.rounds} rounds; load of the machine before: {load:.1f}", ""]
-    for case, text in CASES.items():
-        shown = "  ".join(f"{name} {statistics.median(values):>9,.0f}" for name, values in rates[case].items())
-        lines.append(f"{text:66} {shown}  {ratio(rates[case])}")
-    shown = "  ".join(f"{name} {statistics.median(values):>9.3f}" for name, values in took.items())
-    lines.append(f"{'serve.run to the first answer, s':66} {shown}  {ratio(took, inverse=True)}")
-    print("\n".join(lines))
-    if options.out:
-        options.out.with_suffix(".txt").write_text("\n".join(lines) + "\n")
-        options.out.with_suffix(".json").write_text(json.dumps({"load": load, "rates": rates, "start": took}, indent=1))
+    lines += [f"{text:66} {turns.cells(rates[case], '>9,.0f')}  {ratio(rates[case])}" for case, text in CASES.items()]
+    lines.append(f"{'serve.run to the first answer, s':66} {turns.cells(took, '>9.3f')}  {ratio(took, inverse=True)}")
+    turns.keep(options.out, lines, {"load": load, "rates": rates, "start": took})
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """HTTP of serve beside the bare server and Ray Serve, in one interleaved run.
 
-    python benchmarks/serve_http.py [--ray PYTHON] [--engine-ray PYTHON] [--rounds N] [--seconds S] [--out FILE]
+    python benchmarks/serve_http.py [--rival PYTHON] [--engine-ray PYTHON] [--rounds N] [--seconds S] [--out FILE]
 
 Every contestant runs the same ASGI application with one replica. In each round all are measured one after another;
 ratios are of the same round, and their median is shown. Requests come from `wrk` (its path in WRK, or on the PATH).
-`--ray` names a Python that has ``ray[serve]``, `--engine-ray` one that has Ray and Skate: there Skate's serve runs on
+`--rival` names a Python that has ``ray[serve]``, `--engine-ray` one that has Ray and Skate: there Skate's serve runs on
 the engine `ray`.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import re
@@ -23,6 +22,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import turns
 
 HERE = Path(__file__).resolve().parent
 ON_RAY = "skate-ray"
@@ -189,19 +190,15 @@ def report(found: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ray", default="", help="a Python that has ray[serve]")
-    parser.add_argument("--engine-ray", default="", help="a Python that has Ray and Skate")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--out", default="")
+    parser = turns.parser(__doc__, seconds=3)
+    parser.add_argument("--engine-ray", metavar="PYTHON", default="", help="a Python that has Ray and Skate")
     options = parser.parse_args()
     wrk = os.environ.get("WRK") or shutil.which("wrk")
     if not wrk:
         sys.exit("this needs wrk: install it, or name it in WRK")
     contestants = [Contestant("bare", sys.executable), Contestant("skate", sys.executable)]
-    if options.ray:
-        contestants.append(Contestant("ray", options.ray))
+    if options.rival:
+        contestants.append(Contestant("ray", options.rival))
     if options.engine_ray:
         contestants.append(Contestant(ON_RAY, options.engine_ray))
     found = {}
@@ -226,9 +223,7 @@ def main() -> None:
         *report(found),
         *first_answers(options.rounds),
     ]
-    print("\n".join(lines))
-    if options.out:
-        Path(options.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    turns.keep(options.out, lines, {"load": load, "found": found})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from skate.serve import exceptions as serve_exceptions
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "skate"
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
 AT_ONCE = 2
 """Programs that run side by side: each starts workers of its own."""
@@ -72,7 +73,7 @@ def test_programs_run(page: str, tmp_path: Path) -> None:
 def test_named_files_exist(page: str) -> None:
     words = {word.strip(".,:;()") for code in CODE.findall(prose(page)) for word in code.split()}
     names = {word for word in words if re.fullmatch(r"[\w./-]+(\.py|/)", word) and not word.startswith("/")}
-    places = (ROOT, ROOT / "src" / "skate")
+    places = (ROOT, SOURCE)
     missing = sorted(name for name in names - USERS_OWN if not any((place / name).exists() for place in places))
     assert not missing, f"{page} names what is neither in the repository nor in src/skate: {missing}"
 
@@ -95,6 +96,18 @@ def test_links_lead_somewhere(page: str) -> None:
         if not path.exists() or (anchor and anchor not in anchors(other)):
             lost.append(target)
     assert not lost
+
+
+def test_architecture_has_a_row_for_every_module() -> None:
+    page = PAGES["docs/architecture.md"]
+    named = set(CODE.findall(page))
+    after_the_floors = page.partition("\n## Processes")[2]
+    cells = [line.split("|")[1] for line in after_the_floors.splitlines() if line.startswith("| `")]
+    folders = tuple(name for cell in cells for name in CODE.findall(cell) if name.endswith("/"))
+    modules = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py")}
+    unnamed = {name for name in modules - named if not name.startswith(folders)}
+    missing = sorted(name for name in unnamed if not name.endswith(("__init__.py", "_version.py")))
+    assert not missing, f"give each of these a row in docs/architecture.md: {missing}"
 
 
 def test_architecture_describes_every_message() -> None:

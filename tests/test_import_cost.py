@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 LIMIT_MS = 60
+"""Of processor time: another program that runs beside the test costs nothing."""
+YARDSTICK = "import argparse, http.client, logging.config, decimal, email.message, subprocess"
+AS_MUCH = 1.7
+"""Times what the yardstick takes at this moment: a processor that others use runs slower, for both."""
 # names are loaded on first use: these bring in what every program uses
 IMPORT = "import skate; skate.init, skate.remote, skate.get, skate.put, skate.ObjectRef"
 HEAVY = ("numpy", "asyncio", "cloudpickle", "click", "psutil", "joblib", "ray")
@@ -19,10 +23,13 @@ def run(code: str) -> str:
 
 
 def test_import_skate_takes_less_than_60_ms() -> None:
-    code = f"import time; start = time.perf_counter(); {IMPORT}; print(time.perf_counter() - start)"
-    run(code)  # writes the bytecode, which an installed package already has
-    best_ms = min(float(run(code)) for _ in range(7)) * 1000
-    assert best_ms < LIMIT_MS, f"import skate takes {best_ms:.0f} ms; see python -X importtime"
+    def spent_ms(what: str) -> float:
+        return float(run(f"from time import process_time as t; start = t(); {what}; print((t() - start) * 1000)"))
+
+    spent_ms(IMPORT)  # writes the bytecode, which an installed package already has
+    ours, yardstick = zip(*((spent_ms(IMPORT), spent_ms(YARDSTICK)) for _ in range(7)), strict=True)
+    limit_ms = max(LIMIT_MS, AS_MUCH * min(yardstick))
+    assert min(ours) < limit_ms, f"import skate takes {min(ours):.0f} ms; see python -X importtime"
 
 
 def test_import_skate_leaves_heavy_modules_out() -> None:

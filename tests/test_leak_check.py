@@ -12,7 +12,7 @@ LEAKY = {
     "process": "import subprocess\nkept.append(subprocess.Popen(['sleep', '30']))",
     "zombie": "import os\nif os.fork() == 0: os._exit(0)",
     "file descriptor": "import os\nkept.append(os.open('/dev/null', os.O_RDONLY))",
-    "thread": ("import threading, time\nt = threading.Thread(target=time.sleep, args=[1], name='stray')\nt.start()"),
+    "thread": ("import threading, time\nt = threading.Thread(target=time.sleep, args=[3], name='stray')\nt.start()"),
     "session directory": "import os\nos.mkdir(f'skate-{os.getpid()}')",
 }
 
@@ -20,8 +20,8 @@ LEAKY = {
 def run_test(body: str, directory: Path) -> str:
     """Run a test with this body under a copy of our conftest.py; returns what pytest prints."""
     conftest = Path(__file__).with_name("conftest.py").read_text()
-    assert "PATIENCE = 2.0" in conftest
-    (directory / "conftest.py").write_text(conftest.replace("PATIENCE = 2.0", "PATIENCE = 0.1"))
+    assert "PATIENCE = 20.0" in conftest
+    (directory / "conftest.py").write_text(conftest.replace("PATIENCE = 20.0", "PATIENCE = 0.1"))
     indented = "".join(f"    {line}\n" for line in body.splitlines())
     text = f"kept = []\ndef test_it(tmp_path):\n{indented}\ndef teardown_module():\n"
     text += "    for each in kept:\n        getattr(each, 'kill', int)()\n"
@@ -33,7 +33,7 @@ def run_test(body: str, directory: Path) -> str:
         env={"TMPDIR": str(directory), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     return done.stdout + done.stderr
 

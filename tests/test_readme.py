@@ -28,7 +28,7 @@ def test_program_runs(program: str, tmp_path: Path) -> None:
         pytest.importorskip("numpy")
     script = tmp_path / "from_readme.py"
     script.write_text(program)
-    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 

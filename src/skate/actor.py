@@ -109,6 +109,7 @@ class ActorClass(Generic[T]):
         return dict(self.__dict__["_skate"].given)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """TypeError: an actor is started with `remote`."""
         name = self.__ray_actor_class__.__name__
         raise TypeError(
             f"An actor cannot be made directly: write {name}.remote(...) to start one, or "

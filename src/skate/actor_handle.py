@@ -124,6 +124,7 @@ class ActorMethod:
         return self.options(**options).remote(*(args or ()), **(kwargs or {}))
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """TypeError: a method is called with `remote`."""
         raise TypeError(f"An actor's method cannot be called directly: write handle.{self._name}.remote(...).")
 
     def __repr__(self) -> str:

@@ -93,6 +93,7 @@ class RemoteFunction(Generic[P, Q_co]):
         return self.options(**options).remote(*(args or ()), **(kwargs or {}))
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """TypeError: a task is started with `remote`."""
         name = self.__name__
         raise TypeError(
             f"A remote function cannot be called directly: write {name}.remote(...) to run it as a "

@@ -33,9 +33,9 @@ from skate.core.settings import Settings, most_workers, spilling
 _lock = threading.RLock()
 _folder: SessionFolder | None = None
 
-# Ray's private arguments that programs pass to init. They tune Ray's daemons, of which there are
-# none here, so they are accepted and have no effect. Ours are _looks_in: it attaches as somebody who
-# only looks, and who counts as no job; and _hub, where the hub is to live.
+# Ray's private arguments that programs pass to init. Most tune Ray's daemons, of which there are none here, and have no
+# effect; _system_config and _temp_dir have. Ours are _looks_in: it attaches as somebody who only looks, and who counts
+# as no job; and _hub, where the hub is to live.
 _PRIVATE = frozenset(
     {
         "_driver_object_store_memory",
@@ -143,7 +143,8 @@ def init(
         ignore_reinit_error: return instead of raising when a session runs already.
         log_to_driver: whether what workers print shows here; True when None.
         namespace: where actors' names live; a fresh one when None.
-        runtime_env: ``env_vars``, ``working_dir``, ``py_modules`` of all workers; none when None.
+        runtime_env: variables, files, packages and interpreter of all workers (docs/environments.md); this program's
+            own when None.
         logging_config: a `skate.LoggingConfig`: how log records are written, here and in all workers; when None as
             the environment variable RAY_LOGGING_CONFIG_ENCODING says, or as the program has it.
         engine: ``"local"``, ``"inline"`` or ``"ray"``; when None: the environment variable SKATE_ENGINE, then
@@ -178,14 +179,7 @@ def init(
         ConfigError: an unknown setting, or a wrong one, in a file or in the environment (a ValueError).
         NotImplementedError: a field of `runtime_env` that is not built yet.
     """
-    unknown = sorted(kwargs.keys() - _PRIVATE)
-    if unknown:
-        raise RuntimeError(f"init has no argument called {', '.join(unknown)}.")
-    if local_mode:
-        raise RuntimeError(
-            "local_mode is gone, here as in Ray: use init(engine='inline'), which runs everything "
-            "in this process under the contract of the other engines."
-        )
+    _check_names(kwargs, local_mode)
     config = load_config()
     engine = engine or os.environ.get("SKATE_ENGINE") or config.chosen_engine
     address = config.engine.address if address is None else address
@@ -247,6 +241,18 @@ def init(
         if cluster is not None:
             cluster.engine = running
     return _describe(running)
+
+
+def _check_names(kwargs: Mapping[str, Any], local_mode: bool) -> None:
+    """RuntimeError for arguments that `init` does not know, or no longer."""
+    unknown = sorted(kwargs.keys() - _PRIVATE)
+    if unknown:
+        raise RuntimeError(f"init has no argument called {', '.join(unknown)}.")
+    if local_mode:
+        raise RuntimeError(
+            "local_mode is gone, here as in Ray: use init(engine='inline'), which runs everything "
+            "in this process under the contract of the other engines."
+        )
 
 
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:

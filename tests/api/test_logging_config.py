@@ -46,7 +46,7 @@ skate.shutdown()
 def lines(engine: str, encoding: str, **settings: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, encoding],
-        capture_output=True, text=True, timeout=50, env={**os.environ, "SKATE_ENGINE": engine, **settings},
+        capture_output=True, text=True, timeout=150, env={**os.environ, "SKATE_ENGINE": engine, **settings},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stderr.splitlines()

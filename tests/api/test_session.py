@@ -150,7 +150,7 @@ print("parent is fine")
 @pytest.mark.parametrize("engine", ["inline", "local"])
 def test_forked_child_forgets_the_session(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKATE_ENGINE", engine)
-    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=150)
     assert done.stdout.splitlines() == ["child is fine", "parent is fine"], done.stderr
 
 

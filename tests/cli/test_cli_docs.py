@@ -46,7 +46,7 @@ def execute(line: str, directory: Path) -> str:
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

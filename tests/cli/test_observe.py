@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 import skate
 from skate.cli.commands import skate as command
 from skate.util import state
+from skate.util.stacks import stacks
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "observe.md").read_text(encoding="utf-8")
 SHOWN = re.findall(r"^skate .+$", PAGE, flags=re.MULTILINE)
@@ -60,6 +61,9 @@ def busy() -> Iterator[dict[str, str]]:
         time.sleep(0.01)
     names = {"TASK": running.task_id().hex(), "ACTOR": counter._actor_id.hex(), "OBJECT": big.hex()}
     names["PID"] = str(state.list_tasks(filters=[("task_id", "=", names["TASK"])])[0].worker_pid)
+    pid = int(names["PID"])
+    while "in waits" not in stacks([pid], py_spy=False)[pid]:  # it has been sent, and is about to begin
+        time.sleep(0.01)
     yield names
     skate.cancel(running, force=True)
     skate.shutdown()
@@ -194,7 +198,7 @@ def test_another_program_may_look(busy: dict[str, str], tmp_path: Path) -> None:
             [sys.executable, "-m", "skate", *words],
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,
             cwd=tmp_path,
             env={**os.environ, "SKATE_ADDRESS": folder},  # others may run on this machine
         )
@@ -213,7 +217,7 @@ def test_without_a_session_the_command_says_so(tmp_path: Path) -> None:
         [sys.executable, "-m", "skate", "list", "tasks"],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert done.returncode == 1 and "Error:" in done.stderr and "Traceback" not in done.stderr

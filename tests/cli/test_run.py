@@ -27,7 +27,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def execute(*words: str, cwd: Path, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *flags, *words], cwd=cwd, capture_output=True, text=True, timeout=30)
+    return subprocess.run([sys.executable, *flags, *words], cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
 def as_python_does(*words: str, cwd: Path, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -37,7 +37,7 @@ def skate(place: Path) -> Run:
 
     def run(*words: str, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "skate", *words], capture_output=True, text=True, timeout=50, **options
+            [sys.executable, "-m", "skate", *words], capture_output=True, text=True, timeout=150, **options
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done
@@ -97,8 +97,8 @@ def test_blocking_start_ends_with_its_hub(skate: Run, number: signal.Signals) ->
         assert "A hub runs" in lines[0] and "Ctrl-C" in lines[3]
         (hub,) = standing.running()
         blocked.send_signal(number)
-        blocked.communicate(timeout=20)
-        deadline = time.monotonic() + 5
+        blocked.communicate(timeout=60)
+        deadline = time.monotonic() + 60
         while standing.running() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert standing.running() == [] and not os.path.exists(hub.folder)
@@ -113,7 +113,7 @@ def test_blocking_start_returns_when_its_hub_is_stopped(skate: Run) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as blocked:
         assert "A hub runs" in blocked.stdout.readline()
         skate("stop")
-        assert "has ended" in blocked.communicate(timeout=20)[1] and blocked.returncode == 0
+        assert "has ended" in blocked.communicate(timeout=60)[1] and blocked.returncode == 0
 
 
 def test_job_from_submit_to_delete(skate: Run, place: Path) -> None:

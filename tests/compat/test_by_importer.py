@@ -58,20 +58,7 @@ scope = {"__name__": "skate.engines.ray.engine"}
 exec("import ray as itself", scope)
 itself = scope["itself"]
 """
-FOREIGN = """
-import importlib.abc, importlib.machinery, importlib, sys
-
-class Alias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, name, path=None, target=None):
-        if name == "ray" or name.startswith("ray."):
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-    def create_module(self, spec):
-        return importlib.import_module("skate" + spec.name[3:])
-    def exec_module(self, module):
-        pass
-
-sys.meta_path.insert(0, Alias())
-"""
+FOREIGN = (Path(__file__).resolve().parents[1] / "foreign_hook.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -98,7 +85,7 @@ def run(folder: Path, tmp_path: Path) -> Run:
             env={**os.environ, "SKATE_ENGINE": "ray", "PYTHONPATH": known, **environment},
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -256,6 +243,6 @@ def test_engine_without_ray_says_what_to_install(tmp_path: Path) -> None:
         env={**os.environ, "SKATE_ENGINE": "ray"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
     )
     assert done.returncode == 1 and "pip install 'skate-ray[ray]'" in done.stderr

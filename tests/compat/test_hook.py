@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> Run:
         path = tmp_path / "program.py"
         path.write_text(textwrap.dedent(text))
         command = [sys.executable, *(how or ("-m", "skate", "run")), str(path)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -48,7 +48,7 @@ for name in {wanted!r}:
         found[name] = str(error)
 print(json.dumps(found))
 """)
-    done = subprocess.run([sys.executable, "-m", "skate", "run", script], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-m", "skate", "run", script], capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout)
     return found

@@ -81,7 +81,7 @@ def test_names_that_libraries_use(tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(PROGRAM))
     command = [sys.executable, "-m", "skate", "run", str(script)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
     assert (done.returncode, done.stdout) == (0, "all there\n"), done.stderr
 
 
@@ -114,5 +114,5 @@ def test_resources_of_each_node(tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(NODES)
     command = [sys.executable, "-m", "skate", "run", str(script)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
     assert (done.returncode, done.stdout) == (0, "2.0 1.0 2.0 2\n"), done.stderr

@@ -156,7 +156,7 @@ def test_a_session_has_the_gpus_of_the_machine(package, engine):
     try:
         [node] = skate.nodes()
         task = skate.remote(num_gpus=2, accelerator_type="A100")(lambda: skate.get_gpu_ids())
-        there, ids = skate.cluster_resources(), skate.get(task.remote(), timeout=30)
+        there, ids = skate.cluster_resources(), skate.get(task.remote(), timeout=60)
     finally:
         skate.shutdown()
     assert (there["GPU"], there["accelerator_type:A100"], ids) == (3, 1, [0, 1])

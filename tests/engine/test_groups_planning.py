@@ -213,9 +213,9 @@ def test_large_groups_are_decided_quickly(strategy):
     nodes = [node(number, CPU=4 * CPU, GPU=1 * GPU) for number in range(1, 51)]
     spec = GroupSpec(tuple((("CPU", (1 + i % 3) * CPU),) for i in range(50)), strategy)
     too_much = GroupSpec(tuple((("CPU", (1 + i % 3) * CPU), ("GPU", GPU)) for i in range(51)), strategy)
-    began = time.perf_counter()
+    began = time.process_time()
     found = plan(spec, range(50), [], nodes)
     refused = plan(too_much, range(51), [], nodes)
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert (found is None) == (strategy == "STRICT_PACK") and refused is None
     assert took < 2, f"{took:.2f} s for a group of 50 bundles on 50 nodes"

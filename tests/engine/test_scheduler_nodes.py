@@ -14,8 +14,7 @@ from test_scheduler import CPU, ONE_CPU, Bench, ComingAndGoing
 from skate.core.ids import node_hex
 from skate.core.placement import LabelTest, Where, matches
 from skate.core.spec import Resources
-from skate.engines.local.rows import Family, Node, Row
-from skate.engines.local.scheduler import HEAD
+from skate.engines.local.rows import HEAD, Family, Node, Row
 
 SHAPES: list[dict[str, int]] = [
     {"CPU": CPU},

@@ -18,7 +18,7 @@ def run(body, send="", code=0, **options):
         input=send,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert out.returncode == code, out.stderr
     return out
@@ -51,7 +51,7 @@ def test_breakpoint_stops_in_a_task_and_in_an_actor(tmp_path):
         input="p number\nlist\nc\np 'the ' + thing\nc\n",
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert out.returncode == 0, out.stderr
     assert "21" in out.stdout and "return 2 * number" in out.stdout and "the it" in out.stdout
@@ -105,13 +105,13 @@ def test_timeout_signal_of_a_program_goes_through_a_task():
             raise Late
 
         signal.signal(signal.SIGALRM, late)
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
 
         @ray.remote
         def f():
             time.sleep(20)
 
         try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
             f.remote()
         except Late:
             print("late", signal.getsignal(signal.SIGALRM) is late)

@@ -83,7 +83,7 @@ def killed_after(seconds: float, line: str, patience: float) -> float:
         time.sleep(seconds)
         os.kill(driver.pid, signal.SIGKILL)
         killed = time.monotonic()
-        driver.process.wait(5)
+        driver.process.wait(30)
         while left := names_of(driver.mark):
             took = time.monotonic() - killed
             assert took < patience, f"killed {seconds:.4f} s after {line!r}, {took:.2f} s later there are {left}"

@@ -53,7 +53,7 @@ class Program:
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
-    def end(self, timeout: float = 20) -> tuple[int, str, str]:
+    def end(self, timeout: float = 60) -> tuple[int, str, str]:
         """Exit status and what it printed."""
         out, err = self.process.communicate(timeout=timeout)
         return self.process.returncode, out, err
@@ -68,7 +68,7 @@ class Program:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        self.process.wait(10)
+        self.process.wait(90)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
@@ -84,7 +84,7 @@ def program(text: str, *args: str, **options: object) -> Iterator[Program]:
         started.stop()
 
 
-def output_of(text: str, *args: str, timeout: float = 30, **options: object) -> str:
+def output_of(text: str, *args: str, timeout: float = 60, **options: object) -> str:
     """What a program prints that has to end well."""
     with program(text, *args, **options) as started:
         status, out, err = started.end(timeout)
@@ -108,7 +108,7 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def eventually(condition: Callable[[], object], patience: float = 5.0) -> bool:
+def eventually(condition: Callable[[], object], patience: float = 60.0) -> bool:
     """Whether a condition comes true within so many seconds."""
     deadline = time.monotonic() + patience
     while not condition():

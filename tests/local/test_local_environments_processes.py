@@ -35,7 +35,7 @@ def where() -> tuple[str, str, str]:
     return sys.executable, os.getcwd(), sys.path[0]
 
 
-def run_in(environment: dict[str, Any], timeout: float = 30) -> tuple[str, str, str]:
+def run_in(environment: dict[str, Any], timeout: float = 60) -> tuple[str, str, str]:
     return ray.get(where.options(runtime_env=environment).remote(), timeout=timeout)
 
 
@@ -60,7 +60,7 @@ def test_py_executable_is_what_workers_run(tmp_path: Path, session: None) -> Non
     def wrapped() -> str:
         return os.environ["SKATE_WRAPPED"]
 
-    assert ray.get(wrapped.remote(), timeout=20) == "two words"
+    assert ray.get(wrapped.remote(), timeout=60) == "two words"
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_py_executable_is_what_workers_run(tmp_path: Path, session: None) -> Non
 )
 def test_what_is_no_python_says_so(text: str, problem: str, session: None) -> None:
     with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match=problem):
-        run_in({"py_executable": text}, 15)
-    assert ray.get(where.remote(), timeout=20)[0] == sys.executable
+        run_in({"py_executable": text})
+    assert ray.get(where.remote(), timeout=60)[0] == sys.executable
 
 
 def test_another_version_of_python_is_refused(tmp_path: Path, session: None) -> None:
@@ -88,7 +88,7 @@ def test_another_version_of_python_is_refused(tmp_path: Path, session: None) -> 
 def test_an_interpreter_that_never_comes_up_is_given_up(session: None) -> None:
     stuck = {"py_executable": "sh -c 'sleep 60'", "config": {"setup_timeout_seconds": 1}}
     with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match="not ready after 1 s"):
-        run_in(stuck, 15)
+        run_in(stuck)
 
 
 def test_shutdown_ends_an_interpreter_that_never_comes_up() -> None:
@@ -96,7 +96,7 @@ def test_shutdown_ends_an_interpreter_that_never_comes_up() -> None:
     where.options(runtime_env={"py_executable": "sh -c 'sleep 60'"}).remote()
     began = time.monotonic()
     ray.shutdown()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
 
 
 def test_idle_interpreters_end(session: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_idle_interpreters_end(session: None, monkeypatch: pytest.MonkeyPatch) -
     assert run_in(environment)
     nurseries = current().host.environments  # type: ignore[attr-defined]
     assert len(nurseries.nurseries) == 1
-    assert eventually(lambda: not nurseries.nurseries, 15)
+    assert eventually(lambda: not nurseries.nurseries)
     assert run_in(environment), "and start again"
 
 
@@ -138,7 +138,10 @@ def test_conda_environments(conda: Path, cache: Path, session: None) -> None:
     assert run_in({"conda": str(described)})[0].startswith(str(cache))
 
 
-def test_without_conda_its_environments_cannot_be_had(monkeypatch: pytest.MonkeyPatch, session: None) -> None:
+def test_without_conda_its_environments_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, session: None
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match="no conda, mamba or micromamba"):
         run_in({"conda": "known"})
 
@@ -173,7 +176,7 @@ def test_workers_of_an_image(field: dict[str, Any], podman: Path, session: None)
             return os.environ["INSIDE"], msgspec.__file__
 
     actor = Actor.remote()
-    inside, place = ray.get(actor.look.remote(), timeout=30)
+    inside, place = ray.get(actor.look.remote(), timeout=60)
     assert inside == "1" and place.startswith(current().host.settings.folder)  # type: ignore[attr-defined]
     words = podman.read_text()
     assert "--pid=host" in words and ("-q" in words) == ("container" in field)
@@ -233,8 +236,8 @@ WHOLE = ["big.log", "codepkg/__init__.py", "data.txt", "inner/keep.log"]
 @pytest.mark.parametrize("name", ["flat.zip", "top.zip", "flat.tar.gz"])
 def test_working_dir_of_a_task_from_an_archive(name: str, files: Path, session: None) -> None:
     environment = {"working_dir": f"file://{files / name}"}
-    assert ray.get(listing.options(runtime_env=environment).remote(), timeout=20) == WHOLE
-    assert ray.get(value.options(runtime_env=environment).remote(), timeout=20) == 7
+    assert ray.get(listing.options(runtime_env=environment).remote(), timeout=60) == WHOLE
+    assert ray.get(value.options(runtime_env=environment).remote(), timeout=60) == 7
 
 
 def test_working_dir_that_is_used_as_it_is(files: Path, session: None) -> None:
@@ -254,9 +257,9 @@ def test_modules_of_a_task(files: Path, session: None) -> None:
     wheel(files, "codepkg", "3.0")
     for module in ("top.zip", "codepkg.zip"):
         environment = {"py_modules": [f"file://{files / module}"]}
-        assert ray.get(value.options(runtime_env=environment).remote(), timeout=20) == 7
+        assert ray.get(value.options(runtime_env=environment).remote(), timeout=60) == 7
     environment = {"py_modules": [f"local://{files / 'code'}"]}
-    assert ray.get(value.options(runtime_env=environment).remote(), timeout=20) == 7
+    assert ray.get(value.options(runtime_env=environment).remote(), timeout=60) == 7
 
     @ray.remote(runtime_env={"py_modules": [f"file://{files}/codepkg-3.0-py3-none-any.whl"]})
     def version() -> str:
@@ -264,7 +267,7 @@ def test_modules_of_a_task(files: Path, session: None) -> None:
 
         return str(codepkg.VERSION)
 
-    assert ray.get(version.remote(), timeout=20) == "3.0"
+    assert ray.get(version.remote(), timeout=60) == "3.0"
 
 
 @pytest.mark.parametrize("name", ["code", "flat.zip"])
@@ -272,7 +275,7 @@ def test_files_of_the_job_without_what_is_excluded(name: str, files: Path) -> No
     excludes = ["*.log", "!keep.log"] if name == "code" else []
     ray.init(num_cpus=1, runtime_env={"working_dir": str(files / name), "excludes": excludes})
     expected = [path for path in WHOLE if path != "big.log"] if excludes else WHOLE
-    assert ray.get(listing.remote(), timeout=20) == expected
+    assert ray.get(listing.remote(), timeout=60) == expected
     folder = Path(ray.get(where.remote())[1])
     assert folder != files / "code", "a copy of this session"
     ray.shutdown()
@@ -290,7 +293,7 @@ def test_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch, session: None)
     def seen() -> tuple[str, str]:
         return os.environ["PATH"], os.environ["NONE"]
 
-    assert ray.get(seen.remote(), timeout=20) == (f"/first:{os.environ['PATH']}", "xy")
+    assert ray.get(seen.remote(), timeout=60) == (f"/first:{os.environ['PATH']}", "xy")
 
 
 # -------------------------------------------------------------------------------- hooks
@@ -307,7 +310,7 @@ def test_setup_hook_runs_once_per_worker_before_its_first_call(tmp_path: Path) -
         return os.getpid()
 
     ray.init(num_cpus=2, runtime_env={"worker_process_setup_hook": hook})
-    used = set(ray.get([task.remote(i) for i in range(50)], timeout=20))
+    used = set(ray.get([task.remote(i) for i in range(50)], timeout=60))
     ran = (tmp_path / "log").read_text().split()
     assert len(ran) == len(set(ran)) and used <= {int(pid) for pid in ran}
 
@@ -320,7 +323,7 @@ def test_setup_hook_by_its_name_and_for_a_task(files: Path, session: None) -> No
         return os.environ.get("HOOKED")
 
     environment = {"worker_process_setup_hook": "hooks.mark", "working_dir": f"local://{files / 'code'}"}
-    assert ray.get([hooked.options(runtime_env=environment).remote(), hooked.remote()], timeout=20) == ["1", None]
+    assert ray.get([hooked.options(runtime_env=environment).remote(), hooked.remote()], timeout=60) == ["1", None]
 
 
 @pytest.mark.parametrize("way", ["raises", "exits", "is missing"])
@@ -341,8 +344,8 @@ def test_setup_hook_that_fails(way: str, session: None) -> None:
     actor = Actor.options(runtime_env=environment, max_restarts=3).remote()  # type: ignore[attr-defined]
     for ref in [actor.work.remote(), *(where.options(runtime_env=environment).remote() for _ in range(5))]:
         with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match="luck"):
-            ray.get(ref, timeout=20)
-    assert ray.get(where.remote(), timeout=20)
+            ray.get(ref, timeout=60)
+    assert ray.get(where.remote(), timeout=60)
 
 
 # -------------------------------------------------------------------------------- deaths
@@ -380,10 +383,10 @@ def test_killed_driver_takes_all_with_it(state: str, tmp_path: Path) -> None:
     helpers = str(Path(__file__).parent)
     with program(DRIVER.format(helpers=helpers, environment=environment)) as driver:
         driver.until("up")
-        eventually(seen, 1 if state != "building" else 30)
+        eventually(seen, 1 if state != "building" else 60)
         os.kill(driver.pid, 9)
-        driver.process.wait(5)
-        assert eventually(lambda: not marked(driver.mark), 2.0), marked(driver.mark)
+        driver.process.wait(90)
+        assert eventually(lambda: not marked(driver.mark)), marked(driver.mark)
 
 
 # -------------------------------------------------------------------------- several drivers
@@ -411,11 +414,11 @@ def test_environments_of_an_attached_driver(tmp_path: Path) -> None:
     print(ray.get(version.options(runtime_env=environment).remote()) == ("4.0", place, "1"))
     """
     place = str(tmp_path / "place")
-    said = output_of(text, session, repr(pip(tmp_path / "wheels", "guestpkg")), place, timeout=50)
+    said = output_of(text, session, repr(pip(tmp_path / "wheels", "guestpkg")), place, timeout=150)
     assert said.split() == ["True", "True"]
     assert run_in({"env_vars": {"A": "1"}})[1] == os.getcwd(), "and the session's own driver has none of it"
     grounds = current().host.environments.grounds  # type: ignore[attr-defined]
-    assert eventually(lambda: not any("_job" in text for text in grounds), 30), "nothing is kept of who has gone"
+    assert eventually(lambda: not any("_job" in text for text in grounds)), "nothing is kept of who has gone"
 
 
 # ---------------------------------------------------------------------------------- nonsense
@@ -444,9 +447,9 @@ def test_an_environment_that_nobody_has_checked_harms_nothing(monkeypatch: pytes
     for text in NONSENSE:  # as one of another program may be, which the hub is sent
         monkeypatch.setattr("skate.remote_function.pack_environment", lambda _, text=text, job=False: text)
         with pytest.raises(ray.exceptions.RuntimeEnvSetupError):
-            ray.get(ray.remote(double).remote(1), timeout=20)
+            ray.get(ray.remote(double).remote(1), timeout=60)
     monkeypatch.undo()
-    assert ray.get(ray.remote(double).remote(1), timeout=20) == 2
+    assert ray.get(ray.remote(double).remote(1), timeout=60) == 2
 
 
 def test_a_trace_with_environments_can_be_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

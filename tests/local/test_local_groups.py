@@ -67,7 +67,7 @@ def test_strategies_over_nodes(cluster: Cluster) -> None:
         group = placement_group(bundles, strategy=strategy)
         assert group.wait(30)
         assert len(set(nodes_of(group))) == count
-        places = [skate.get(here.options(scheduling_strategy=Inside(group, n)).remote(), timeout=30) for n in (0, 1)]
+        places = [skate.get(here.options(scheduling_strategy=Inside(group, n)).remote(), timeout=60) for n in (0, 1)]
         assert places == nodes_of(group)
         remove_placement_group(group)
     assert not placement_group([{"CPU": 1}] * 4, strategy="STRICT_SPREAD").wait(0.1)
@@ -93,9 +93,9 @@ def test_a_group_that_nothing_here_can_take_is_placed_when_a_node_comes(cluster:
     with pytest.raises(TaskUnschedulableError, match="CPU: 4"):
         skate.get(group.ready())
     node = cluster.add_node(num_cpus=4)
-    assert skate.get(group.ready(), timeout=30) == group
+    assert skate.get(group.ready(), timeout=60) == group
     late = here.options(num_cpus=4, scheduling_strategy=Inside(group)).remote()
-    assert skate.get(late, timeout=30) == node.node_id
+    assert skate.get(late, timeout=60) == node.node_id
     del task
 
 
@@ -104,13 +104,13 @@ def test_bundles_move_when_their_node_dies(cluster: Cluster) -> None:
     group = placement_group([{"CPU": 3}], name="mover")
     assert group.wait(30) and nodes_of(group) == [first.node_id]
     home = Home.options(max_restarts=-1, max_task_retries=-1, scheduling_strategy=Inside(group)).remote()
-    assert skate.get(home.where.remote(), timeout=30) == first.node_id
+    assert skate.get(home.where.remote(), timeout=60) == first.node_id
     cluster.remove_node(first)
     assert placement_group_table(group)["state"] == "RESCHEDULING" and not group.wait(0.1)
     second = cluster.add_node(num_cpus=3)
     assert get_placement_group("mover").wait(30) and nodes_of(group) == [second.node_id]
-    assert skate.get(home.where.remote(), timeout=30) == second.node_id
-    assert skate.get(here.options(scheduling_strategy=Inside(group)).remote(), timeout=30) == second.node_id
+    assert skate.get(home.where.remote(), timeout=60) == second.node_id
+    assert skate.get(here.options(scheduling_strategy=Inside(group)).remote(), timeout=60) == second.node_id
     remove_placement_group(group)
     assert skate.available_resources()["CPU"] == 5
 
@@ -121,12 +121,12 @@ def test_the_rest_of_a_group_stays_where_it_is(cluster: Cluster) -> None:
     assert group.wait(30)
     lost = nodes_of(group).index(node.node_id)
     stays = Home.options(scheduling_strategy=Inside(group, 1 - lost)).remote()
-    pid = skate.get(stays.pid.remote(), timeout=30)
+    pid = skate.get(stays.pid.remote(), timeout=60)
     cluster.remove_node(node)
-    assert nodes_of(group)[lost] == "" and skate.get(stays.pid.remote(), timeout=30) == pid
+    assert nodes_of(group)[lost] == "" and skate.get(stays.pid.remote(), timeout=60) == pid
     third = cluster.add_node(num_cpus=1)
     assert group.wait(30) and nodes_of(group)[lost] == third.node_id
-    assert skate.get(stays.pid.remote(), timeout=30) == pid
+    assert skate.get(stays.pid.remote(), timeout=60) == pid
 
 
 # -------------------------------------------------------------------------- removal
@@ -135,7 +135,7 @@ def test_the_rest_of_a_group_stays_where_it_is(cluster: Cluster) -> None:
 def test_removal_kills_what_runs_inside(session: None, tmp_path: Path) -> None:
     group = placement_group([{"CPU": 1}, {"CPU": 1}])
     actor = Home.options(scheduling_strategy=Inside(group, 0)).remote()
-    pids = [skate.get(actor.pid.remote(), timeout=30)]
+    pids = [skate.get(actor.pid.remote(), timeout=60)]
 
     @skate.remote(max_retries=0)
     def hang(path: str) -> None:
@@ -148,9 +148,9 @@ def test_removal_kills_what_runs_inside(session: None, tmp_path: Path) -> None:
     remove_placement_group(group)
     assert skate.available_resources()["CPU"] == 2
     with pytest.raises(ActorDiedError, match="placement group was removed"):
-        skate.get(actor.where.remote(), timeout=30)
+        skate.get(actor.where.remote(), timeout=60)
     with pytest.raises(skate.exceptions.WorkerCrashedError, match="placement group was removed"):
-        skate.get(ref, timeout=30)
+        skate.get(ref, timeout=60)
     assert eventually(lambda: all(map(gone, pids)))
     assert skate.available_resources()["CPU"] == 2, "not given back again when they were reaped"
 
@@ -172,9 +172,9 @@ def test_removal_while_a_task_inside_waits_for_another(session: None) -> None:
     remove_placement_group(group)
     for ref in refs:
         with pytest.raises((skate.exceptions.WorkerCrashedError, TaskPlacementGroupRemoved)):
-            skate.get(ref, timeout=30)
+            skate.get(ref, timeout=60)
     assert eventually(lambda: skate.available_resources()["CPU"] == 2)
-    assert skate.get(here.remote(), timeout=30)
+    assert skate.get(here.remote(), timeout=60)
 
 
 def test_a_task_ends_the_group_that_it_runs_in(session: None) -> None:
@@ -186,16 +186,16 @@ def test_a_task_ends_the_group_that_it_runs_in(session: None) -> None:
         time.sleep(600)
 
     with pytest.raises(TaskPlacementGroupRemoved):
-        skate.get(saw.options(scheduling_strategy=Inside(group)).remote(group), timeout=30)
+        skate.get(saw.options(scheduling_strategy=Inside(group)).remote(group), timeout=60)
 
 
 def test_many_groups_come_and_go(session: None) -> None:
     for _ in range(3):
         groups = [placement_group([{"CPU": 0.01}]) for _ in range(150)]
         homes = [Home.options(num_cpus=0, scheduling_strategy=Inside(group)).remote() for group in groups[:10]]
-        assert len({skate.get(home.pid.remote(), timeout=50) for home in homes}) == 10
+        assert len({skate.get(home.pid.remote(), timeout=150) for home in homes}) == 10
         calls = [here.options(num_cpus=0.01, scheduling_strategy=Inside(group)).remote() for group in groups[10:40]]
-        assert len(skate.get(calls, timeout=50)) == 30
+        assert len(skate.get(calls, timeout=150)) == 30
         for group in groups:
             remove_placement_group(group)
         del homes
@@ -250,12 +250,12 @@ def test_a_trace_with_groups_replays(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return ready
 
         group = placement_group([{"CPU": 1}])
-        assert skate.get(nested.options(scheduling_strategy=Inside(group)).remote(), timeout=30)
+        assert skate.get(nested.options(scheduling_strategy=Inside(group)).remote(), timeout=60)
         hopeless = placement_group([{"CPU": 99}])
         ref = hopeless.ready()
         remove_placement_group(hopeless)
         with pytest.raises(TaskPlacementGroupRemoved):
-            skate.get(ref, timeout=30)
+            skate.get(ref, timeout=60)
         remove_placement_group(group)
     finally:
         skate.shutdown()

@@ -9,9 +9,14 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from programs import BEGIN, eventually, marked, output_of, program
+
+import skate
+from skate.core.engine import current
 
 LOOPS = {
     "get": "ray.get(endless)",
@@ -66,8 +71,8 @@ for round_number in range(int(sys.argv[1])):
         work()
     except KeyboardInterrupt:
         print("caught", flush=True)
-        assert ray.get(echo.remote(round_number), timeout=20) == round_number
-        assert ray.get(cell.get.remote(), timeout=20) == 1
+        assert ray.get(echo.remote(round_number), timeout=60) == round_number
+        assert ray.get(cell.get.remote(), timeout=60) == 1
 print("survived", flush=True)
 """
 
@@ -81,7 +86,7 @@ def test_caught_ctrl_c_comes_in_time_and_leaves_the_session_usable(where: str) -
             time.sleep(rnd.uniform(0.01, 0.04))
             running.interrupt()
             # until() would wait for ever for the next round if this one were lost
-            assert select.select([running.process.stdout], [], [], 3)[0], f"a Ctrl-C in {where!r} was lost"
+            assert select.select([running.process.stdout], [], [], 60)[0], f"a Ctrl-C in {where!r} was lost"
             running.until("caught")
         status, out, err = running.end()
         assert (status, out.strip()) == (0, "survived"), err
@@ -96,29 +101,29 @@ def test_ctrl_c_ends_a_script_with_one_traceback_and_nothing_left(where: str, ti
         for _ in range(times):
             running.interrupt()
             time.sleep(0.02)
-        status, _, err = running.end(5)
+        status, _, err = running.end(90)
         assert status in (-signal.SIGINT, 130), err
         assert err.rstrip().splitlines()[-1].startswith("KeyboardInterrupt"), err
-        assert eventually(lambda: not marked(running.mark), 2)
+        assert eventually(lambda: not marked(running.mark))
 
 
 def test_ctrl_c_on_a_terminal_reaches_the_driver_and_not_its_workers() -> None:
     text = BEGIN + PROGRAM.replace("{loop}", "ray.get(endless)")
-    text += "try: work()\nexcept KeyboardInterrupt: print('caught', ray.get(echo.remote(5), timeout=5), flush=True)\n"
+    text += "try:\n print('at work', flush=True)\n work()\nexcept KeyboardInterrupt: print('caught', ray.get(echo.remote(5), timeout=60), flush=True)\n"
     text += "print('the end', flush=True)\n"
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-c", text])
     said = b""
     try:
-        deadline, pressed = time.monotonic() + 20, False
+        deadline, pressed = time.monotonic() + 60, False
         while time.monotonic() < deadline:
             if select.select([terminal], [], [], 0.1)[0]:
                 try:
                     said += os.read(terminal, 4096)
                 except OSError:
                     break
-            if b"ready" in said and not pressed:
+            if b"at work" in said and not pressed:
                 pressed = True
                 time.sleep(0.3)
                 os.write(terminal, b"\x03")
@@ -131,19 +136,38 @@ def test_ctrl_c_on_a_terminal_reaches_the_driver_and_not_its_workers() -> None:
     assert b"Traceback" not in said, said
 
 
-def test_ctrl_c_goes_to_the_users_own_handler_if_there_is_one() -> None:
+def test_ctrl_c_goes_to_the_users_own_handler_if_there_is_one(tmp_path: Path) -> None:
     text = """
-    seen = []
-    signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    seen, path = [], sys.argv[1]
+
+    @ray.remote
+    def until():
+        while not os.path.exists(path):
+            time.sleep(0.01)
+
+    signal.signal(signal.SIGINT, lambda *_: seen.append(open(path, "w").close()))
     ray.init(num_cpus=1)
-    sleeper = ray.remote(lambda seconds: time.sleep(seconds))
     threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    ray.get(sleeper.remote(0.5))
+    ray.get(until.remote())
     print(seen)
     ray.shutdown()
     print(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)
     """
-    assert output_of(text).splitlines() == ["[1]", "True"]
+    assert output_of(text, str(tmp_path / "seen")).splitlines() == ["[None]", "True"]
+
+
+def test_ctrl_c_that_waited_comes_when_an_actor_has_been_made_and_the_actor_ends(session: None) -> None:
+    """A loop that makes actors is nearly always inside the engine: nothing else would raise it in time."""
+
+    @skate.remote
+    class Cell:
+        """Nothing is asked of it."""
+
+    engine: Any = current()
+    engine.pump.interrupts.waiting_since = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Cell.remote()
+    assert eventually(lambda: [row["state"] for row in engine.state("actors")] in ([], ["DEAD"]))
 
 
 def test_shutdown_puts_pythons_own_handler_back() -> None:
@@ -157,14 +181,14 @@ def test_shutdown_puts_pythons_own_handler_back() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_two_hundred_interrupts_of_a_busy_program_lose_nothing() -> None:
     loop = "while True: ray.get([echo.remote(ray.put(i)) for i in range(20)] + [cell.get.remote()])"
     finish = """
 import gc
 gc.collect()
 engine = ray.core.engine.current()
-deadline = time.monotonic() + 5
+deadline = time.monotonic() + 30
 while len(engine.hub.rows) > 4 and time.monotonic() < deadline:
     ray.get(echo.remote(1))
     time.sleep(0.05)
@@ -176,7 +200,7 @@ print(len(engine.hub.rows) <= 4 or engine.hub.rows)
             running.until("working")
             time.sleep(rnd.uniform(0.001, 0.03))
             running.interrupt()
-            assert select.select([running.process.stdout], [], [], 5)[0], f"Ctrl-C number {i} was lost"
+            assert select.select([running.process.stdout], [], [], 60)[0], f"Ctrl-C number {i} was lost"
             running.until("caught")
         status, out, err = running.end()
         assert (status, out.split()) == (0, ["survived", "True"]), err

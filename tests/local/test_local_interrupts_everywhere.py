@@ -30,15 +30,15 @@ actor, pending = Counter.remote(), sleeper.remote()
 
 def act():
     if mode == "get":
-        ray.get(echo.remote(1), timeout=5)
+        ray.get(echo.remote(1), timeout=60)
     elif mode == "put":
         ray.get(ray.put(large))
     elif mode == "wait":
-        ray.wait([pending, echo.remote(1)], timeout=5)
+        ray.wait([pending, echo.remote(1)], timeout=60)
     elif mode == "call":
-        ray.get(actor.next.remote(), timeout=5)
+        ray.get(actor.next.remote(), timeout=60)
     elif mode == "actor":
-        ray.get(Counter.remote().next.remote(), timeout=5)
+        ray.get(Counter.remote().next.remote(), timeout=60)
     elif mode == "cancel":
         ray.cancel(echo.remote())
 
@@ -64,7 +64,8 @@ def attempt(at):
             act()
             sys.setprofile(None)
             if interrupter.where is not None:
-                time.sleep(1)  # one that had to wait comes now
+                for _ in range(1000):  # one that had to wait comes now
+                    time.sleep(0.02)
         finally:
             sys.setprofile(None)
         came = False
@@ -74,7 +75,7 @@ def attempt(at):
 
 def is_well(value):
     try:
-        return ray.get(echo.remote(value), timeout=5) == value and ray.get(actor.next.remote(), timeout=5) == 1
+        return ray.get(echo.remote(value), timeout=60) == value and ray.get(actor.next.remote(), timeout=60) == 1
     except Exception as error:
         return print(repr(error))
 
@@ -82,7 +83,7 @@ for _ in range(5):
     act()
 at, faults = 1, []
 while True:
-    faulthandler.dump_traceback_later(15, exit=True)  # where the program hangs, if it does
+    faulthandler.dump_traceback_later(100, exit=True)  # where the program hangs, if it does
     where, came = attempt(at)
     if where is None:
         break
@@ -96,7 +97,7 @@ faulthandler.cancel_dump_traceback_later()
 gc.collect()
 print(at, "points")
 engine = ray.core.engine.current()
-deadline = time.monotonic() + 5
+deadline = time.monotonic() + 30
 while time.monotonic() < deadline and (len(engine.hub.rows) > 2 or engine.hub.arena.used):
     ray.get(echo.remote())
     gc.collect()
@@ -109,7 +110,7 @@ assert engine.hub.arena.used == 0
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(70)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", ["get", "put", "wait", "call", "actor", "cancel"])
 def test_ctrl_c_anywhere_is_raised_and_leaves_the_session_whole(mode: str) -> None:
-    print(output_of(PROGRAM, mode, "1", timeout=60))
+    print(output_of(PROGRAM, mode, "1", timeout=280))

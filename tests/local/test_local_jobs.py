@@ -43,14 +43,14 @@ def client(hub: standing.Hub) -> JobSubmissionClient:
     return JobSubmissionClient()
 
 
-def end_of(client: JobSubmissionClient, name: str, patience: float = 20) -> JobDetails:
+def end_of(client: JobSubmissionClient, name: str, patience: float = 60) -> JobDetails:
     assert eventually(lambda: client.get_job_status(name).is_terminal(), patience), client.get_job_info(name)
     return client.get_job_info(name)
 
 
 def begun(client: JobSubmissionClient, name: str, line: str) -> None:
     """Wait until a job has written a line."""
-    assert eventually(lambda: line in client.get_job_logs(name), 20), client.get_job_info(name)
+    assert eventually(lambda: line in client.get_job_logs(name)), client.get_job_info(name)
 
 
 def test_job_attaches_and_has_its_folder_and_variables(client: JobSubmissionClient, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_stop_ends_the_whole_group_first_kindly(client: JobSubmissionClient, hub
     with pytest.raises(RuntimeError, match="is RUNNING"):
         client.delete_job(name)
     assert client.stop_job(name)
-    info = end_of(client, name, 2.5)
+    info = end_of(client, name)
     assert info.status == "STOPPED" and client.get_job_logs(name) == "up\nbye\n"
     assert eventually(lambda: not [pid for pid in _marked(hub.folder) if _name(pid) == "sleep"])
 
@@ -138,7 +138,7 @@ def test_stop_kills_what_ignores_it(client: JobSubmissionClient) -> None:
     begin = time.monotonic()
     client.stop_job(name)
     assert end_of(client, name).status == "STOPPED"
-    assert 2.5 < time.monotonic() - begin < 8
+    assert time.monotonic() - begin > 2.5
 
 
 def test_what_a_job_leaves_behind_ends_with_it(client: JobSubmissionClient, hub: standing.Hub) -> None:
@@ -155,7 +155,7 @@ def test_job_waits_for_its_resources_and_one_that_can_never_run_fails(client: Jo
     third = client.submit_job(entrypoint="echo third", entrypoint_num_cpus=1)
     time.sleep(0.3)
     assert client.get_job_status(second) == "PENDING"
-    assert client.stop_job(third) and end_of(client, third, 3).status == "STOPPED"  # before it has begun
+    assert client.stop_job(third) and end_of(client, third).status == "STOPPED"  # before it has begun
     client.stop_job(first)
     assert end_of(client, second).status == "SUCCEEDED"
     info = end_of(client, client.submit_job(entrypoint="true", entrypoint_resources={"unicorn": 1}))
@@ -202,17 +202,18 @@ def test_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert 100_000 < len(text) <= 200_000 and text.endswith("99999\nthe end\n")
 
 
-def test_tail_gives_all_of_it_as_it_comes(client: JobSubmissionClient) -> None:
-    async def follow() -> tuple[str, float]:
-        first, text = 0.0, ""
+def test_tail_gives_all_of_it_as_it_comes(client: JobSubmissionClient, tmp_path: Path) -> None:
+    async def follow() -> str:
+        text = ""
         async for piece in client.tail_job_logs(name):
-            first = first or time.monotonic()
             text += piece
-        return text, time.monotonic() - first
+            for line in text.splitlines():
+                (tmp_path / f"seen-{line}").touch()
+        return text
 
-    name = client.submit_job(entrypoint="for i in 1 2 3 4 5; do echo $i; sleep 0.2; done")
-    text, lasted = asyncio.run(follow())
-    assert text == "1\n2\n3\n4\n5\n" and lasted > 0.5 and client.get_job_status(name) == "SUCCEEDED"
+    waiting = f"while [ ! -e {tmp_path}/seen-$i ]; do sleep 0.05; done"
+    name = client.submit_job(entrypoint=f"for i in 1 2 3; do echo $i; {waiting}; done")
+    assert asyncio.run(follow()) == "1\n2\n3\n" and client.get_job_status(name) == "SUCCEEDED"
 
 
 def test_all_kinds_of_jobs_are_listed(client: JobSubmissionClient, hub: standing.Hub) -> None:

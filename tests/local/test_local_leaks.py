@@ -59,7 +59,7 @@ def one_round(i):
 
 def settled():
     engine = ray.core.engine.current()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         gc.collect()
         ray.available_resources()
@@ -104,9 +104,9 @@ assert not me.children(recursive=True)
 """
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_fifteen_hundred_rounds_leave_nothing_behind() -> None:
-    print(output_of(PROGRAM, "1500", timeout=55))
+    print(output_of(PROGRAM, "1500", timeout=280))
 
 
 @pytest.mark.slow

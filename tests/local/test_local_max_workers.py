@@ -85,7 +85,7 @@ def test_many_tasks_share_few_workers(start):
 
 def test_blocked_tasks_count(start):
     start(3, num_cpus=2)
-    assert skate.get([outer.remote(x) for x in range(2)], timeout=30) == [0, 2]
+    assert skate.get([outer.remote(x) for x in range(2)], timeout=60) == [0, 2]
 
 
 def test_calls_made_inside_calls_go_first_so_that_many_parents_need_few_processes(start):
@@ -96,7 +96,7 @@ def test_calls_made_inside_calls_go_first_so_that_many_parents_need_few_processe
 def test_idle_workers_of_other_environments_make_room(start):
     start(1)
     environments = [{"env_vars": {"WHICH": str(number)}} for number in range(4)]
-    pids = {skate.get(pid.options(runtime_env=environment).remote(), timeout=30) for environment in environments * 2}
+    pids = {skate.get(pid.options(runtime_env=environment).remote(), timeout=60) for environment in environments * 2}
     assert len(pids) >= 4
     many = [pid.options(runtime_env=environments[x % 4]).remote() for x in range(40)]
     assert len(skate.get(many, timeout=60)) == 40
@@ -105,7 +105,7 @@ def test_idle_workers_of_other_environments_make_room(start):
 def test_idle_workers_of_other_nodes_make_room(start):
     start(1, num_cpus=None, nodes=[{"num_cpus": 1}, {"num_cpus": 1, "resources": {"b": 1}}])
     here, there = pid.remote(), pid.options(resources={"b": 1}).remote()
-    assert len(set(skate.get([here, there], timeout=30))) == 2
+    assert len(set(skate.get([here, there], timeout=60))) == 2
     spread = [pid.options(scheduling_strategy="SPREAD").remote() for _ in range(10)]
     assert len(skate.get(spread, timeout=60)) == 10
 
@@ -114,10 +114,10 @@ def test_an_actor_that_ends_makes_room(start):
     start(1)
     for _ in range(3):
         counter = Counter.remote()
-        assert skate.get(counter.add.remote(), timeout=30) == 1
+        assert skate.get(counter.add.remote(), timeout=60) == 1
         waiting = double.remote(3)
         del counter
-        assert skate.get(waiting, timeout=30) == 6
+        assert skate.get(waiting, timeout=60) == 6
 
 
 def test_a_task_behind_idle_actors_is_told(start):
@@ -128,7 +128,7 @@ def test_a_task_behind_idle_actors_is_told(start):
         skate.get(double.remote(1))
     assert skate.get(counters[0].add.remote()) == 2
     del counters
-    assert skate.get(double.remote(1), timeout=30) == 2
+    assert skate.get(double.remote(1), timeout=60) == 2
 
 
 def test_an_actor_too_many_is_told(start):
@@ -150,7 +150,7 @@ def test_actors_that_are_busy_are_waited_for(start):
 
     brief = Brief.remote()
     ending = brief.end.remote()
-    assert skate.get(double.remote(4), timeout=30) == 8
+    assert skate.get(double.remote(4), timeout=60) == 8
     with pytest.raises(skate.exceptions.RayActorError):
         skate.get(ending)
 
@@ -163,26 +163,28 @@ def test_a_wait_with_a_timeout_is_left_alone(start):
     with pytest.raises(skate.exceptions.GetTimeoutError):
         skate.get(waiting, timeout=1.2)
     del counter
-    assert skate.get(waiting, timeout=30) == 2
+    assert skate.get(waiting, timeout=60) == 2
 
 
 def test_a_task_that_holds_the_last_process_its_child_needs_is_told(start):
     start(1)
     with pytest.raises(DeadlockError, match=r"a worker process \(max_workers=1\), which is held by"):
         skate.get(outer.remote(1))
-    assert skate.get(double.remote(1), timeout=30) == 2
+    assert skate.get(double.remote(1), timeout=60) == 2
 
 
-def test_one_of_several_that_wait_for_children_is_told_and_the_others_go_on(start):
+def test_one_of_several_that_wait_for_children_is_told_and_the_others_go_on(start, tmp_path):
     start(3, num_cpus=3)
 
     @skate.remote
     def patient(x: int) -> int:
-        time.sleep(0.5)  # until all three are there
+        (tmp_path / str(x)).touch()
+        while len(list(tmp_path.iterdir())) < 3:
+            time.sleep(0.01)
         return skate.get(double.remote(x))
 
     refs = [patient.remote(x) for x in range(3)]
-    ready, _ = skate.wait(refs, num_returns=3, timeout=30)
+    ready, _ = skate.wait(refs, num_returns=3, timeout=60)
     assert len(ready) == 3
     outcomes = [_outcome(ref) for ref in refs]
     assert outcomes.count("told") == 1
@@ -224,7 +226,7 @@ def test_workers_that_die_are_replaced(start):
 
     path = f"/tmp/skate-test-{os.getpid()}-{time.monotonic_ns()}"
     try:
-        assert skate.get(dies_once.remote(path), timeout=30) == "alive"
+        assert skate.get(dies_once.remote(path), timeout=60) == "alive"
     finally:
         os.unlink(path)
 

@@ -68,9 +68,9 @@ def test_a_worker_that_sends_nonsense_is_ended_and_its_task_fails_with_the_reaso
 
     kept = skate.put(bytes(range(256)) * 4096)
     with pytest.raises(WorkerCrashedError, match="was ended because it"):
-        skate.get(bad.remote(), timeout=20)
+        skate.get(bad.remote(), timeout=60)
     assert skate.get(kept) == bytes(range(256)) * 4096
-    assert skate.get(skate.remote(lambda: "fine").remote(), timeout=20) == "fine"
+    assert skate.get(skate.remote(lambda: "fine").remote(), timeout=60) == "fine"
     warnings = [line for line in capfd.readouterr().err.splitlines() if "nonsense" in line]
     assert len(warnings) == 1 and warnings[0].startswith("skate: worker ")
 
@@ -91,7 +91,7 @@ def test_its_task_is_tried_again_as_often_as_its_options_say(session: None) -> N
 
         return current().context().attempt
 
-    assert skate.get(bad_at_first.remote(), timeout=30) == 2
+    assert skate.get(bad_at_first.remote(), timeout=60) == 2
 
 
 def test_an_actor_that_sends_nonsense_dies_and_its_calls_fail(session: None) -> None:
@@ -107,7 +107,7 @@ def test_an_actor_that_sends_nonsense_dies_and_its_calls_fail(session: None) -> 
     calls = [bad.speak.remote(), bad.speak.remote()]
     for call in calls:
         with pytest.raises(ActorDiedError, match="sent what is no message"):
-            skate.get(call, timeout=20)
+            skate.get(call, timeout=60)
 
 
 def test_the_process_that_starts_workers_passes_over_what_is_no_request(one_cpu: None) -> None:
@@ -121,4 +121,4 @@ def test_the_process_that_starts_workers_passes_over_what_is_no_request(one_cpu:
     def pid() -> int:
         return os.getpid()
 
-    assert skate.get(pid.remote(), timeout=20) != os.getpid()
+    assert skate.get(pid.remote(), timeout=60) != os.getpid()

@@ -28,7 +28,7 @@ def quick(seconds: float) -> float:
 
 
 def session_works() -> None:
-    assert skate.get([echo.remote(i) for i in range(50)], timeout=10) == list(range(50))
+    assert skate.get([echo.remote(i) for i in range(50)], timeout=60) == list(range(50))
 
 
 @pytest.mark.parametrize(("upto", "reopened"), [(20, 0), (20, 40), (400, 0), (400, 400)])
@@ -42,7 +42,7 @@ def test_task_that_closes_descriptors_ends_with_a_value_or_a_clear_error(
         return f"closed, {len(kept)} open"
 
     try:
-        assert skate.get(closer.remote(), timeout=10) == f"closed, {reopened} open"
+        assert skate.get(closer.remote(), timeout=60) == f"closed, {reopened} open"
     except exceptions.WorkerCrashedError as error:
         assert "closer" in str(error)
     session_works()
@@ -66,7 +66,7 @@ def test_forked_child_of_a_task_does_not_talk_for_it(how: str, one_cpu: None) ->
         return value
 
     for _ in range(3):
-        assert skate.get(parent.remote(), timeout=10) == "parent"
+        assert skate.get(parent.remote(), timeout=60) == "parent"
         session_works()
 
 
@@ -77,7 +77,7 @@ def test_forked_child_of_a_task_that_uses_the_session_is_refused(one_cpu: None) 
         pid = os.fork()
         if pid == 0:
             try:
-                skate.get(echo.remote(1), timeout=5)
+                skate.get(echo.remote(1), timeout=60)
                 os.write(writing, b"worked")
             except BaseException as error:
                 os.write(writing, repr(error).encode())
@@ -85,7 +85,7 @@ def test_forked_child_of_a_task_that_uses_the_session_is_refused(one_cpu: None) 
         os.waitpid(pid, 0)
         return os.read(reading, 4096).decode()
 
-    assert "fork" in skate.get(parent.remote(), timeout=10)
+    assert "fork" in skate.get(parent.remote(), timeout=60)
     session_works()
 
 
@@ -100,7 +100,7 @@ def test_forked_child_of_an_actor_does_not_talk_for_it(session: None) -> None:
             return "parent"
 
     actor = Forker.remote()
-    assert [skate.get(actor.fork.remote(), timeout=10) for _ in range(3)] == ["parent"] * 3
+    assert [skate.get(actor.fork.remote(), timeout=60) for _ in range(3)] == ["parent"] * 3
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -112,7 +112,7 @@ def test_multiprocessing_pool_works_inside_a_task(method: str, session: None) ->
         with multiprocessing.get_context(method).Pool(2) as pool:
             return pool.map(abs, range(-5, 0))
 
-    assert skate.get(parent.remote(), timeout=30) == [5, 4, 3, 2, 1]
+    assert skate.get(parent.remote(), timeout=60) == [5, 4, 3, 2, 1]
     session_works()
 
 
@@ -121,7 +121,7 @@ def test_task_may_start_subprocesses(session: None) -> None:
     def shell(text: str) -> str:
         return subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True).stdout
 
-    assert skate.get([shell.remote(f"echo {i}") for i in range(10)], timeout=10) == [f"{i}\n" for i in range(10)]
+    assert skate.get([shell.remote(f"echo {i}") for i in range(10)], timeout=60) == [f"{i}\n" for i in range(10)]
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler])
@@ -131,15 +131,15 @@ def test_handler_of_sigint_left_behind_by_a_task_does_not_touch_later_tasks(hand
         signal.signal(signal.SIGINT, handler)
         return os.getpid()
 
-    changed = skate.get(change.remote(), timeout=10)
-    assert skate.get([quick.remote(0) for _ in range(50)], timeout=10) == [0] * 50
+    changed = skate.get(change.remote(), timeout=60)
+    assert skate.get([quick.remote(0) for _ in range(50)], timeout=60) == [0] * 50
     # a long call among short ones: those behind it are taken back from its worker
-    assert skate.get([quick.remote(x) for x in (0, 0, 0.3, 0, 0)], timeout=10) == [0, 0, 0.3, 0, 0]
+    assert skate.get([quick.remote(x) for x in (0, 0, 0.3, 0, 0)], timeout=60) == [0, 0, 0.3, 0, 0]
     late = quick.remote(30)
     time.sleep(0.3)
     skate.cancel(late)
     with pytest.raises(exceptions.TaskCancelledError):
-        skate.get(late, timeout=5)
+        skate.get(late, timeout=60)
     assert isinstance(changed, int)
 
 
@@ -154,8 +154,8 @@ def test_handler_of_sigint_changed_by_a_long_task_does_not_end_it(handler: objec
                 time.sleep(0.01)
         return seconds
 
-    assert skate.get([step.remote(0) for _ in range(50)], timeout=10) == [0] * 50
-    assert skate.get([step.remote(x) for x in (0, 0, 0.4, 0, 0)], timeout=10) == [0, 0, 0.4, 0, 0]
+    assert skate.get([step.remote(0) for _ in range(50)], timeout=60) == [0] * 50
+    assert skate.get([step.remote(x) for x in (0, 0, 0.4, 0, 0)], timeout=60) == [0, 0, 0.4, 0, 0]
 
 
 def test_working_directory_left_by_a_task_may_vanish(session: None, tmp_path: os.PathLike[str]) -> None:
@@ -166,7 +166,7 @@ def test_working_directory_left_by_a_task_may_vanish(session: None, tmp_path: os
         os.chdir(folder)
         os.rmdir(folder)
 
-    skate.get([move.remote() for _ in range(4)], timeout=10)
+    skate.get([move.remote() for _ in range(4)], timeout=60)
     session_works()
 
 
@@ -177,7 +177,7 @@ def test_driver_whose_working_directory_is_gone_still_starts_workers(tmp_path: o
     os.chdir(folder)
     os.rmdir(folder)
     ray.init(num_cpus=2)
-    print(ray.get(ray.remote(lambda: 5).remote(), timeout=10))
+    print(ray.get(ray.remote(lambda: 5).remote(), timeout=60))
     """
     assert output_of(text).strip() == "5"
 
@@ -193,8 +193,8 @@ def test_task_that_closes_its_output_leaves_printing_to_the_next(one_cpu: None) 
         print("hello")
         print("hello", file=sys.stderr)
 
-    skate.get(close.remote(), timeout=10)
-    skate.get(speak.remote(), timeout=10)
+    skate.get(close.remote(), timeout=60)
+    skate.get(speak.remote(), timeout=60)
 
 
 def test_actor_that_closed_its_output_still_leaves_in_order(session: None) -> None:
@@ -209,9 +209,9 @@ def test_actor_that_closed_its_output_still_leaves_in_order(session: None) -> No
             skate.actor.exit_actor()
 
     mute = Mute.remote()
-    skate.get(mute.close.remote(), timeout=10)
+    skate.get(mute.close.remote(), timeout=60)
     with pytest.raises(exceptions.ActorDiedError):
-        skate.get(mute.leave.remote(), timeout=10)
+        skate.get(mute.leave.remote(), timeout=60)
     session_works()
 
 
@@ -229,7 +229,7 @@ def test_threads_that_outlive_their_task_do_not_disturb(one_cpu: None) -> None:
         threading.Thread(target=time.sleep, args=[0.5]).start()
         return os.getpid()
 
-    skate.get(leave_threads.remote(), timeout=10)
+    skate.get(leave_threads.remote(), timeout=60)
     for _ in range(5):
         session_works()
     skate.shutdown()
@@ -244,7 +244,7 @@ def test_task_that_raises_the_recursion_limit_and_recurses_is_one_error(session:
         down(0)
 
     with pytest.raises(RecursionError):
-        skate.get(recurse.remote(), timeout=10)
+        skate.get(recurse.remote(), timeout=60)
     session_works()
 
 
@@ -254,7 +254,7 @@ def test_memory_error_in_a_task_is_that_tasks_error(session: None) -> None:
         return len(bytearray(1 << 50))
 
     with pytest.raises(MemoryError):
-        skate.get(greedy.remote(), timeout=10)
+        skate.get(greedy.remote(), timeout=60)
     session_works()
 
 
@@ -268,7 +268,7 @@ def test_task_killed_by_its_own_resource_limit_is_one_error(session: None) -> No
             pass
 
     with pytest.raises(exceptions.WorkerCrashedError, match="SIG(XCPU|KILL)"):
-        skate.get(burn.remote(), timeout=20)
+        skate.get(burn.remote(), timeout=60)
     session_works()
 
 
@@ -283,7 +283,7 @@ def test_stopped_worker_is_ended_by_shutdown() -> None:
     time.sleep(0.3)
     begun = time.monotonic()
     skate.shutdown()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 def test_garbage_on_the_link_costs_only_the_worker(session: None) -> None:
@@ -301,6 +301,6 @@ def test_garbage_on_the_link_costs_only_the_worker(session: None) -> None:
 
     for data in (b"\xff" * 400, b"\x05\0\0\0hello", b"\x02\0\0\0\x91\x07", b"\0\0\0\0" * 3):
         with pytest.raises(exceptions.WorkerCrashedError):
-            skate.get(babble.remote(data), timeout=10)
+            skate.get(babble.remote(data), timeout=60)
         session_works()
     assert eventually(lambda: skate.available_resources()["CPU"] == 2)

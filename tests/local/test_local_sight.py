@@ -58,11 +58,16 @@ def test_times_are_those_of_the_call(session: None) -> None:
 
     skate.get(sleeps.remote(0))
     began = time.time()
-    ended = skate.get(sleeps.options(name="timed").remote(0.2))
+    ref = sleeps.options(name="timed").remote(0.2)
+    sent = time.time()
+    ended = skate.get(ref)
+    got = time.time()
     (row,) = rows("timed")
-    assert abs(row["creation_time_ms"] / 1e3 - began) < 0.05
-    assert abs(row["end_time_ms"] / 1e3 - ended) < 0.02
-    assert 195 <= row["end_time_ms"] - row["start_time_ms"] <= 300
+    created, start, end = (row[f"{name}_time_ms"] / 1e3 for name in ("creation", "start", "end"))
+    exact = 0.02  # seconds between the clocks of two processes
+    assert began - exact <= created <= sent + exact and created <= start + exact
+    assert ended - exact <= end <= got + exact
+    assert 0.195 <= end - start <= got - began + exact
 
 
 def test_times_are_right_though_the_driver_looks_late(session: None) -> None:
@@ -75,10 +80,11 @@ def test_times_are_right_though_the_driver_looks_late(session: None) -> None:
     skate.get(returns_when.remote())
     ref = returns_when.options(name="late").remote()
     sum(range(3_000_000))
-    time.sleep(0.3)
+    time.sleep(1)
+    looked = time.time()
     ended = skate.get(ref)
     (row,) = rows("late")
-    assert abs(row["end_time_ms"] / 1e3 - ended) < 0.02
+    assert ended - 0.02 <= row["end_time_ms"] / 1e3 < max(ended + 0.02, looked - 0.5)
 
 
 def test_calls_of_one_worker_do_not_overlap_in_the_timeline(one_cpu: None) -> None:
@@ -256,7 +262,7 @@ def test_output_is_followed_until_the_worker_ends(session: None) -> None:
     skate.get(actor.say.remote("second"))
     assert eventually(lambda: "".join(heard) == "first\nsecond\n")
     skate.kill(actor)
-    thread.join(20)
+    thread.join(90)
     assert not thread.is_alive()
 
 
@@ -344,9 +350,8 @@ def test_a_worker_that_hangs_shows_where(session: None) -> None:
     ref = hangs_here.options(name="hangs").remote()
     assert eventually(lambda: [row["state"] for row in rows("hangs")] == ["RUNNING"])
     (row,) = rows("hangs")
-    for _ in range(2):
-        found = stacks([row["worker_pid"]], py_spy=False)
-        assert "hangs_here" in found[row["worker_pid"]]
+    for _ in range(2):  # at first it may be about to begin
+        assert eventually(lambda: "hangs_here" in stacks([row["worker_pid"]], py_spy=False)[row["worker_pid"]])
     assert "test_a_worker_that_hangs_shows_where" in stacks()[os.getpid()]
     skate.cancel(ref, force=True)
 

@@ -65,30 +65,30 @@ def test_value_larger_than_the_store_is_refused_with_both_sizes(where: str, stor
         elif where == "argument":
             measure.remote(large)
         elif where == "result":
-            skate.get(make.remote(200), timeout=20)
+            skate.get(make.remote(200), timeout=60)
         else:
-            skate.get(put_inside.remote(), timeout=20)
+            skate.get(put_inside.remote(), timeout=60)
     assert used() == 0
-    assert skate.get(measure.remote(np.ones(MB, dtype=np.uint8)), timeout=10) == MB
+    assert skate.get(measure.remote(np.ones(MB, dtype=np.uint8)), timeout=60) == MB
 
 
 def test_full_store_takes_more_and_gives_all_of_it_back(store: None) -> None:
     kept = [skate.put(np.full(9 * MB, i, dtype=np.uint8)) for i in range(30)]
     results = [make.remote(9) for _ in range(5)]
     assert [int(skate.get(ref)[0]) for ref in kept] == list(range(30))
-    assert [skate.get(measure.remote(ref), timeout=10) for ref in results] == [9 * MB] * 5
+    assert [skate.get(measure.remote(ref), timeout=60) for ref in results] == [9 * MB] * 5
     views = skate.get(kept)
     assert [int(view[-1]) for view in views] == list(range(30))
     del views
     kept.clear()
     results.clear()
     assert eventually(lambda: used() == 0)
-    assert skate.get(measure.remote(skate.put(np.ones(90 * MB, dtype=np.uint8))), timeout=10) == 90 * MB
+    assert skate.get(measure.remote(skate.put(np.ones(90 * MB, dtype=np.uint8))), timeout=60) == 90 * MB
 
 
 def test_store_many_times_over_passes_through_when_refs_are_dropped(store: None) -> None:
     for i in range(40):
-        assert skate.get(measure.remote(make.remote(20)), timeout=10) == 20 * MB, i
+        assert skate.get(measure.remote(make.remote(20)), timeout=60) == 20 * MB, i
     assert eventually(lambda: used() == 0)
 
 
@@ -100,20 +100,20 @@ def test_large_result_survives_the_death_of_its_worker(store: None) -> None:
 
     maker = Maker.remote()
     refs = [maker.make.remote() for _ in range(2)]
-    skate.wait(refs, num_returns=2, timeout=10)
+    skate.wait(refs, num_returns=2, timeout=60)
     skate.kill(maker)
     with pytest.raises(exceptions.ActorDiedError):
-        skate.get(maker.make.remote(), timeout=10)
+        skate.get(maker.make.remote(), timeout=60)
     for ref in refs:
-        array, inner = skate.get(ref, timeout=5)
+        array, inner = skate.get(ref, timeout=60)
         assert int(array[-1]) == MB - 1
-        assert int(skate.get(inner, timeout=5)[-1]) == 2 * (MB - 1)
+        assert int(skate.get(inner, timeout=60)[-1]) == 2 * (MB - 1)
     del array, inner, refs, ref
     assert eventually(lambda: used() == 0)
 
 
 def test_view_outlives_reference_worker_and_session(store: None) -> None:
-    array = skate.get(make.remote(4), timeout=10)
+    array = skate.get(make.remote(4), timeout=60)
     skate.shutdown()
     assert int(array.sum()) == 4 * MB
 
@@ -145,12 +145,12 @@ def test_memory_comes_back_when_what_it_was_for_fails(how: str, store: None) -> 
             if how == "driver's closure":
                 bad.remote(np.ones(5 * MB, dtype=np.uint8))
             elif how == "task's closure":
-                skate.get(tries.remote(), timeout=10)
+                skate.get(tries.remote(), timeout=60)
             elif how == "second return":
-                skate.get(half.remote(), timeout=10)
+                skate.get(half.remote(), timeout=60)
             else:
                 for ref in stream.remote():
-                    skate.get(ref, timeout=10)
+                    skate.get(ref, timeout=60)
     ref = None
     arena = engines.current().hub.arena
     assert eventually(lambda: used() == 0)
@@ -168,10 +168,10 @@ def test_memory_comes_back_from_tasks_cancelled_in_the_middle_of_a_put(store: No
         time.sleep(0.1 + i / 100)
         skate.cancel(ref)
         with pytest.raises(exceptions.TaskCancelledError):
-            skate.get(ref, timeout=10)
+            skate.get(ref, timeout=60)
     del ref
     assert eventually(lambda: used() == 0)
-    assert skate.get(measure.remote(skate.put(np.ones(90 * MB, dtype=np.uint8))), timeout=10) == 90 * MB
+    assert skate.get(measure.remote(skate.put(np.ones(90 * MB, dtype=np.uint8))), timeout=60) == 90 * MB
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -184,9 +184,9 @@ def test_memory_comes_back_from_workers_killed_in_the_middle_of_a_put(number: in
 
     for _ in range(3):
         with pytest.raises(exceptions.WorkerCrashedError, match=signal.Signals(number).name):
-            skate.get(doomed.remote(), timeout=20)
+            skate.get(doomed.remote(), timeout=60)
     assert eventually(lambda: used() == 0)
-    assert skate.get(measure.remote(np.ones(80 * MB, dtype=np.uint8)), timeout=10) == 80 * MB
+    assert skate.get(measure.remote(np.ones(80 * MB, dtype=np.uint8)), timeout=60) == 80 * MB
 
 
 def test_memory_comes_back_from_an_actor_that_dies_with_what_it_held(store: None) -> None:
@@ -212,9 +212,9 @@ def test_memory_comes_back_from_an_actor_that_dies_with_what_it_held(store: None
             time.sleep(0.3)
 
     hoarder = Hoarder.remote()
-    skate.get([hoarder.put.remote(), hoarder.take.remote([skate.put(np.ones(9 * MB, dtype=np.uint8))])], timeout=10)
-    skate.get(hoarder.read.remote(), timeout=10)
-    assert used() > 30 * MB
+    skate.get([hoarder.put.remote(), hoarder.take.remote([skate.put(np.ones(9 * MB, dtype=np.uint8))])], timeout=60)
+    skate.get(hoarder.read.remote(), timeout=60)
+    assert eventually(lambda: used() > 30 * MB)
     skate.kill(hoarder)
     assert eventually(lambda: used() == 0), used()
 
@@ -240,7 +240,7 @@ def test_tiny_or_full_dev_shm_does_not_matter(full: bool) -> None:
     fill = "head -c 2000000 /dev/zero > /dev/shm/filler;" if full else ""
     script = f'mount -t tmpfs -o size=1m tmpfs /dev/shm || exit 77; {fill} exec "$0" -c "$1"'
     done = subprocess.run(
-        [unshare, "-m", "sh", "-c", script, sys.executable, SMALL_SHM], capture_output=True, text=True, timeout=30
+        [unshare, "-m", "sh", "-c", script, sys.executable, SMALL_SHM], capture_output=True, text=True, timeout=60
     )
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip(f"no mount namespaces here: {done.stderr.strip()}")

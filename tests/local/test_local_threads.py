@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
     threads = [threading.Thread(target=run, args=[number], daemon=True) for number in range(count)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 45
+    deadline = time.monotonic() + 150
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     if errors:
@@ -71,32 +72,32 @@ def mixed_operations(seed: int, times: int, shared: skate.ObjectRef, counter: ob
     for i in range(times):
         kind = rnd.randrange(9)
         if kind == 0:
-            assert skate.get(echo.remote((seed, i)), timeout=20) == (seed, i)
+            assert skate.get(echo.remote((seed, i)), timeout=60) == (seed, i)
         elif kind == 1:
             refs = [echo.remote(k) for k in range(10)]
-            ready, rest = skate.wait(refs, num_returns=3, timeout=20)
+            ready, rest = skate.wait(refs, num_returns=3, timeout=60)
             assert len(ready) == 3 and len(rest) == 7
-            assert skate.get(refs, timeout=20) == list(range(10))
+            assert skate.get(refs, timeout=60) == list(range(10))
         elif kind == 2:
             assert skate.get(skate.put([seed, i])) == [seed, i]
         elif kind == 3:
             array = np.full(50_000, seed * 1000 + i)
-            assert skate.get(echo.remote(skate.put(array)), timeout=20)[-1] == seed * 1000 + i
+            assert skate.get(echo.remote(skate.put(array)), timeout=60)[-1] == seed * 1000 + i
         elif kind == 4:
-            counted.append(skate.get(counter.next.remote(), timeout=20))
+            counted.append(skate.get(counter.next.remote(), timeout=60))
         elif kind == 5:
             with pytest.raises(ValueError, match=str(i)):
-                skate.get(fail.remote(i), timeout=20)
+                skate.get(fail.remote(i), timeout=60)
         elif kind == 6:
             ref = sleeper.remote(5)
             skate.cancel(ref)
             with pytest.raises(exceptions.TaskCancelledError):
-                skate.get(ref, timeout=20)
+                skate.get(ref, timeout=60)
         elif kind == 7:
-            assert skate.get(shared, timeout=20)[0] == 1
+            assert skate.get(shared, timeout=60)[0] == 1
         elif i % 10 == 0:
             own = Counter.remote()
-            assert skate.get([own.next.remote() for _ in range(3)], timeout=20) == [1, 2, 3]
+            assert skate.get([own.next.remote() for _ in range(3)], timeout=60) == [1, 2, 3]
     assert counted == sorted(set(counted)), "calls of one caller ran out of order"
 
 
@@ -108,28 +109,25 @@ def test_eight_threads_of_the_driver_share_a_session(times: int, session: None) 
 
 def test_threads_that_wait_for_each_others_results_all_wake(session: None) -> None:
     refs = [sleeper.remote(0.02 * (i % 5)) for i in range(40)]
-    in_threads(12, lambda number: skate.get(refs[number:] + refs[:number], timeout=20))
-    in_threads(12, lambda number: skate.wait(refs, num_returns=40, timeout=20))
+    in_threads(12, lambda number: skate.get(refs[number:] + refs[:number], timeout=60))
+    in_threads(12, lambda number: skate.wait(refs, num_returns=40, timeout=60))
 
 
 def test_waiting_thread_keeps_its_deadline_while_others_are_busy(session: None) -> None:
     forever = sleeper.remote(60)
-    late: list[float] = []
+    kept = threading.Event()
 
     def work(number: int) -> None:
-        if number:
-            deadline = time.monotonic() + 1.5
-            while time.monotonic() < deadline:
-                skate.get(echo.remote(number), timeout=20)
-            return
-        for _ in range(10):
-            begun = time.monotonic()
-            with pytest.raises(exceptions.GetTimeoutError):
-                skate.get(forever, timeout=0.1)
-            late.append(time.monotonic() - begun - 0.1)
+        while number and not kept.is_set():
+            skate.get(echo.remote(number), timeout=60)
+        if number == 0:
+            for _ in range(10):
+                with pytest.raises(exceptions.GetTimeoutError):
+                    skate.get(forever, timeout=0.1)
+            kept.set()
 
-    in_threads(4, work)
-    assert max(late) < 0.5, late
+    in_threads(4, work)  # which would never end if the deadline had to wait for the others
+    assert kept.is_set()
 
 
 def test_thread_left_waiting_at_shutdown_is_woken_with_an_error() -> None:
@@ -142,14 +140,14 @@ def test_thread_left_waiting_at_shutdown_is_woken_with_an_error() -> None:
         except exceptions.RayError as error:
             errors.append(error)
 
-    verbs = [lambda: skate.get(forever), lambda: skate.wait([forever]), lambda: skate.get(forever, timeout=50)]
+    verbs = [lambda: skate.get(forever), lambda: skate.wait([forever]), lambda: skate.get(forever, timeout=150)]
     threads = [threading.Thread(target=work, args=[verb], daemon=True) for verb in verbs]
     for thread in threads:
         thread.start()
     time.sleep(0.2)
     skate.shutdown()
     for thread in threads:
-        thread.join(5)
+        thread.join(90)
     assert len(errors) == 3, errors
     assert all("shut down" in str(error) for error in errors)
 
@@ -158,7 +156,7 @@ def test_session_started_in_a_thread_serves_the_main_thread() -> None:
     thread = threading.Thread(target=lambda: skate.init(engine="local", num_cpus=1))
     thread.start()
     thread.join()
-    assert skate.get(echo.remote(1), timeout=10) == 1
+    assert skate.get(echo.remote(1), timeout=60) == 1
     thread = threading.Thread(target=skate.shutdown)
     thread.start()
     thread.join()
@@ -167,7 +165,7 @@ def test_session_started_in_a_thread_serves_the_main_thread() -> None:
 
 def test_sessions_started_by_eight_threads_at_once_are_one() -> None:
     os.environ.pop("SKATE_ENGINE", None)
-    in_threads(8, lambda number: skate.get(echo.remote(number), timeout=20))
+    in_threads(8, lambda number: skate.get(echo.remote(number), timeout=60))
     skate.shutdown()
 
 
@@ -179,9 +177,9 @@ def test_threads_of_a_task_use_the_session(session: None) -> None:
 
         def work(number: int) -> None:
             for i in range(20):
-                answers.append(skate.get(echo.options(num_cpus=0).remote(number * 100 + i), timeout=20))
+                answers.append(skate.get(echo.options(num_cpus=0).remote(number * 100 + i), timeout=60))
                 assert skate.get(shared)[0] == 1
-                assert skate.wait([echo.options(num_cpus=0).remote(i)], timeout=20)[0]
+                assert skate.wait([echo.options(num_cpus=0).remote(i)], timeout=60)[0]
                 skate.put(i)
 
         threads = [threading.Thread(target=work, args=[number]) for number in range(6)]
@@ -191,7 +189,7 @@ def test_threads_of_a_task_use_the_session(session: None) -> None:
             thread.join()
         return len(set(answers))
 
-    assert skate.get([busy.remote(), busy.remote()], timeout=40) == [120, 120]
+    assert skate.get([busy.remote(), busy.remote()], timeout=150) == [120, 120]
 
 
 def test_threads_of_an_actor_use_the_session(session: None) -> None:
@@ -200,10 +198,10 @@ def test_threads_of_an_actor_use_the_session(session: None) -> None:
         def work(self, number: int) -> int:
             refs = [echo.remote(number * 10 + i) for i in range(10)]
             skate.put(np.ones(20_000))
-            return sum(skate.get(refs, timeout=20)) - number * 100
+            return sum(skate.get(refs, timeout=60)) - number * 100
 
     busy = Busy.remote()
-    assert skate.get([busy.work.remote(i) for i in range(100)], timeout=40) == [45] * 100
+    assert skate.get([busy.work.remote(i) for i in range(100)], timeout=150) == [45] * 100
 
 
 def test_futures_and_loops_side_by_side_with_plain_gets(session: None) -> None:
@@ -217,24 +215,31 @@ def test_futures_and_loops_side_by_side_with_plain_gets(session: None) -> None:
             futures = [echo.remote(i).future() for i in range(50)]
             assert [future.result(20) for future in futures] == list(range(50))
         else:
-            assert skate.get([echo.remote(i) for i in range(50)], timeout=20) == list(range(50))
+            assert skate.get([echo.remote(i) for i in range(50)], timeout=60) == list(range(50))
 
     for _ in range(3):
         in_threads(6, work)
 
 
-def test_await_given_up_leaves_the_object_to_others(session: None) -> None:
+def test_await_given_up_leaves_the_object_to_others(session: None, tmp_path: Path) -> None:
     async def give_up(ref: skate.ObjectRef) -> object:
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(one(ref))), 0.05)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(one(ref), 0.05)
+        (tmp_path / "given up").touch()
         return await ref
 
     async def one(ref: skate.ObjectRef) -> object:
         return await ref
 
-    assert asyncio.run(give_up(sleeper.remote(0.4))) == 0.4
+    @skate.remote
+    def until() -> str:
+        while not (tmp_path / "given up").exists():
+            time.sleep(0.01)
+        return "there"
+
+    assert asyncio.run(give_up(until.remote())) == "there"
 
 
 def test_forked_child_of_the_driver_is_refused_and_may_start_its_own_session() -> None:
@@ -262,17 +267,17 @@ def test_forked_child_of_the_driver_is_refused_and_may_start_its_own_session() -
             gc.collect()
             if round_number % 3 == 0:
                 ray.init(num_cpus=1)
-                assert ray.get(echo.remote(round_number), timeout=10) == round_number
+                assert ray.get(echo.remote(round_number), timeout=60) == round_number
                 ray.shutdown()
             sys.exit(0)
         assert os.waitpid(pid, 0)[1] == 0, round_number
-        assert ray.get(echo.remote(2), timeout=10) == 2
+        assert ray.get(echo.remote(2), timeout=60) == 2
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(90)
     print(ray.get(ref), len([row for row in ray.nodes()]))
     """
-    assert output_of(text, timeout=40).split() == ["5", "1"]
+    assert output_of(text, timeout=150).split() == ["5", "1"]
 
 
 def test_multiprocessing_pool_in_the_driver_does_not_harm_the_session() -> None:
@@ -282,7 +287,7 @@ def test_multiprocessing_pool_in_the_driver_does_not_harm_the_session() -> None:
     echo = ray.remote(lambda value: value)
     ray.get(echo.remote(1))
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        print(pool.map(abs, [-1, -2]), ray.get(echo.remote(3), timeout=10))
-    print(ray.get(echo.remote(4), timeout=10))
+        print(pool.map(abs, [-1, -2]), ray.get(echo.remote(3), timeout=60))
+    print(ray.get(echo.remote(4), timeout=60))
     """
     assert output_of(text).splitlines() == ["[1, 2] 3", "4"]

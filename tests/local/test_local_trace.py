@@ -51,7 +51,7 @@ class Teller:
 
 def work() -> None:
     """Tasks, an actor, a stream, a cancel, and deaths."""
-    assert skate.get([double.remote(i) for i in range(40)], timeout=20) == [2 * i for i in range(40)]
+    assert skate.get([double.remote(i) for i in range(40)], timeout=60) == [2 * i for i in range(40)]
     assert skate.get([nested.remote(large.remote(1)) if i > 5 else nested.remote(i) for i in range(6)]) == [
         1,
         3,
@@ -60,13 +60,13 @@ def work() -> None:
         9,
         11,
     ]
-    assert len(skate.get(large.remote(3), timeout=20)) == 200_000
+    assert len(skate.get(large.remote(3), timeout=60)) == 200_000
     assert [skate.get(ref) for ref in count.remote(5)] == list(range(5))
     teller = Teller.remote()
-    skate.get([teller.tell.remote(1), teller.die.remote(), teller.tell.remote(2)], timeout=20)
+    skate.get([teller.tell.remote(1), teller.die.remote(), teller.tell.remote(2)], timeout=60)
     ref = double.remote(1)
     skate.cancel(ref)
-    skate.wait([ref], timeout=20)
+    skate.wait([ref], timeout=60)
     time.sleep(0.1)  # timers
 
 
@@ -136,10 +136,10 @@ def test_the_variable_records_and_the_module_replays(tmp_path: Path) -> None:
     path = tmp_path / "by-variable"
     program = "import skate; skate.init(num_cpus=1); skate.get(skate.remote(lambda: 1).remote())"
     subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "SKATE_TRACE": str(path)}, timeout=30, check=True
+        [sys.executable, "-c", program], env={**os.environ, "SKATE_TRACE": str(path)}, timeout=60, check=True
     )
     command = [sys.executable, "-m", "skate.testing.replay", str(path)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "The same decisions" in said.stdout
 
 

@@ -44,7 +44,7 @@ def pid() -> int:
 def expect_crash(ref: skate.ObjectRef, how: str) -> None:
     words = "exited with code 3" if how == "os._exit" else how
     with pytest.raises(exceptions.WorkerCrashedError, match=words):
-        skate.get(ref, timeout=10)
+        skate.get(ref, timeout=60)
 
 
 @pytest.mark.parametrize("how", ENDS)
@@ -57,7 +57,7 @@ def test_death_in_a_task_names_how_it_died_and_spares_the_others(how: str, sessi
     victim = doomed.remote()
     refs += [echo.remote(i) for i in range(50, 100)]
     expect_crash(victim, how)
-    assert skate.get(refs, timeout=10) == list(range(100))
+    assert skate.get(refs, timeout=60) == list(range(100))
 
 
 @pytest.mark.parametrize("how", ENDS)
@@ -68,10 +68,11 @@ def test_death_behind_a_get_gives_the_cpu_back_once(how: str, one_cpu: None) -> 
     def doomed() -> None:
         threading.Timer(0.2, die, [how]).start()
         skate.get(sleeper.remote(1.0))
+        time.sleep(60)  # should the timer come so late
 
     for _ in range(2):
         expect_crash(doomed.remote(), how)
-    assert skate.get([echo.remote(i) for i in range(10)], timeout=10) == list(range(10))
+    assert skate.get([echo.remote(i) for i in range(10)], timeout=60) == list(range(10))
     assert eventually(lambda: skate.available_resources()["CPU"] == 1)
 
 
@@ -85,10 +86,10 @@ def test_death_in_a_stream_comes_after_the_items_that_were_made(how: str, sessio
         die(how)
 
     items = stream.remote()
-    assert skate.get(next(items), timeout=10) == 1
-    assert skate.get(next(items), timeout=10).sum() == 1 << 18
+    assert skate.get(next(items), timeout=60) == 1
+    assert skate.get(next(items), timeout=60).sum() == 1 << 18
     with pytest.raises(exceptions.WorkerCrashedError):
-        skate.get(next(items), timeout=10)
+        skate.get(next(items), timeout=60)
     with pytest.raises(StopIteration):
         next(items)
 
@@ -105,14 +106,14 @@ def test_retried_stream_delivers_no_item_twice(session: None, tmp_path: os.PathL
                 os._exit(1)
             yield i
 
-    assert [skate.get(ref, timeout=10) for ref in stream.remote()] == list(range(6))
+    assert [skate.get(ref, timeout=60) for ref in stream.remote()] == list(range(6))
 
 
 def test_worker_killed_between_tasks_is_not_noticed_by_anybody(session: None) -> None:
     for i in range(10):
-        victim = skate.get(pid.remote(), timeout=10)
+        victim = skate.get(pid.remote(), timeout=60)
         os.kill(victim, signal.SIGKILL)
-        assert skate.get([echo.remote(i) for i in range(20)], timeout=10) == list(range(20)), i
+        assert skate.get([echo.remote(i) for i in range(20)], timeout=60) == list(range(20)), i
 
 
 def test_children_of_a_dead_parent_still_finish_for_those_who_hold_them(session: None) -> None:
@@ -125,7 +126,7 @@ def test_children_of_a_dead_parent_still_finish_for_those_who_hold_them(session:
             self.refs += box
 
         def read(self) -> object:
-            return skate.get(self.refs, timeout=10)
+            return skate.get(self.refs, timeout=60)
 
     board = Board.remote()
 
@@ -135,8 +136,8 @@ def test_children_of_a_dead_parent_still_finish_for_those_who_hold_them(session:
         os._exit(1)
 
     with pytest.raises(exceptions.WorkerCrashedError):
-        skate.get(parent.remote(board), timeout=10)
-    assert skate.get(board.read.remote(), timeout=10) == [0.5, "kept"]
+        skate.get(parent.remote(board), timeout=60)
+    assert skate.get(board.read.remote(), timeout=60) == [0.5, "kept"]
 
 
 def test_actor_restarts_under_fire_and_answers_every_call_once_or_with_an_error(session: None) -> None:
@@ -153,17 +154,17 @@ def test_actor_restarts_under_fire_and_answers_every_call_once_or_with_an_error(
     for round_number in range(12):
         while True:
             try:
-                victim = skate.get(target.pid.remote(), timeout=10)
+                victim = skate.get(target.pid.remote(), timeout=60)
                 break
             except exceptions.ActorUnavailableError:
                 continue
         refs = [target.echo.remote(i) for i in range(100)]
-        skate.get(refs[50], timeout=10)
+        skate.get(refs[50], timeout=60)
         os.kill(victim, signal.SIGKILL)
         refs += [target.echo.remote(i) for i in range(100, 200)]
         for i, ref in enumerate(refs):
             try:
-                assert skate.get(ref, timeout=10) == i, round_number
+                assert skate.get(ref, timeout=60) == i, round_number
                 answered += 1
             except exceptions.ActorUnavailableError:
                 failed += 1
@@ -184,10 +185,10 @@ def test_actor_restarts_under_fire_lose_no_call_that_may_be_retried(session: Non
 
     target = Target.remote()
     for _ in range(8):
-        victim = skate.get(target.pid.remote(), timeout=10)
+        victim = skate.get(target.pid.remote(), timeout=60)
         refs = [target.echo.remote(i) for i in range(200)]
         os.kill(victim, signal.SIGKILL)
-        assert skate.get(refs, timeout=20) == list(range(200))
+        assert skate.get(refs, timeout=60) == list(range(200))
 
 
 def test_kill_while_an_actor_restarts_is_final(session: None) -> None:
@@ -200,11 +201,11 @@ def test_kill_while_an_actor_restarts_is_final(session: None) -> None:
             return os.getpid()
 
     actor = Slow.remote()
-    os.kill(skate.get(actor.pid.remote(), timeout=10), signal.SIGKILL)
+    os.kill(skate.get(actor.pid.remote(), timeout=60), signal.SIGKILL)
     time.sleep(0.1)
     skate.kill(actor)
     with pytest.raises(exceptions.ActorDiedError):
-        skate.get(actor.pid.remote(), timeout=10)
+        skate.get(actor.pid.remote(), timeout=60)
     del actor
     assert eventually(lambda: skate.available_resources()["CPU"] == 2)
 
@@ -239,7 +240,7 @@ if idle:
 begun = time.monotonic()
 for ref in refs:
     try:
-        ray.get(ref, timeout=5)
+        ray.get(ref, timeout=60)
         print("got a value")
     except ray.exceptions.GetTimeoutError:
         print("timed out")
@@ -247,17 +248,17 @@ for ref in refs:
         assert "init" in str(error) or "fork" in str(error), error
 for attempt in (lambda: echo.remote(1), lambda: Cell.remote().get.remote()):
     try:
-        ray.get(attempt(), timeout=5)
+        ray.get(attempt(), timeout=60)
     except ray.exceptions.GetTimeoutError:
         print("new work timed out")
     except ray.exceptions.RayError as error:
         print("clear" if "init" in str(error) else error)
-assert time.monotonic() - begun < 4, "somebody waited for a timeout"
-waits.join(5)
+assert time.monotonic() - begun < 50, "somebody waited for a timeout"
+waits.join(90)
 print("waiter hangs" if waits.is_alive() else "waiter woke")
 ray.shutdown()
 ray.init(num_cpus=2)
-print(ray.get(echo.remote("new session"), timeout=10))
+print(ray.get(echo.remote("new session"), timeout=60))
 """
 
 
@@ -265,14 +266,14 @@ print(ray.get(echo.remote("new session"), timeout=10))
 def test_death_of_the_forking_process_fails_everything_clearly_and_a_new_session_works(when: str) -> None:
     here = os.path.dirname(__file__)
     path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    said = output_of(DEAD_ZYGOTE, when, env={"PYTHONPATH": path}, timeout=40)
+    said = output_of(DEAD_ZYGOTE, when, env={"PYTHONPATH": path}, timeout=150)
     assert said.splitlines() == ["clear", "clear", "waiter woke", "new session"]
 
 
 def test_workers_end_with_the_forking_process(session: None) -> None:
     workers = {skate.get(pid.remote()) for _ in range(5)} | set(skate.get([pid.remote() for _ in range(10)]))
     os.kill(zygote_of(), signal.SIGKILL)
-    assert eventually(lambda: not any(psutil.pid_exists(worker) for worker in workers), 2)
+    assert eventually(lambda: not any(psutil.pid_exists(worker) for worker in workers))
 
 
 @pytest.mark.parametrize("retries", [0, 1])
@@ -288,7 +289,7 @@ def test_a_death_is_blamed_on_the_task_that_died_not_on_short_ones_around_it(ret
     died = []
     for i, ref in enumerate(refs):
         try:
-            assert skate.get(ref, timeout=20) == i
+            assert skate.get(ref, timeout=60) == i
         except exceptions.WorkerCrashedError:
             died.append(i)
     assert died == list(range(49, 400, 50))
@@ -312,6 +313,6 @@ def test_a_task_without_retries_runs_once_at_most_though_its_neighbours_die(sess
     skate.get([note.remote(0) for _ in range(50)])
     os.remove(path)
     refs = [note.remote(i) if i % 20 else dies_at_first.remote(i) for i in range(200)]
-    assert skate.get(refs, timeout=30) == list(range(200))
+    assert skate.get(refs, timeout=60) == list(range(200))
     with open(path) as file:
         assert sorted(map(int, file)) == [i for i in range(200) if i % 20]

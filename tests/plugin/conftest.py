@@ -64,4 +64,4 @@ def warehouse() -> Iterator[str]:
         time.sleep(0.02)
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    process.wait(10)
+    process.wait(60)

@@ -194,6 +194,11 @@ def blocking(seconds: float) -> str:
 
 
 @remote()
+def meet(barrier: threading.Barrier) -> bool:
+    return barrier.wait(60) >= 0
+
+
+@remote()
 async def asynchronous(value: int, *, more: int = 0) -> int:
     await asyncio.sleep(0)
     return value + more
@@ -232,12 +237,11 @@ def test_remote_takes_functions_and_methods_of_every_kind() -> None:
 
 
 def test_remote_work_runs_side_by_side() -> None:
-    async def main() -> float:
-        start = time.perf_counter()
-        await asyncio.gather(*[blocking.remote(0.2) for _ in range(4)])
-        return time.perf_counter() - start
+    async def main() -> list[bool]:
+        barrier = threading.Barrier(4)
+        return await asyncio.gather(*[meet.remote(barrier) for _ in range(4)])
 
-    assert asyncio.run(main()) < 0.6
+    assert asyncio.run(main()) == [True] * 4
 
 
 def test_a_limit_lets_so_many_in_and_keeps_the_order() -> None:
@@ -272,7 +276,7 @@ class Slow(BasePlugin):
     async def slow(self) -> int:
         self.now += 1
         self.most = max(self.most, self.now)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.7)
         self.now -= 1
         return self.most
 """

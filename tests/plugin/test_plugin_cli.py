@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -57,7 +56,7 @@ def served(*words: str, folder: Path) -> Iterator[str]:
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return json.load(answer)["data"]
 
 
@@ -97,7 +96,7 @@ def test_a_service_runs_until_ctrl_c(tmp_path: Path, engine: str) -> None:
             with pytest.raises(urllib.error.HTTPError, match=r"40[01]"):
                 get(url + path)
         asked = urllib.request.Request(f"{url}/api/v1/greeter?who=Ada", headers={"authorization": "Bearer sesame"})
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             assert json.load(answer)["data"] == "good day Ada"
         assert get(f"{url}/api/v1/echo?message=x") == "x"
         metrics = urllib.request.urlopen(f"{url}/metrics").read().decode()
@@ -115,16 +114,18 @@ def test_a_changed_plugin_is_served_within_a_second(tmp_path: Path) -> None:
         file.write_text(text.replace('"hello"', '"good morning"'))
         begun = time.monotonic()
         while tried(f"{url}/api/v1/greeter") != "good morning world":
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 60
             time.sleep(0.01)
         took = time.monotonic() - begun
-        assert took < (1.0 if os.getloadavg()[0] < 2 else 5.0)
+        begun = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import skate.plugin, fastapi"], check=True, timeout=60)
+        assert took < max(1.0, 4 * (time.monotonic() - begun)), "longer than a second, and this machine is not busy"
         file.write_text("1 / 0")  # broken: told, and served again once it is mended
         time.sleep(0.5)
         file.write_text(text)
         begun = time.monotonic()
         while tried(f"{url}/api/v1/greeter") != "hello world":
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 60
 
 
 def test_what_the_user_can_mend_is_told_without_a_traceback(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class R(BasePlugin):
 """
 
 
-def until(condition: Any, seconds: float = 15) -> None:
+def until(condition: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -87,7 +87,7 @@ def url(request: pytest.FixtureRequest, write: Write, place: Path) -> Iterator[s
             return probe.connect_ex(("127.0.0.1", port)) == 0 and b"200 OK" in ask(port, "/ready")
 
     try:
-        until(answers, 40)
+        until(answers, 120)
         yield f"127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
@@ -96,7 +96,7 @@ def url(request: pytest.FixtureRequest, write: Write, place: Path) -> Iterator[s
 
 def ask(port: int, path: str, most: int = 100_000) -> bytes:
     """What is answered to a GET; at most about so many bytes of it, and then the client goes away."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         found = b""
         while len(found) < most:

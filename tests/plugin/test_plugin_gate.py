@@ -242,7 +242,7 @@ def test_a_limit_of_all_requests_is_kept_and_health_passes_it(write: Write) -> N
         class P(BasePlugin):
             @on_request("/slow", methods=["GET"])
             async def slow(self) -> str:
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.7)
                 return "done"
         """
     )

@@ -66,20 +66,7 @@ True skate.exceptions
 True 4 ray
 """
 AS_RAY = "import skate\nskate.as_ray()\n"
-FOREIGN = """\
-import importlib, importlib.abc, importlib.machinery, sys
-
-class Alias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, name, path=None, target=None):
-        if name == "ray" or name.startswith("ray."):
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-    def create_module(self, spec):
-        return importlib.import_module("skate" + spec.name[3:])
-    def exec_module(self, module):
-        pass
-
-sys.meta_path.insert(0, Alias())
-"""
+FOREIGN = (Path(__file__).resolve().parents[1] / "foreign_hook.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture

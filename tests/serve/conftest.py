@@ -63,7 +63,7 @@ def eventually() -> Eventually:
     """Waits until a condition holds."""
     import time
 
-    def wait(condition: Callable[[], object], seconds: float = 60.0 if ON_RAY else 10.0) -> None:
+    def wait(condition: Callable[[], object], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds} s"

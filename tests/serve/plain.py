@@ -135,7 +135,7 @@ class Serving:
     def start_proxy(self) -> None:
         self.proxy = FORK.Process(target=proxy, args=(self.shared, self.theirs, self.settings, dict(self.paths)))
         self.proxy.start()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not self.port:
             assert time.monotonic() < deadline, "the proxy does not listen"
             time.sleep(0.005)
@@ -144,13 +144,13 @@ class Serving:
         path = os.path.join(self.folder, name)
         process = FORK.Process(target=replica, args=(path, name, self.make, most, use))
         process.start()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not os.path.exists(path):
             assert time.monotonic() < deadline, "the replica does not listen"
             time.sleep(0.005)
         self.replicas[name], self.paths[name] = process, path
         self.ours.send(dict(self.paths))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while int.from_bytes(self.shared[4:8], "little") < len(self.paths):
             assert time.monotonic() < deadline, "the proxy has not heard of the replica"
             time.sleep(0.005)

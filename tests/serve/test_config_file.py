@@ -73,7 +73,7 @@ WRONG: list[tuple[Any, str, str]] = [
     (deployment(max_ongoing_requests=0), SECOND, "max_ongoing_requests must be at least 1"),
     (deployment(ray_actor_options={"num_cpu": 1}), f"{SECOND}.ray_actor_options.num_cpu", "did you mean num_cpus?"),
     (deployment(ray_actor_options={"num_cpus": "1"}), f"{SECOND}.ray_actor_options.num_cpus", "expected"),
-    (deployment(deployment_actors=[]), f"{SECOND}.deployment_actors", "Skate does not"),
+    (deployment(deployment_actors=[{"name": "a"}]), SECOND, "deployment_actors[0].actor_class is required"),
     (app(deployments=[{"name": "a"}, {"name": "a"}]), "applications[0].deployments", "'a'"),
     (
         app(external_scaler_enabled=True, deployments=[{"name": "a", "num_replicas": "auto"}]),
@@ -182,7 +182,7 @@ def test_configurations_may_say_all_that_code_may() -> None:
     """What only programs can say: middlewares, which are objects; where proxies are, which is a field of its own."""
     for code, schema, own in (
         (DeploymentConfig, DeploymentSchema, {"name"}),
-        (HTTPOptions, HTTPOptionsSchema, {"middlewares", "location"}),
+        (HTTPOptions, HTTPOptionsSchema, {"middlewares", "location", "num_cpus", "root_url"}),
         (gRPCOptions, gRPCOptionsSchema, set()),
     ):
         assert {entry.name for entry in fields(code)} ^ set(schema._fields()) == own

@@ -44,7 +44,7 @@ def put(config: dict[str, Any]) -> tuple[str, str]:
 
 
 def answer(name: str = "default") -> dict[str, Any]:
-    found: dict[str, Any] = serve.get_app_handle(name).remote().result(timeout_s=10)
+    found: dict[str, Any] = serve.get_app_handle(name).remote().result(timeout_s=60)
     return found
 
 
@@ -142,7 +142,7 @@ def test_applications_that_are_not_in_the_next_configuration_go_and_others_stay(
     assert {status for status, _ in admin.settled(names, 30).values()} == {"RUNNING"}
     admin.put({"applications": apps[:1]})
     eventually(lambda: set(serve.status().applications) == {"own", "one"})
-    assert handle.remote().result(timeout_s=5) == "own" and answer("one")["size"] == 1
+    assert handle.remote().result(timeout_s=60) == "own" and answer("one")["size"] == 1
 
 
 def test_a_program_can_take_an_application_over(folder: Path) -> None:
@@ -153,9 +153,9 @@ def test_a_program_can_take_an_application_over(folder: Path) -> None:
         return "own"
 
     handle = serve.run(own.bind(), route_prefix=None)
-    assert handle.remote().result(timeout_s=5) == "own"
+    assert handle.remote().result(timeout_s=60) == "own"
     admin.put({"applications": [], **QUIET})
-    assert handle.remote().result(timeout_s=5) == "own"
+    assert handle.remote().result(timeout_s=60) == "own"
     assert admin.details()["applications"]["default"]["source"] == "imperative"
 
 
@@ -199,7 +199,7 @@ def ask(url: str, method: str = "GET", body: Any = None, **headers: str) -> tupl
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as found:
+        with urllib.request.urlopen(request, timeout=60) as found:
             return found.status, found.read().decode()
     except urllib.error.HTTPError as error:
         with error:

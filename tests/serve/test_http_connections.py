@@ -68,7 +68,7 @@ class Browser:
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
-        self.socket.settimeout(5)
+        self.socket.settimeout(60)
         self.unread = b""
 
     def send(self, data: bytes) -> None:
@@ -183,14 +183,14 @@ def test_a_replica_that_goes_hands_its_connections_on(serving: Any, browse: Any)
     one.add("b")
     os.kill(old, signal.SIGTERM)
     new = one.replicas["b"].pid
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (found := idle.get()) != (200, b"%d 0" % new):  # every answer is a good one, whoever gives it
         assert found == (200, b"%d 0" % old)
         assert time.monotonic() < deadline
     assert busy.answer()[1] == b"%d 0" % old, "what it had begun it ends"
     while (found := busy.get()) != (200, b"%d 0" % new):
         assert found == (200, b"%d 0" % old)
-    one.replicas["a"].join(5)
+    one.replicas["a"].join(60)
     assert one.replicas["a"].exitcode == 0
 
 
@@ -209,9 +209,13 @@ def test_a_new_replica_gets_its_share_of_the_connections(serving: Any, browse: A
     for client in clients:
         client.get()
     one.add("b")
-    time.sleep(0.3)
-    served = [client.get()[1] for client in clients]
-    assert sorted(map(served.count, set(served))) == [5, 5]
+    deadline = time.monotonic() + 60
+    while True:
+        time.sleep(0.1)
+        served = [client.get()[1] for client in clients]
+        if sorted(map(served.count, set(served))) == [5, 5]:
+            break
+        assert time.monotonic() < deadline, served
 
 
 def test_the_proxys_death_is_not_noticed(serving: Any, browse: Any) -> None:
@@ -239,7 +243,7 @@ def test_paths_without_a_route_get_404_and_may_go_on(serving: Any, browse: Any) 
     status, body = client.get("/there")
     assert (status, b"/-/routes" in body) == (404, True)
     assert client.get("/-/routes") == (200, b'{"/here":"app"}')
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while client.get("/here/x")[0] != 200:  # at once, it is the proxy that would pass the request on, by a handle
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -343,15 +347,15 @@ def test_idle_connections_are_closed_in_time(serving: Any, browse: Any) -> None:
     began = time.monotonic()
     assert used.is_closed()
     assert silent.is_closed()
-    assert 0.2 < time.monotonic() - began < 2
+    assert 0.2 < time.monotonic() - began < 30
 
 
 def test_requests_wait_for_their_turn_and_those_too_many_are_turned_away(serving: Any, browse: Any) -> None:
     one = serving("a", most=1, max_queued=1)
     first, second, third = browse(one), browse(one), browse(one)
     for client in (first, second):
-        client.send(b"GET /sleep?0.4 HTTP/1.1\r\nHost: t\r\n\r\n")
-        time.sleep(0.1)
+        client.send(b"GET /sleep?1 HTTP/1.1\r\nHost: t\r\n\r\n")
+        time.sleep(0.2)
     status, _ = third.get()
     assert status == 503
     assert "retry-after" in third.head

@@ -130,7 +130,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=10) as made:
+    with httpx.Client(base_url=url, timeout=60) as made:
         yield made
 
 
@@ -196,9 +196,9 @@ def test_a_body_in_parts_arrives_by_either_way(url: str) -> None:
             yield b"x" * 50_000
             time.sleep(0.02)
 
-    with httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1), timeout=10) as client:
+    with httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1), timeout=60) as client:
         assert client.post("/api/size", content=parts()).json() == 200_000
-    with httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1), timeout=10) as client:
+    with httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1), timeout=60) as client:
         client.get("/str")  # the connection is the other application's from here on
         assert client.post("/api/size", content=parts()).json() == 200_000
 
@@ -216,7 +216,7 @@ def test_an_error_has_its_trace_in_the_log_and_not_in_the_answer(
     answer = client.get("/api/raise", headers={"X-Request-ID": "look-for-me"})
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
     assert answer.headers["x-request-id"] == "look-for-me"
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     seen = ""
     while "the secret reason" not in seen and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -243,7 +243,7 @@ def test_events_arrive_as_they_are_sent(url: str, warm: str) -> None:
     with httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1)) as client:
         if warm:
             client.get(warm)
-        with client.stream("GET", "/api/events", params={"pause": 0.1}) as answer:
+        with client.stream("GET", "/api/events", params={"pause": 0.4}) as answer:
             began = time.monotonic()
             at, data = [], []
             for event in read_events(answer.iter_lines()):
@@ -251,15 +251,13 @@ def test_events_arrive_as_they_are_sent(url: str, warm: str) -> None:
                 data.append(event["data"])
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert data == [*(json.dumps({"n": number}) for number in range(5)), "[DONE]"]
-    assert at[0] < 0.09
-    assert at[-1] > 0.35
+    assert at[0] < 1.5  # all together they take 2.0 s
+    assert at[-1] - at[0] > 0.35
 
 
 def test_a_blocking_generator_passes_chunks_on_at_once(client: httpx.Client) -> None:
     with client.stream("GET", "/api/blocking") as answer:
-        began = time.monotonic()
-        next(answer.iter_raw())
-        assert time.monotonic() - began < 0.2
+        assert next(answer.iter_raw()) == b"0;"  # and not with those that come later
 
 
 def test_a_client_that_disconnects_ends_its_request(url: str) -> None:
@@ -271,7 +269,7 @@ def test_a_client_that_disconnects_ends_its_request(url: str) -> None:
                     client.get(way)
                 with pytest.raises(httpx.ReadTimeout):
                     client.get("/api/hang", timeout=0.3)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while (now := watcher.get("/api/cancelled").json()) < before + 2 and time.monotonic() < deadline:
             time.sleep(0.05)
     assert now == before + 2
@@ -284,10 +282,10 @@ def test_websockets(url: str) -> None:
     with connect(url.replace("http", "ws") + "/api/ws") as talk:
         for text in ("a", "b"):
             talk.send(text)
-            assert talk.recv(timeout=5) == f"heard {text}"
+            assert talk.recv(timeout=60) == f"heard {text}"
         talk.send("bye")
         with pytest.raises(ConnectionClosed) as closed:
-            talk.recv(timeout=5)
+            talk.recv(timeout=60)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4000
     with pytest.raises(InvalidStatus):

@@ -107,7 +107,7 @@ def test_files_for_https_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 def call(port: int, method: str, text: Any, *metadata: tuple[str, str], service: str = "test.Words") -> Any:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         ask = channel.unary_unary(f"/{service}/{method}", pickle.dumps, pickle.loads)
-        return ask.with_call(text, metadata=metadata, timeout=10)
+        return ask.with_call(text, metadata=metadata, timeout=60)
 
 
 def test_grpc(served: tuple[str, int]) -> None:
@@ -117,11 +117,11 @@ def test_grpc(served: tuple[str, int]) -> None:
     assert call(served[1], "Shout", ["the", "only"])[0] == ["THE", "ONLY"]
     with grpc.insecure_channel(f"127.0.0.1:{served[1]}") as channel:
         spell = channel.unary_stream("/test.Words/Spell", pickle.dumps, pickle.loads)
-        assert list(spell(["a", "b"], timeout=10)) == [["a"], ["b"]]
+        assert list(spell(["a", "b"], timeout=60)) == [["a"], ["b"]]
         healthy = channel.unary_unary("/ray.serve.RayServeAPIService/Healthz")
-        assert healthy(b"", timeout=10) == b"\x0a\x07success"
+        assert healthy(b"", timeout=60) == b"\x0a\x07success"
         apps = channel.unary_unary("/ray.serve.RayServeAPIService/ListApplications")
-        assert apps(b"", timeout=10) == b"\x0a\x05words"
+        assert apps(b"", timeout=60) == b"\x0a\x05words"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class Keeper:
 def test_models_are_spread_over_replicas_and_loaded_once(eventually: Callable[..., None]) -> None:
     handle = serve.run(Keeper.bind(), route_prefix=None)
     answers = [
-        handle.options(multiplexed_model_id=model).remote().result(timeout_s=10) for model in "abcd" for _ in range(5)
+        handle.options(multiplexed_model_id=model).remote().result(timeout_s=60) for model in "abcd" for _ in range(5)
     ]
     where = {model: {pid for name, pid, _ in answers if name == model} for model in "abcd"}
     assert all(len(pids) == 1 for pids in where.values())

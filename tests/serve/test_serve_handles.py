@@ -54,7 +54,7 @@ class Twice:
         return await asyncio.gather(*(self.adder.remote(value) for value in range(number)))
 
     def blocking(self, value: int) -> int:
-        return self.adder.remote(value).result(timeout_s=10)
+        return self.adder.remote(value).result(timeout_s=60)
 
     async def stop_the_loop(self) -> int:
         return self.adder.remote(1).result()
@@ -267,9 +267,9 @@ def test_streams() -> None:
 def test_the_first_item_of_a_stream_comes_at_once() -> None:
     stream = serve.run(Streamer.bind()).options(stream=True)
     began = time.monotonic()
-    items = stream.slowly.remote(200)
+    items = stream.slowly.remote(10_000)
     assert next(items) == 0
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 30  # all of them take minutes
     items.cancel()
 
 
@@ -339,7 +339,7 @@ def test_no_more_requests_at_once_than_allowed_and_no_more_waiting(eventually) -
     with pytest.raises(TimeoutError):
         responses[0].result(timeout_s=0.05)
     gate_of(handle).__ray_call__.remote(opened)  # type: ignore[attr-defined]
-    assert [response.result(timeout_s=10) for response in responses] == list(range(5))
+    assert [response.result(timeout_s=60) for response in responses] == list(range(5))
     begun, _, most = peek(handle)
     assert sorted(begun) == list(range(5)) and most == 2
 
@@ -362,7 +362,7 @@ def test_cancel_before_and_after_it_was_sent(eventually) -> None:  # type: ignor
     assert responses[0].cancelled()
     for number in (2, 0):
         with pytest.raises(RequestCancelledError, match=responses[number].request_id):
-            responses[number].result(timeout_s=10)
+            responses[number].result(timeout_s=60)
     eventually(lambda: peek(handle)[1] == 1)
     assert peek(handle)[0] == [0, 1], "what was cancelled while it waited is never run"
 
@@ -382,7 +382,42 @@ def test_a_cancelled_caller_cancels_what_it_called(eventually) -> None:  # type:
     response.cancel()
     eventually(lambda: peek(handle)[1] == 1)
     with pytest.raises(RequestCancelledError):
-        response.result(timeout_s=10)
+        response.result(timeout_s=60)
+
+
+def test_a_cancel_comes_once_so_that_handlers_can_put_things_in_order(eventually) -> None:  # type: ignore[no-untyped-def]
+    @serve.deployment
+    class Leaf:
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        async def __call__(self) -> None:
+            self.seen.append("begun")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.3)  # a second cancel would come here
+                self.seen.append("in order")
+                raise
+
+        def get(self) -> list[str]:
+            return self.seen
+
+    @serve.deployment
+    class Top:
+        def __init__(self, leaf: DeploymentHandle) -> None:
+            self.leaf = leaf
+
+        async def __call__(self) -> None:
+            await self.leaf.remote()
+
+    handle = serve.run(Top.bind(Leaf.bind()))
+    leaf = serve.get_deployment_handle("Leaf", "default")
+    response = handle.remote()
+    eventually(lambda: leaf.get.remote().result() == ["begun"])
+    time.sleep(0.5)
+    response.cancel()
+    eventually(lambda: leaf.get.remote().result() == ["begun", "in order"])
 
 
 def test_a_cancelled_asyncio_task_cancels_its_request(eventually) -> None:  # type: ignore[no-untyped-def]
@@ -434,7 +469,7 @@ def test_many_threads_share_a_handle() -> None:
 
     def work(base: int) -> None:
         for value in range(base, base + 100):
-            if handle.remote(value).result(timeout_s=20) != value + 1:
+            if handle.remote(value).result(timeout_s=60) != value + 1:
                 wrong.append(value)
 
     threads = [threading.Thread(target=work, args=(number * 1000,)) for number in range(8)]

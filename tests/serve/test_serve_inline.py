@@ -104,6 +104,6 @@ def test_update_delete_and_start_again() -> None:
     assert {handle.remote(0).result() for _ in range(20)} == {2}
     serve.delete("default")
     with pytest.raises(DeploymentUnavailableError):
-        handle.remote(0).result(timeout_s=5)
+        handle.remote(0).result(timeout_s=60)
     serve.shutdown()
     assert serve.run(Part.bind(3), route_prefix=None).remote(0).result() == 3

@@ -38,7 +38,7 @@ def test_json_says_which_request_and_replica_a_record_is_of(tmp_path: Path, even
     config = LoggingConfig(encoding="JSON", logs_dir=str(tmp_path), additional_log_standard_attrs=["name"])
     handle = serve.run(Talker.bind(), name="app", route_prefix=None, logging_config=config)
     response = handle.remote()
-    assert response.result(timeout_s=10) == "done"
+    assert response.result(timeout_s=60) == "done"
     eventually(lambda: len(written(tmp_path)) == 2)
     said, access = written(tmp_path)
     assert said["message"] == "said 3" and said["mood"] == "good" and said["levelname"] == "INFO"
@@ -48,7 +48,7 @@ def test_json_says_which_request_and_replica_a_record_is_of(tmp_path: Path, even
     (path,) = tmp_path.glob("*.log")
     assert path.name == f"replica_app_Talker_{said['replica']}.log"
     with pytest.raises(ValueError):
-        handle.fail.remote().result(timeout_s=10)
+        handle.fail.remote().result(timeout_s=60)
     eventually(lambda: "ValueError: reason" in str(written(tmp_path)))
 
 
@@ -59,7 +59,7 @@ def test_requests_by_http_are_logged_with_their_ids(tmp_path: Path, eventually: 
     serve.run(Talker.options(logging_config=config).bind(), route_prefix="/talk")
     url = admin.url("default")
     assert url is not None
-    with urllib.request.urlopen(urllib.request.Request(url, headers={"x-request-id": "mine"}), timeout=10) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"x-request-id": "mine"}), timeout=60) as answer:
         assert answer.status == 200
     eventually(lambda: len(written(tmp_path)) == 2)
     said, access = written(tmp_path)
@@ -72,11 +72,11 @@ def test_a_change_reaches_the_replicas_that_run(tmp_path: Path, eventually: Call
     quiet = {"encoding": "JSON", "logs_dir": str(tmp_path), "log_level": "ERROR"}
     talker = Talker.options(version="1")
     handle = serve.run(talker.options(logging_config=quiet).bind(), route_prefix=None)
-    handle.remote().result(timeout_s=10)
+    handle.remote().result(timeout_s=60)
     assert not written(tmp_path)
     loud = {**quiet, "log_level": "DEBUG", "enable_access_log": False}
     serve.run(talker.options(logging_config=loud).bind(), route_prefix=None)
-    handle.remote().result(timeout_s=10)
+    handle.remote().result(timeout_s=60)
     eventually(lambda: [row["message"] for row in written(tmp_path)] == ["said 3", "not shown at INFO"])
 
 

@@ -50,9 +50,9 @@ class Measured:
 def test_values_of_replicas_with_their_tags(eventually: Callable[..., None]) -> None:
     handle = serve.run(Measured.bind(), name="app", route_prefix=None)
     for response in [handle.remote(number) for number in range(20)]:
-        response.result(timeout_s=10)
+        response.result(timeout_s=60)
     with pytest.raises(RayTaskError):
-        handle.fail.remote().result(timeout_s=10)
+        handle.fail.remote().result(timeout_s=60)
 
     own = serve.metrics.snapshot()
     requests = rows("serve_deployment_request_counter", own)

@@ -33,7 +33,7 @@ class Plain:
         ({"max_queued_requests": -2}, ValueError, "max_queued_requests"),
         ({"graceful_shutdown_timeout_s": -1}, ValueError, "graceful_shutdown_timeout_s"),
         ({"health_check_period_s": 0}, ValueError, "health_check_period_s"),
-        ({"health_check_timeout_s": "30"}, TypeError, "health_check_timeout_s"),
+        ({"health_check_timeout_s": "a"}, TypeError, "health_check_timeout_s"),
         ({"ray_actor_options": {"max_restarts": 1}}, ValueError, "max_restarts"),
         ({"ray_actor_options": {"num_cpus": -1}}, ValueError, "num_cpus"),
         ({"ray_actor_options": [1]}, TypeError, "ray_actor_options"),
@@ -52,7 +52,7 @@ class Plain:
         ({"version": 1}, TypeError, "version"),
         ({"route_prefix": "/a"}, ValueError, "serve.run"),
         ({"num_cpus": 1}, TypeError, "num_cpus"),
-        ({"gang_scheduling_config": {"gang_size": 2}}, NotImplementedError, "gang_scheduling_config"),
+        ({"gang_scheduling_config": {"gang_size": 2}}, ValueError, "num_replicas"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, object], error: type[Exception], named: str) -> None:
@@ -141,7 +141,7 @@ def test_a_session_that_ends_with_serve_in_it_is_over_and_the_next_is_another() 
         skate.init(engine="local", num_cpus=2)
         serve.start(proxy_location="Disabled")
         handle = serve.run(Answer.bind(amount), route_prefix=None)
-        assert handle.remote().result(timeout_s=20) == amount
+        assert handle.remote().result(timeout_s=60) == amount
         skate.shutdown()
         time.sleep(0.5)  # longer than routers wait before they ask for the controller again
         assert not skate.is_initialized()

@@ -9,20 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skate.serve.config import DeploymentConfig
-from skate.serve.state import (
-    PATIENCE,
-    SICK,
-    ApplicationStatus,
-    DeploymentState,
-    DeploymentStatus,
-    Drain,
-    Kill,
-    Phase,
-    Reconfigure,
-    Start,
-    Target,
-    application_status,
-)
+from skate.serve.state import PATIENCE, SICK, DeploymentState, application_status
+from skate.serve.target import ApplicationStatus, DeploymentStatus, Drain, Kill, Phase, Reconfigure, Start, Target
 
 
 def target(replicas: int = 1, version: str = "1", light: int = 0, **options: object) -> Target:

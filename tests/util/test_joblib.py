@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import joblib
 import pytest
@@ -23,8 +24,12 @@ def square(x: int) -> int:
     return x * x
 
 
-def where(_: int) -> int:
-    time.sleep(0.1)
+def where(folder: Path) -> int:
+    """Returns when a second process has come."""
+    (folder / str(os.getpid())).touch()
+    deadline = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     return os.getpid()
 
 
@@ -33,9 +38,9 @@ def test_calls_run_in_order() -> None:
         assert joblib.Parallel()(joblib.delayed(square)(i) for i in range(50)) == [i * i for i in range(50)]
 
 
-def test_calls_run_in_other_processes() -> None:
+def test_calls_run_in_other_processes(tmp_path: Path) -> None:
     with joblib.parallel_config(backend="ray", n_jobs=2):
-        pids = set(joblib.Parallel(batch_size=1)(joblib.delayed(where)(i) for i in range(4)))
+        pids = set(joblib.Parallel(batch_size=1)(joblib.delayed(where)(tmp_path) for _ in range(4)))
     assert len(pids) == 2
     assert os.getpid() not in pids
 
@@ -67,7 +72,7 @@ def test_a_generator_of_results() -> None:
 def test_the_pool_s_actors_are_gone_afterwards() -> None:
     with joblib.parallel_backend("ray", n_jobs=2):
         joblib.Parallel()(joblib.delayed(square)(i) for i in range(3))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while skate.available_resources().get("CPU") != 4 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert skate.available_resources().get("CPU") == 4

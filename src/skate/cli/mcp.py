@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from skate.cli.extras import need
+
 if TYPE_CHECKING:
     from skate.serve.mcp.access import Access
     from skate.serve.mcp.peers import Peer
@@ -44,6 +46,7 @@ def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def access_of(host: str, token_env: str | None, hosts: tuple[str, ...], origins: tuple[str, ...]) -> Access:
+    """Who may ask: holders of the token, under this machine's names and those given."""
     from skate.serve.mcp.access import LOCAL, Access, Token
 
     tokens = [Token(env=token_env)] if token_env else []
@@ -53,8 +56,9 @@ def access_of(host: str, token_env: str | None, hosts: tuple[str, ...], origins:
 
 @contextlib.contextmanager
 def told() -> Any:
-    """Mistakes end the command with what they say."""
+    """Mistakes end the command with what they say, and so does what is not installed."""
     try:
+        need("mcp", "httptools", "uvicorn")
         yield
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -138,10 +142,10 @@ def run(
       skate mcp run calculator:server --port 9000 --token-env MCP_TOKEN
       skate mcp run calculator:server --replicas 4 --stateless
     """
-    from skate.serve.mcp import app
-
     sys.path.insert(0, os.getcwd())
     with told():
+        from skate.serve.mcp import app
+
         access = access_of(host, token_env, allow_host, allow_origin)
         made = app(server, access=access, path=path, stateless=stateless)
         serve_app(made, host, port, replicas, path)
@@ -176,9 +180,9 @@ def bridge(
       skate mcp bridge -- python -m mcp_server_time
       skate mcp bridge --per-session --port 9000 -- npx -y @modelcontextprotocol/server-everything
     """
-    from skate.serve.mcp import bridge as make
-
     with told():
+        from skate.serve.mcp import bridge as make
+
         made = make(
             list(command),
             cwd=cwd,
@@ -205,10 +209,10 @@ def gateway(config: str, host: str | None, port: int | None, replicas: int, chec
       skate mcp gateway gateway.toml
       skate mcp gateway gateway.toml --check
     """
-    from skate.serve.mcp.config import read
-
     sys.path.insert(0, os.getcwd())
     with told():
+        from skate.serve.mcp.config import read
+
         found = read(config)
         if check:
             click.echo(f"{config} is fine.")
@@ -219,7 +223,8 @@ def gateway(config: str, host: str | None, port: int | None, replicas: int, chec
 
 def with_peer(url: str, token_env: str | None, timeout: float, use: Callable[[Peer], Coroutine[Any, Any, Any]]) -> Any:
     """What `use` makes of a session with the server; errors end the command."""
-    from skate.serve.mcp.connectors import web
+    with told():
+        from skate.serve.mcp.connectors import web
     from skate.serve.mcp.messages import RpcError
     from skate.serve.mcp.peers import NOBODY
     from skate.serve.mcp.upstream import Limits
@@ -303,6 +308,7 @@ def list_items(url: str, token_env: str | None, timeout: float, as_json: bool) -
 
 
 def first_line(item: dict[str, Any]) -> str:
+    """What a table shows of a description."""
     lines = str(item.get("description") or item.get("title") or "").strip().splitlines()
     return lines[0][:80] if lines else ""
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from skate.cli.extras import need
+
 if TYPE_CHECKING:
     from skate.configuration import Loaded
 
@@ -108,16 +110,20 @@ def run(reload: bool, **options: Any) -> Program:
         folder = os.getcwd()
         if folder not in sys.path:  # plugins are beside config.toml
             sys.path.insert(0, folder)
-        if reload:
-            from skate.plugin.reload import watch
-
-            watch(flags)
-            return
-        from skate.plugin import run as serve
-
-        _told(lambda: serve(flags=flags))
+        _told(lambda: _run(flags, reload))
 
     return program
+
+
+def _run(flags: dict[str, Any], reload: bool) -> None:
+    if reload:
+        from skate.plugin.reload import watch
+
+        watch(flags)
+        return
+    from skate.plugin import run as serve
+
+    serve(flags=flags)
 
 
 def _told(program: Callable[[], object]) -> None:
@@ -126,6 +132,7 @@ def _told(program: Callable[[], object]) -> None:
     from skate.plugin.errors import PluginError
 
     try:
+        need("plugin", "pydantic", "fastapi", "uvicorn")
         program()
     except (ConfigError, PluginError, ImportError) as error:
         click.echo(f"Error: {error}", err=True)

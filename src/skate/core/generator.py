@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import Any, Generic, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, NoReturn, Protocol
 
 from skate.core import engine as engines
 from skate.core.refs import ObjectRef, R_co, TaskID, closed_streams, make_ref
@@ -133,7 +133,19 @@ def _is_ready(item: ObjectRef[Any]) -> bool:
     return bool(engines.current().wait([item], 1, 0)[0])
 
 
-def asyncio_ready(engine: engines.Engine, ref: ObjectRef[Any]) -> Any:
+class Waits(Protocol):
+    """The part of an engine that tells when objects are ready."""
+
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], count: int, timeout: float | None, fetch: bool = True
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """As `Engine.wait`."""
+
+    def on_ready(self, ref: ObjectRef[Any], callback: engines.Ready) -> None:
+        """As `Engine.on_ready`."""
+
+
+def asyncio_ready(engine: Waits, ref: ObjectRef[Any]) -> Any:
     """`Engine.asyncio_ready` by way of `Engine.on_ready`."""
     import asyncio
 

@@ -14,9 +14,9 @@ import time
 DUMP = signal.SIGRTMIN + 7
 """The signal; one that nobody else is likely to use."""
 _NAME = "skate-stacks"
-_WAIT = 2.0
+_WAIT = 5.0
 """Seconds that a worker may take until it has begun to write."""
-_QUIET = 0.05
+_QUIET = 0.15
 """Seconds without another line after which it has ended."""
 
 

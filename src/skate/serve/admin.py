@@ -165,7 +165,7 @@ def _deployment(app: str, name: str, row: Mapping[str, Any], nodes: Mapping[str,
 
 
 def _replica(app: str, deployment: str, row: Mapping[str, Any], nodes: Mapping[str, str]) -> dict[str, Any]:
-    name = context.ReplicaID(row["replica_id"], deployment, app).to_full_id_str()
+    name = context.ReplicaID(row["replica_id"], context.DeploymentID(deployment, app)).to_full_id_str()
     return {
         **_actor(row["where"], name, nodes),
         "replica_id": row["replica_id"],

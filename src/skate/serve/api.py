@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,10 +12,10 @@ import skate
 from skate import exceptions
 from skate.serve import context, router
 from skate.serve.build import build_app, http_is_installed
-from skate.serve.config import HTTPOptions, gRPCOptions, logging_of
+from skate.serve.config import ControllerOptions, HTTPOptions, ProxyLocation, gRPCOptions, location_of, logging_of
 from skate.serve.context import ReplicaContext
 from skate.serve.deployments import DEFAULT, Application, Deployment, Unset
-from skate.serve.exceptions import RayServeException
+from skate.serve.exceptions import RayServeException, UnknownDeploymentError
 from skate.serve.handle import DeploymentHandle
 from skate.serve.schema import ServeStatus, read_status
 
@@ -33,10 +34,12 @@ class RunTarget(NamedTuple):
 
 
 def start(
-    proxy_location: str | None = None,
+    proxy_location: str | ProxyLocation | None = None,
     http_options: dict[str, Any] | HTTPOptions | None = None,
     grpc_options: dict[str, Any] | gRPCOptions | None = None,
     logging_config: dict[str, Any] | None = None,
+    controller_options: dict[str, Any] | ControllerOptions | None = None,
+    detached: bool = True,
 ) -> None:
     """Start serve in this session (`run` does so by itself); nothing happens when it runs already.
 
@@ -46,15 +49,19 @@ def start(
         http_options: see `HTTPOptions`.
         grpc_options: see `gRPCOptions`.
         logging_config: how replicas log that have none of their own: a dict or a `LoggingConfig`.
+        controller_options: see `ControllerOptions`.
+        detached: serve always is; an argument of Ray's past that programs still give.
 
     Raises ValueError and TypeError for wrong options, which they name.
     """
     http = HTTPOptions.read(http_options or {}, "http_options")
     grpc = gRPCOptions.read(grpc_options, "grpc_options") if grpc_options is not None else None
-    if proxy_location not in (None, "HeadOnly", "EveryNode", "Disabled"):
-        raise ValueError(f"proxy_location must be 'HeadOnly', 'EveryNode' or 'Disabled', not {proxy_location!r}")
-    _controller(http.model_dump(), grpc.model_dump() if grpc else None, proxy_location, logging_of(logging_config))
-    if proxy_location != "Disabled" and http.location != "NoServer":
+    location = location_of(proxy_location, "proxy_location") if proxy_location is not None else None
+    controller = ControllerOptions.read(controller_options or {}, "controller_options")
+    _controller(
+        http.model_dump(), grpc.model_dump() if grpc else None, location, logging_of(logging_config), controller
+    )
+    if "Disabled" not in (location, http.location):
         from skate.serve import proxy
 
         _ask(proxy.start_proxy(http, grpc), "address")
@@ -65,6 +72,7 @@ def _controller(
     grpc: dict[str, Any] | None = None,
     location: str | None = None,
     logging: dict[str, Any] | None = None,
+    process: ControllerOptions | None = None,
 ) -> Any:
     """The controller, started where there is none."""
     skate.util.preload("skate.serve.controller", "skate.serve.vault")
@@ -85,7 +93,9 @@ def _controller(
     except ValueError:  # the controller was killed, what it wanted is still there
         fresh = False
     options = {**own, "name": context.CONTROLLER, "max_concurrency": 100_000, "max_task_retries": 0}
-    settings = {"http": http, "grpc": grpc, "location": location, "logging": logging}
+    if process is not None and process.runtime_env:
+        options["runtime_env"] = process.runtime_env
+    settings = {"http": http, "grpc": grpc, "location": location, "logging": logging, "pid": os.getpid()}
     return skate.remote(Controller).options(**options, get_if_exists=True).remote(fresh, settings)
 
 
@@ -102,7 +112,7 @@ def _proxy() -> Any:
 
     settings = ask("get_settings")
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
-    if settings.get("location") == "Disabled" or options.location == "NoServer":
+    if "Disabled" in (settings.get("location"), options.location):
         return None
     grpc = settings.get("grpc")
     return proxy.start_proxy(options, gRPCOptions.read(grpc, "grpc_options") if grpc else None)
@@ -119,7 +129,7 @@ def run(
     wait_for_ingress_deployment_creation: bool = True,
     external_scaler_enabled: bool = False,
     _local_testing_mode: bool = False,
-) -> DeploymentHandle:
+) -> DeploymentHandle[Any]:
     """Deploy an application in place of what had its name, and return the handle of its ingress once it runs.
 
     Args:
@@ -132,7 +142,8 @@ def run(
     Raises:
         TypeError: `target` is not a bound deployment.
         NotImplementedError: `external_scaler_enabled` here; a configuration can have it.
-        ValueError: the name is empty; the route_prefix does not begin with "/" or is taken.
+        RayServeException: the name is empty.
+        ValueError: the route_prefix does not begin with "/" or is taken.
         RuntimeError: it could not be deployed; the message says which deployment failed of what.
     """
     if external_scaler_enabled:
@@ -152,10 +163,13 @@ def run_many(
     blocking: bool = False,
     wait_for_ingress_deployment_creation: bool = True,
     wait_for_applications_running: bool = True,
-) -> list[DeploymentHandle]:
+) -> list[DeploymentHandle[Any]]:
     """Deploy several applications at once; see `run`."""
+    if not targets:
+        raise ValueError("run_many needs at least one application")
     for each in targets:
         _check(each)
+    _check_names(targets)
     _controller()
     front = _proxy() if any(each.route_prefix is not None for each in targets) else None
     environment = _own_environment()
@@ -164,7 +178,7 @@ def run_many(
         for each in targets
     ]
     ask("deploy", specs)
-    handles = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
+    handles: list[DeploymentHandle[Any]] = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
     if wait_for_applications_running:
         found, told = ask("until_settled", [spec.name for spec in specs])
         for name, (status, message) in found.items():
@@ -229,6 +243,13 @@ def _adjusting(logging: Any, environment: dict[str, Any]) -> Any:
     return adjust if config is not None or environment else None
 
 
+def _check_names(targets: Sequence[RunTarget]) -> None:
+    names = [each.name for each in targets]
+    for name in names:
+        if names.count(name) > 1:
+            raise RayServeException(f"run_many was given several applications of the name {name!r}")
+
+
 def _check(target: RunTarget) -> None:
     if not isinstance(target.target, Application):
         raise TypeError(
@@ -236,7 +257,7 @@ def _check(target: RunTarget) -> None:
             f"({type(target.target).__name__})"
         )
     if not isinstance(target.name, str) or not target.name:
-        raise ValueError(f"An application needs a name that is not empty, not {target.name!r}")
+        raise RayServeException(f"An application needs a name that is not empty, not {target.name!r}")
     prefix = target.route_prefix
     if prefix is not None:
         if not isinstance(prefix, str) or not prefix.startswith("/"):
@@ -297,7 +318,7 @@ async def shutdown_async() -> None:
     await asyncio.to_thread(shutdown)
 
 
-def get_app_handle(name: str) -> DeploymentHandle:
+def get_app_handle(name: str) -> DeploymentHandle[Any]:
     """The handle of an application's ingress. Raises RayServeException when there is no such application."""
     row = ask("status")["applications"].get(name)
     if row is None:
@@ -307,10 +328,11 @@ def get_app_handle(name: str) -> DeploymentHandle:
 
 def get_deployment_handle(
     deployment_name: str, app_name: str | None = None, _check_exists: bool = True
-) -> DeploymentHandle:
+) -> DeploymentHandle[Any]:
     """The handle of a deployment, of the calling replica's application when `app_name` is None.
 
-    Raises RayServeException when there is no such deployment, or no `app_name` outside of a replica.
+    Raises UnknownDeploymentError when there is no such deployment, RayServeException when there is no `app_name`
+    outside of a replica.
     """
     if app_name is None:
         replica = context.current_replica()
@@ -320,7 +342,7 @@ def get_deployment_handle(
     if _check_exists:
         row = ask("status")["applications"].get(app_name)
         if row is None or deployment_name not in row["deployments"]:
-            raise RayServeException(f"Deployment {deployment_name!r} of application {app_name!r} does not exist.")
+            raise UnknownDeploymentError(f"Deployment {deployment_name!r} of application {app_name!r} does not exist.")
     return DeploymentHandle(deployment_name, app_name)
 
 

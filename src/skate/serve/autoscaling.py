@@ -10,44 +10,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from skate.serve.config import AutoscalingConfig
+from skate.serve.config import AutoscalingConfig, AutoscalingContext, TimeStampedValue
+from skate.serve.context import ReplicaID
 
 SHORTEST, LONGEST = 0.05, 1.0
 """Seconds between two samples."""
-
-
-@dataclass
-class AutoscalingContext:
-    """What a policy of the program's own is called with; it returns ``(replicas, state)``.
-
-    Args:
-        config: the deployment's settings.
-        current_num_replicas: those that run.
-        target_num_replicas: those that are wanted now.
-        total_num_requests: running and queued, over the look-back period.
-        total_queued_requests: those that wait in handles now.
-        total_running_requests: those that replicas have in hand now.
-        capacity_adjusted_min_replicas, capacity_adjusted_max_replicas: the bounds.
-        policy_state: what the policy returned as its state the last time.
-        app_name, deployment_name: whose it is.
-        current_time: in seconds.
-    """
-
-    config: AutoscalingConfig
-    current_num_replicas: int
-    target_num_replicas: int
-    total_num_requests: float
-    total_queued_requests: float
-    total_running_requests: float
-    capacity_adjusted_min_replicas: int
-    capacity_adjusted_max_replicas: int
-    policy_state: dict[str, Any] = field(default_factory=dict)
-    app_name: str = ""
-    deployment_name: str = ""
-    current_time: float = 0.0
 
 
 class Autoscaler:
@@ -63,7 +32,14 @@ class Autoscaler:
         """Since when it has been wanted to go to the same side."""
         self.side = 0
         self.state: dict[str, Any] = {}
-        self.policy = find_policy(config.policy)
+        self.policy: Any = None
+        """A policy of the program's own, once it was asked."""
+        self.problem = ""
+        """Why it could not be asked the last time."""
+        self.told: dict[str, dict[ReplicaID, deque[TimeStampedValue]]] = {}
+        """Figures of replicas, by name."""
+        self.last_up: float | None = None
+        self.last_down: float | None = None
 
     def period(self) -> float:
         """Seconds between two samples."""
@@ -95,13 +71,14 @@ class Autoscaler:
             end = when
         return total / (now - start)
 
-    def wanted(self, current: int, target: int, now: float) -> int:
+    def wanted(self, current: int, target: int, now: float, running: list[ReplicaID] | None = None) -> int:
         """How many replicas there should be from now on.
 
         Args:
             current: how many run.
             target: how many are wanted so far.
             now: seconds, on the clock of `note`.
+            running: who they are, for policies.
         """
         config = self.config
         least, most = config.min_replicas, config.max_replicas
@@ -109,27 +86,65 @@ class Autoscaler:
             # what waits is known for certain, and nothing is served meanwhile
             at_once = math.ceil(max(self.running + self.queued, 0) / config.target_ongoing_requests)
             return max(least, min(most, at_once))
-        if self.policy is None:
+        if config.policy.is_default_policy_function():
             raw: float = self.requests(now) / config.target_ongoing_requests
         else:
-            raw, self.state = self._ask(current, target, now)
+            raw, self.state = self._ask(current, target, now, running or [])
         desired = max(least, min(most, self._smoothed(raw, target)))
         return max(least, min(most, self._delayed(desired, target, now)))
 
-    def _ask(self, current: int, target: int, now: float) -> tuple[float, dict[str, Any]]:
+    def note_figures(self, replica: ReplicaID, figures: Mapping[str, Any], now: float) -> None:
+        """What a replica's ``record_autoscaling_stats`` gave; what is no number is left out."""
+        for name, value in figures.items():
+            if isinstance(value, int | float):
+                self.told.setdefault(name, {}).setdefault(replica, deque()).append(TimeStampedValue(now, float(value)))
+
+    def _figures(self, running: list[ReplicaID], now: float) -> dict[str, dict[ReplicaID, list[TimeStampedValue]]]:
+        """Those of the look-back period, of replicas that run."""
+        start = now - self.config.look_back_period_s
+        for by_replica in self.told.values():
+            for replica in list(by_replica):
+                samples = by_replica[replica]
+                while len(samples) > 1 and samples[0].timestamp < start:
+                    samples.popleft()
+                if replica not in running:
+                    del by_replica[replica]
+        return {name: {who: list(each) for who, each in found.items()} for name, found in self.told.items()}
+
+    def _ask(self, current: int, target: int, now: float, running: list[ReplicaID]) -> tuple[float, dict[str, Any]]:
+        """What the program's own policy says; what is wanted now if it fails, which `problem` tells."""
         config = self.config
-        answer = self.policy(
-            AutoscalingContext(
-                config, current, target, self.requests(now), self.queued, self.running,
-                config.min_replicas, config.max_replicas, self.state, self.app, self.deployment, now,
-            )
-        )  # fmt: skip
-        wanted, state = answer if isinstance(answer, tuple) else (answer, self.state)
-        return float(wanted), state
+        raw = self._figures(running, now)
+        merged = {
+            name: {who: self._merged([sample.value for sample in each]) for who, each in found.items()}
+            for name, found in raw.items()
+        }
+        try:
+            if self.policy is None:
+                self.policy = config.policy.get_policy()
+            answer = self.policy(
+                AutoscalingContext(
+                    config, current, target, self.requests(now), self.queued, self.running,
+                    config.min_replicas, config.max_replicas, self.state, self.app, self.deployment, now,
+                    running, merged, raw, self.last_up, self.last_down,
+                )
+            )  # fmt: skip
+            wanted, state = answer if isinstance(answer, tuple) else (answer, self.state)
+            number = float(wanted)
+        except Exception as error:  # noqa: BLE001  it is the program's code: the rest must go on
+            self.problem = f"The autoscaling policy failed: {type(error).__name__}: {error}"
+            return float(target), self.state
+        self.problem = ""
+        return number, state
+
+    def _merged(self, values: list[float]) -> float:
+        if self.config.aggregation_function == "max":
+            return max(values)
+        return min(values) if self.config.aggregation_function == "min" else sum(values) / len(values)
 
     def _smoothed(self, raw: float, target: int) -> int:
         """A part of the way from what there is to what is asked for, at least one step down."""
-        factor = self.config.factor_up() if raw > target else self.config.factor_down()
+        factor = self.config.get_upscaling_factor() if raw > target else self.config.get_downscaling_factor()
         # what is left of a division is no request
         there = math.ceil(round(target + factor * (raw - target), 9))
         if there == target and math.ceil(round(raw, 9)) < target:
@@ -154,16 +169,8 @@ class Autoscaler:
         if now - self.since < delay:
             return target
         self.side, self.since = 0, None
+        if side > 0:
+            self.last_up = now
+        else:
+            self.last_down = now
         return desired
-
-
-def find_policy(given: Any) -> Any:
-    """The callable that is meant by a callable, an import path, or a dict with ``policy_function``; None: the usual."""
-    if isinstance(given, Mapping):
-        given = given.get("policy_function")
-    if isinstance(given, str):
-        from importlib import import_module
-
-        module, _, name = given.replace(":", ".").rpartition(".")
-        given = getattr(import_module(module), name)
-    return given

@@ -14,6 +14,7 @@ import mmap
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 RING = 252
 WORDS = 256
@@ -36,7 +37,7 @@ class Board:
     """The board as this process maps it."""
 
     def __init__(self, fd: int, place: Place | None) -> None:
-        self.map = mmap.mmap(fd, SLOTS * WORDS * 8)
+        self.map = mmap.mmap(fd, SLOTS * WORDS * 8)  # it keeps a descriptor of its own
         self.words: Any = memoryview(self.map).cast("Q")
         self.place = place
         self.kept = -1
@@ -52,14 +53,15 @@ class Board:
             os.close(self.kept)
 
 
-def create() -> Board:
-    """A new board, which goes with the processes that map it."""
-    fd = os.memfd_create("skate-serve", os.MFD_CLOEXEC)
-    os.ftruncate(fd, SLOTS * WORDS * 8)  # only what is written to takes memory
+def create(*, alone: bool = False) -> Board:
+    """A new board, which goes with the processes that map it; `alone`: all who use it are in this process."""
+    fd = -1 if alone else os.memfd_create("skate-serve", os.MFD_CLOEXEC)
+    if not alone:
+        os.ftruncate(fd, SLOTS * WORDS * 8)  # only what is written to takes memory
     token = int.from_bytes(os.urandom(7), "little")
     board = _marked(Board(fd, Place(os.getpid(), fd, token)), token)
     board.kept = fd
-    _known[token] = board
+    _made[token] = board
     return board
 
 
@@ -71,16 +73,22 @@ def _marked(board: Board, token: int) -> Board:
 
 
 _known: dict[int, Board] = {}
-"""Boards that this process maps, by token."""
+"""Boards of other processes that this one maps, by token."""
 _local: dict[int, Board] = {}
 """Pages of this machine that take their place."""
+_made: WeakValueDictionary[int, Board] = WeakValueDictionary()
+"""Those that were made here, for as long as somebody here has them."""
+
+
+def _here(place: Place) -> Board | None:
+    return _made.get(place.token) or _known.get(place.token)
 
 
 def attach(place: Place, folder: Callable[[], str] = str) -> Board:
     """The board at `place`; on another machine the page that the processes there have in common, a file in `folder`
     (asked for only there); and without a folder a private one.
     """
-    known = _known.get(place.token)
+    known = _here(place)
     if known is not None:
         return known
     opened = _open(place)
@@ -125,17 +133,20 @@ def _shared(place: Place, folder: str) -> Board | None:
 
 def is_known(place: Place) -> bool:
     """Whether this process maps the board already."""
-    return place.token in _known
+    return _here(place) is not None
 
 
 def forget() -> None:
-    """Know no boards any more; their memory goes with those who still use it."""
+    """Know no boards of others any more; their memory goes with those who still use it."""
     _known.clear()
     _local.clear()
 
 
 def held(place: Place) -> Board | None:
     """The board at `place`, with a descriptor in this process by which others find it; None: out of reach."""
+    known = _made.get(place.token)
+    if known is not None:
+        return known
     opened = _open(place)
     if opened is None:
         return None

@@ -16,7 +16,7 @@ from skate.serve.config import DeploymentConfig
 from skate.serve.deployments import Application, Deployment
 from skate.serve.handle import DeploymentHandle
 from skate.serve.specs import AppSpec
-from skate.serve.state import Target, first_target
+from skate.serve.target import Target, first_target
 
 _ATOMS = (int, float, str, bytes, bool, type(None), complex)
 
@@ -108,7 +108,8 @@ def _light(config: DeploymentConfig) -> DeploymentConfig:
     """What running replicas can take over: everything but what is heavy, or only the controller's."""
     return replace(
         config, num_replicas=1, autoscaling_config=None, ray_actor_options={}, placement_group_bundles=None,
-        placement_group_strategy=None, max_replicas_per_node=None,
+        placement_group_strategy=None, placement_group_bundle_label_selector=None, max_replicas_per_node=None,
+        gang_scheduling_config=None, deployment_actors=None,
     )  # fmt: skip
 
 

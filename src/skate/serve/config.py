@@ -1,143 +1,32 @@
 """Options of deployments: their names, types, defaults and limits, which are Ray Serve's.
 
-Every wrong value raises at once and names its field: ValueError, or TypeError for a wrong type. Replicas and the
-controller read these classes, so they need nothing that is slow to import.
+Every wrong value raises at once and names its field: ValueError, or for a wrong type an error that is TypeError and
+ValueError. Replicas and the controller read these classes, so they need nothing that is slow to import.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from skate.serve.deployment_parts import BackpressureConfig as BackpressureConfig
+from skate.serve.deployment_parts import DeploymentActorConfig as DeploymentActorConfig
+from skate.serve.deployment_parts import GangPlacementStrategy as GangPlacementStrategy
+from skate.serve.deployment_parts import GangRuntimeFailurePolicy as GangRuntimeFailurePolicy
+from skate.serve.deployment_parts import GangSchedulingConfig as GangSchedulingConfig
+from skate.serve.deployment_parts import RequestRouterConfig as RequestRouterConfig
+from skate.serve.deployment_parts import actors_of
+from skate.serve.scaling_config import AUTO as AUTO
+from skate.serve.scaling_config import AggregationFunction as AggregationFunction
+from skate.serve.scaling_config import AutoscalingConfig as AutoscalingConfig
+from skate.serve.scaling_config import AutoscalingContext as AutoscalingContext
+from skate.serve.scaling_config import AutoscalingPolicy as AutoscalingPolicy
+from skate.serve.scaling_config import TimeStampedValue as TimeStampedValue
+from skate.serve.settings import Settings, WrongTypeError, number, set_field
 
 PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
-
-
-def number(name: str, value: Any, least: float, *, open_end: bool = False, whole: bool = False) -> None:
-    """Check that `value` is a number from `least` on (above it, with `open_end`)."""
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        kind = "an integer" if whole else "a number"
-        raise TypeError(f"{name} must be {kind}, not {value!r} ({type(value).__name__})")
-    if not math.isfinite(value) or value < least or (open_end and value == least):
-        raise ValueError(f"{name} must be {'above' if open_end else 'at least'} {least}, not {value!r}")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the classes of settings have in common."""
-
-    @classmethod
-    def read(cls, given: Any, where: str) -> Self:
-        """Settings from a mapping, or as they are. TypeError and ValueError name the field."""
-        if isinstance(given, cls):
-            return given
-        dump = getattr(given, "model_dump", None)
-        if dump is not None:
-            given = dump(exclude_unset=True)
-        if not isinstance(given, Mapping):
-            raise TypeError(f"{where} must be a dict or {cls.__name__}, not {given!r} ({type(given).__name__})")
-        known = {entry.name for entry in fields(cls)}
-        for name in given:
-            if name not in known:
-                raise ValueError(f"{where} has no field {name!r}; there are: {', '.join(sorted(known))}")
-        return cls(**given)
-
-    def model_dump(self) -> dict[str, Any]:
-        """The fields as a dict."""
-        return asdict(self)
-
-    dict = model_dump
-
-
-@dataclass(frozen=True)
-class AutoscalingConfig(Settings):
-    """How many replicas a deployment has, by the requests that it holds.
-
-    Args:
-        min_replicas: the fewest; 0: none while there are no requests.
-        initial_replicas: how many at first; `min_replicas` when None.
-        max_replicas: the most.
-        target_ongoing_requests: requests for each replica, running and queued, that are aimed at.
-        metrics_interval_s: seconds between two reports of queue lengths.
-        look_back_period_s: seconds over which requests are averaged.
-        upscale_delay_s: seconds for which more replicas must have been wanted before they are started.
-        downscale_delay_s: seconds for which fewer must have been wanted before some are ended.
-        downscale_to_zero_delay_s: the same for the last one; `downscale_delay_s` when None.
-        upscaling_factor: how much of a lack is made up for at once; 1.0: all of it.
-        downscaling_factor: how much of a surplus goes at once.
-        smoothing_factor, upscale_smoothing_factor, downscale_smoothing_factor: old names of these factors.
-        aggregation_function: ``"mean"``, ``"max"`` or ``"min"`` over the look-back period.
-        policy: a callable that decides in place of all this; see `skate.serve.autoscaling`.
-    """
-
-    min_replicas: int = 1
-    initial_replicas: int | None = None
-    max_replicas: int = 1
-    target_ongoing_requests: float = 2
-    metrics_interval_s: float = 10.0
-    look_back_period_s: float = 30.0
-    smoothing_factor: float = 1.0
-    upscale_smoothing_factor: float | None = None
-    downscale_smoothing_factor: float | None = None
-    upscaling_factor: float | None = None
-    downscaling_factor: float | None = None
-    downscale_delay_s: float = 600.0
-    downscale_to_zero_delay_s: float | None = None
-    upscale_delay_s: float = 30.0
-    aggregation_function: str = "mean"
-    policy: Any = None
-
-    def __post_init__(self) -> None:
-        number("autoscaling_config.min_replicas", self.min_replicas, 0, whole=True)
-        number("autoscaling_config.max_replicas", self.max_replicas, 1, whole=True)
-        if self.max_replicas < self.min_replicas:
-            raise ValueError(
-                f"autoscaling_config.max_replicas ({self.max_replicas}) must be at least min_replicas "
-                f"({self.min_replicas})"
-            )
-        if self.initial_replicas is not None:
-            number("autoscaling_config.initial_replicas", self.initial_replicas, 0, whole=True)
-            if not self.min_replicas <= self.initial_replicas <= self.max_replicas:
-                raise ValueError(
-                    f"autoscaling_config.initial_replicas ({self.initial_replicas}) must lie between min_replicas "
-                    f"({self.min_replicas}) and max_replicas ({self.max_replicas})"
-                )
-        for name in ("target_ongoing_requests", "metrics_interval_s", "look_back_period_s", "smoothing_factor"):
-            number(f"autoscaling_config.{name}", getattr(self, name), 0, open_end=True)
-        for name in (
-            "upscale_smoothing_factor", "downscale_smoothing_factor", "upscaling_factor", "downscaling_factor",
-        ):  # fmt: skip
-            if getattr(self, name) is not None:
-                number(f"autoscaling_config.{name}", getattr(self, name), 0, open_end=True)
-        for name in ("downscale_delay_s", "upscale_delay_s"):
-            number(f"autoscaling_config.{name}", getattr(self, name), 0)
-        if self.downscale_to_zero_delay_s is not None:
-            number("autoscaling_config.downscale_to_zero_delay_s", self.downscale_to_zero_delay_s, 0)
-        if self.aggregation_function not in ("mean", "max", "min"):
-            raise ValueError(
-                f"autoscaling_config.aggregation_function must be 'mean', 'max' or 'min', "
-                f"not {self.aggregation_function!r}"
-            )
-        if self.policy is not None and not callable(self.policy) and not isinstance(self.policy, str | Mapping):
-            raise TypeError(f"autoscaling_config.policy must be callable, not {self.policy!r}")
-
-    def first(self) -> int:
-        """How many replicas at first."""
-        return self.min_replicas if self.initial_replicas is None else self.initial_replicas
-
-    def factor_up(self) -> float:
-        """How much of a lack is made up for at once."""
-        return self.upscaling_factor or self.upscale_smoothing_factor or self.smoothing_factor
-
-    def factor_down(self) -> float:
-        """How much of a surplus goes at once."""
-        return self.downscaling_factor or self.downscale_smoothing_factor or self.smoothing_factor
-
-
-AUTO = {"min_replicas": 1, "max_replicas": 100, "target_ongoing_requests": 2}
-"""What ``num_replicas="auto"`` stands for."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +46,12 @@ class DeploymentConfig(Settings):
         autoscaling_config: see `AutoscalingConfig`; None: none.
         ray_actor_options: options of the replicas' actors.
         placement_group_bundles, placement_group_strategy: each replica gets a placement group of its own.
+        placement_group_bundle_label_selector: labels that the nodes of each bundle must have; one selector is for all.
         max_replicas_per_node: the most on one node; None: any number.
+        backpressure_config: see `BackpressureConfig`; None: 503 without a hint when to try again.
+        request_router_config: see `RequestRouterConfig`; None: the less busy of two replicas.
+        gang_scheduling_config: see `GangSchedulingConfig`; None: every replica by itself.
+        deployment_actors: see `DeploymentActorConfig`; actors that the replicas share.
         logging_config: how replicas log.
         max_constructor_retry_count: the most tries of a constructor before deploying counts as failed.
         max_surge_percent: while a version is replaced, so many replicas more than wanted, 0 to 100, rounded up. An old
@@ -177,6 +71,11 @@ class DeploymentConfig(Settings):
     ray_actor_options: dict[str, Any] = field(default_factory=dict)
     placement_group_bundles: list[dict[str, float]] | None = None
     placement_group_strategy: str | None = None
+    placement_group_bundle_label_selector: list[dict[str, str]] | None = None
+    backpressure_config: BackpressureConfig | None = None
+    request_router_config: RequestRouterConfig | None = None
+    gang_scheduling_config: GangSchedulingConfig | None = None
+    deployment_actors: tuple[DeploymentActorConfig, ...] | None = None
     max_replicas_per_node: int | None = None
     logging_config: dict[str, Any] | None = None
     max_constructor_retry_count: int = 20
@@ -184,6 +83,7 @@ class DeploymentConfig(Settings):
     max_surge_percent: int = 20
 
     def __post_init__(self) -> None:
+        self._read_numbers()
         number("num_replicas", self.num_replicas, 0, whole=True)
         number("max_ongoing_requests", self.max_ongoing_requests, 1, whole=True)
         number("max_queued_requests", self.max_queued_requests, -1, whole=True)
@@ -198,8 +98,10 @@ class DeploymentConfig(Settings):
         number("rolling_update_percentage", self.rolling_update_percentage, 0, open_end=True)
         if self.rolling_update_percentage > 1:
             raise ValueError(f"rolling_update_percentage must be at most 1, not {self.rolling_update_percentage}")
-        if self.autoscaling_config is not None and not isinstance(self.autoscaling_config, AutoscalingConfig):
-            set_field(self, "autoscaling_config", AutoscalingConfig.read(self.autoscaling_config, "autoscaling_config"))
+        for name, kind in _PARTS.items():
+            if getattr(self, name) is not None:
+                set_field(self, name, kind.read(getattr(self, name), name))
+        set_field(self, "deployment_actors", actors_of(self.deployment_actors))
         _check_actor_options(self.ray_actor_options)
         _check_placement(self)
         set_field(self, "logging_config", logging_of(self.logging_config))
@@ -211,12 +113,18 @@ class DeploymentConfig(Settings):
             _frozen(self.placement_group_bundles),
             self.placement_group_strategy,
             self.max_replicas_per_node,
+            _frozen(self.placement_group_bundle_label_selector),
+            self.gang_scheduling_config,
+            self.deployment_actors and [(one, one.pickled) for one in self.deployment_actors],
         )
 
 
-def set_field(settings: Any, name: str, value: Any) -> None:
-    """Put a value that was checked into frozen settings."""
-    object.__setattr__(settings, name, value)
+_PARTS: dict[str, type[Settings]] = {
+    "autoscaling_config": AutoscalingConfig,
+    "backpressure_config": BackpressureConfig,
+    "request_router_config": RequestRouterConfig,
+    "gang_scheduling_config": GangSchedulingConfig,
+}
 
 
 def _frozen(value: Any) -> Any:
@@ -237,7 +145,7 @@ ACTOR_OPTIONS = frozenset(
 
 def _check_actor_options(options: Any) -> None:
     if not isinstance(options, dict):
-        raise TypeError(f"ray_actor_options must be a dict, not {options!r} ({type(options).__name__})")
+        raise WrongTypeError(f"ray_actor_options must be a dict, not {options!r} ({type(options).__name__})")
     for name in options:
         if name not in ACTOR_OPTIONS:
             raise ValueError(
@@ -249,7 +157,57 @@ def _check_actor_options(options: Any) -> None:
             number(f"ray_actor_options.{name}", options[name], 0)
 
 
+def _check_gang(config: DeploymentConfig) -> None:
+    gang = config.gang_scheduling_config
+    if gang is None:
+        return
+    if config.max_replicas_per_node is not None:
+        raise ValueError("max_replicas_per_node and gang_scheduling_config exclude each other")
+    if config.placement_group_strategy is not None:
+        raise ValueError(
+            "placement_group_strategy and gang_scheduling_config exclude each other: "
+            "gang_scheduling_config.gang_placement_strategy says where replicas go"
+        )
+    size, scaling = gang.gang_size, config.autoscaling_config
+    counts = {"num_replicas": config.num_replicas}
+    if scaling is not None:
+        counts = {f"autoscaling_config.{name}": getattr(scaling, name) for name in ("min_replicas", "max_replicas")}
+        if scaling.initial_replicas is not None:
+            counts["autoscaling_config.initial_replicas"] = scaling.initial_replicas
+    for name, count in counts.items():
+        if count % size:
+            raise ValueError(f"{name} ({count}) must be a multiple of gang_scheduling_config.gang_size ({size})")
+
+
+def _check_selectors(config: DeploymentConfig) -> None:
+    selectors, bundles = config.placement_group_bundle_label_selector, config.placement_group_bundles
+    if selectors is None:
+        return
+    if not isinstance(selectors, list) or not all(isinstance(one, Mapping) for one in selectors):
+        raise WrongTypeError(f"placement_group_bundle_label_selector must be a list of dicts, not {selectors!r}")
+    if bundles is None:
+        raise ValueError("placement_group_bundle_label_selector needs placement_group_bundles")
+    if len(selectors) not in (1, len(bundles)):
+        raise ValueError(
+            f"placement_group_bundle_label_selector has {len(selectors)} entries: there must be one, or as many as "
+            f"placement_group_bundles has ({len(bundles)})"
+        )
+
+
+def _check_room(bundle: Mapping[str, float], options: Mapping[str, Any]) -> None:
+    """Whether a replica has room in the bundle where it runs."""
+    need = {"CPU": options.get("num_cpus"), "GPU": options.get("num_gpus")}
+    for name, amount in {**need, **(options.get("resources") or {})}.items():
+        if amount and amount > bundle.get(name, 0):
+            raise ValueError(
+                f"placement_group_bundles[0] must hold what ray_actor_options asks for, for the replica runs "
+                f"there: it has {bundle.get(name, 0)} of {name}, and {amount} are asked for"
+            )
+
+
 def _check_placement(config: DeploymentConfig) -> None:
+    _check_gang(config)
+    _check_selectors(config)
     bundles, strategy, most = (
         config.placement_group_bundles,
         config.placement_group_strategy,
@@ -261,6 +219,7 @@ def _check_placement(config: DeploymentConfig) -> None:
         for place, bundle in enumerate(bundles):
             for name, amount in bundle.items():
                 number(f"placement_group_bundles[{place}][{name!r}]", amount, 0)
+        _check_room(bundles[0], config.ray_actor_options)
     if strategy is not None:
         if strategy not in PLACEMENT_STRATEGIES:
             raise ValueError(
@@ -298,7 +257,7 @@ def logging_of(given: Any) -> Any:
 def check_logging(given: Any) -> None:
     """Check a ``logging_config``."""
     if not isinstance(given, dict):
-        raise TypeError(f"logging_config must be a dict, not {given!r} ({type(given).__name__})")
+        raise WrongTypeError(f"logging_config must be a dict, not {given!r} ({type(given).__name__})")
     for name, value in given.items():
         if name not in LOGGING_FIELDS:
             raise ValueError(f"logging_config has no field {name!r}; there are: {', '.join(sorted(LOGGING_FIELDS))}")
@@ -306,23 +265,62 @@ def check_logging(given: Any) -> None:
             raise ValueError(f"logging_config.{name} may not be {value!r}")
 
 
+class ProxyLocation(StrEnum):
+    """Where HTTP is served: nowhere, on the first machine, on every one that has replicas."""
+
+    Disabled = "Disabled"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+
+
+def location_of(given: Any, where: str) -> ProxyLocation:
+    """A `ProxyLocation` from one, or from its name. Raises ValueError."""
+    try:
+        return ProxyLocation("Disabled" if given == "NoServer" else given)
+    except ValueError:
+        names = ", ".join(repr(str(one)) for one in ProxyLocation)
+        raise WrongTypeError(f"{where} must be one of {names}, not {given!r}") from None
+
+
+@dataclass(frozen=True)
+class ControllerOptions(Settings):
+    """Options of the controller's process.
+
+    Args:
+        runtime_env: ``{"env_vars": {...}}``, or nothing; replicas have their own, in ``ray_actor_options``.
+    """
+
+    runtime_env: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        given = self.runtime_env
+        if given is None:
+            return
+        if not isinstance(given, dict) or given.keys() - {"env_vars"}:
+            raise ValueError(f"controller_options.runtime_env may have env_vars, and nothing else: {given!r}")
+        for name, value in given.get("env_vars", {}).items():
+            if not isinstance(name, str) or not name or not isinstance(value, str):
+                raise WrongTypeError(f"controller_options.runtime_env.env_vars[{name!r}] must be text, not {value!r}")
+
+
 @dataclass(frozen=True)
 class HTTPOptions(Settings):
     """Where and how HTTP is served.
 
     Args:
-        host: address to listen on.
+        host: address to listen on; None: HTTP is not served.
         port: port to listen on; 0: any that is free.
         root_path: a path that a proxy in front takes off before it passes requests on.
         request_timeout_s: seconds after which a request is answered 408; None: none.
         keep_alive_timeout_s: seconds for which an idle connection is kept.
         max_body_bytes: the largest body of a request; a larger one is answered 413. None: any. Not in Ray.
-        location: ``"HeadOnly"``, ``"EveryNode"`` or ``"NoServer"``; None: as `proxy_location` says.
-        middlewares: must stay empty, as in Ray 2.60: an application adds its own.
+        location: a `ProxyLocation`, None: as `proxy_location` says; ``"NoServer"``, its old name, is ``"Disabled"``.
+        middlewares, num_cpus: must stay empty, as in Ray 2.60: an application adds its own middlewares.
+        root_url: not used, as in Ray 2.60.
         ssl_keyfile, ssl_certfile, ssl_keyfile_password, ssl_ca_certs: files for HTTPS.
     """
 
-    host: str = "127.0.0.1"
+    host: str | None = "127.0.0.1"
     port: int = 8000
     root_path: str = ""
     request_timeout_s: float | None = None
@@ -330,15 +328,19 @@ class HTTPOptions(Settings):
     max_body_bytes: int | None = None
     location: str | None = None
     middlewares: list[Any] = field(default_factory=list)
+    num_cpus: int = 0
+    root_url: str = ""
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile_password: str | None = None
     ssl_ca_certs: str | None = None
 
     def __post_init__(self) -> None:
+        self._read_numbers()
         number("http_options.port", self.port, 0, whole=True)
         if self.port > 65535:
             raise ValueError(f"http_options.port must be at most 65535, not {self.port}")
+        _check_location(self)
         if not isinstance(self.host, str) or not self.host:
             raise ValueError(f"http_options.host must be an address, not {self.host!r}")
         if self.root_path and not self.root_path.startswith("/"):
@@ -350,14 +352,20 @@ class HTTPOptions(Settings):
             raise ValueError(
                 "http_options.middlewares is gone: add middlewares to the FastAPI or Starlette application"
             )
+        if self.num_cpus:
+            raise ValueError("http_options.num_cpus is gone: the proxy asks for no CPUs")
         if self.max_body_bytes is not None:
             number("http_options.max_body_bytes", self.max_body_bytes, 0, whole=True)
-        if self.location not in (None, "HeadOnly", "EveryNode", "NoServer"):
-            raise ValueError(
-                f"http_options.location must be 'HeadOnly', 'EveryNode' or 'NoServer', not {self.location!r}"
-            )
         if bool(self.ssl_keyfile) != bool(self.ssl_certfile):
             raise ValueError("http_options.ssl_keyfile and http_options.ssl_certfile go together")
+
+
+def _check_location(options: HTTPOptions) -> None:
+    location = location_of(options.location, "http_options.location") if options.location is not None else None
+    if options.host is None:
+        set_field(options, "host", HTTPOptions.host)
+        location = ProxyLocation.Disabled
+    set_field(options, "location", location)
 
 
 @dataclass(frozen=True)
@@ -375,6 +383,7 @@ class gRPCOptions(Settings):
     request_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
+        self._read_numbers()
         number("grpc_options.port", self.port, 0, whole=True)
         if self.request_timeout_s is not None:
             number("grpc_options.request_timeout_s", self.request_timeout_s, 0, open_end=True)

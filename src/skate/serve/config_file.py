@@ -70,18 +70,16 @@ class DeploymentSchema(Schema):
     ray_actor_options: RayActorOptionsSchema = RayActorOptionsSchema()
     placement_group_bundles: list[dict[str, float]] | None = None
     placement_group_strategy: str | None = None
+    placement_group_bundle_label_selector: list[dict[str, str]] | None = None
+    backpressure_config: dict[str, Any] | None = None
+    request_router_config: dict[str, Any] | None = None
+    gang_scheduling_config: dict[str, Any] | None = None
+    deployment_actors: list[dict[str, Any]] | None = None
     max_replicas_per_node: int | None = None
     logging_config: LoggingConfig | None = None
     max_constructor_retry_count: int = 20
     rolling_update_percentage: float = 0.2
     max_surge_percent: int = 20
-
-    _only_in_ray = frozenset(
-        {
-            *("backpressure_config", "placement_group_bundle_label_selector", "request_router_config"),
-            *("gang_scheduling_config", "deployment_actors"),
-        }
-    )
 
     def options(self) -> dict[str, Any]:
         """What was given, as `Deployment.options` takes it."""

@@ -10,6 +10,8 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import skate
+from skate.serve.exceptions import NotRunningError
+from skate.serve.gang import GangContext
 
 NAMESPACE = "serve"
 CONTROLLER = "SKATE_SERVE_CONTROLLER"
@@ -34,17 +36,60 @@ request_context: ContextVar[RequestContext] = ContextVar("skate_serve_request", 
 """The request that runs here; `NO_REQUEST` outside of one."""
 
 
+def _get_serve_request_context() -> RequestContext:
+    """The request that runs here, under the name by which programs for Ray ask for it."""
+    return request_context.get()
+
+
+@dataclass(frozen=True)
+class DeploymentID:
+    """Names a deployment, of an application."""
+
+    name: str
+    app_name: str = "default"
+
+    def __str__(self) -> str:
+        return f"Deployment(name={self.name!r}, app={self.app_name!r})"
+
+    __repr__ = __str__
+
+
 @dataclass(frozen=True)
 class ReplicaID:
-    """Names a replica: a part that is unique, of a deployment, of an application."""
+    """Names a replica: a part that is unique, of a deployment."""
 
     unique_id: str
-    deployment: str
-    app_name: str
+    deployment_id: DeploymentID
+
+    @property
+    def deployment(self) -> str:
+        """The deployment's name."""
+        return self.deployment_id.name
+
+    @property
+    def app_name(self) -> str:
+        """The application's name."""
+        return self.deployment_id.app_name
 
     def to_full_id_str(self) -> str:
         """As the replica's actor is called."""
         return f"{_REPLICA}{self.app_name}#{self.deployment}#{self.unique_id}"
+
+    @staticmethod
+    def is_full_id_str(text: str) -> bool:
+        """Whether `text` is what a replica's actor may be called."""
+        return is_replica(text)
+
+    @classmethod
+    def from_full_id_str(cls, text: str) -> ReplicaID:
+        """The replica whose actor is called so. Raises ValueError."""
+        app, deployment, name = parts_of(text)
+        return cls(name, DeploymentID(deployment, app))
+
+    def __str__(self) -> str:
+        return f"Replica(id={self.unique_id!r}, deployment={self.deployment!r}, app={self.app_name!r})"
+
+    __repr__ = __str__
 
 
 _REPLICA = "SERVE_REPLICA::"
@@ -63,9 +108,11 @@ def parts_of(actor: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class ReplicaRank:
-    """A replica's number among those of its deployment."""
+    """A replica's number among those of its deployment; its node's number, and its own on that node."""
 
     rank: int = 0
+    node_rank: int = 0
+    local_rank: int = 0
 
 
 @dataclass
@@ -77,6 +124,8 @@ class ReplicaContext:
     deployment_config: Any
     rank: ReplicaRank = ReplicaRank()
     world_size: int = 1
+    gang_context: GangContext | None = None
+    code_version: str | None = None
 
     @property
     def app_name(self) -> str:
@@ -114,6 +163,11 @@ def replica_context() -> ReplicaContext | None:
     """What the replica is whose code calls; None outside of one."""
     here = current_replica()
     return here.context if here is not None else None
+
+
+def is_cancelled() -> bool:
+    """Whether the call that runs here was cancelled; not in a driver."""
+    return current_replica() is not None and skate.get_runtime_context().is_canceled()
 
 
 _prefix = ""
@@ -174,8 +228,8 @@ def at_home(*, soft: bool) -> dict[str, Any]:
 
 
 def controller() -> skate.actor.ActorHandle[Any]:
-    """The controller's handle. Raises RuntimeError when serve does not run here."""
+    """The controller's handle. Raises NotRunningError when serve does not run here."""
     try:
         return skate.get_actor(CONTROLLER, namespace=NAMESPACE)
     except ValueError:
-        raise RuntimeError("Serve does not run in this session: start it with serve.start or serve.run.") from None
+        raise NotRunningError("Serve does not run in this session: start it with serve.start or serve.run.") from None

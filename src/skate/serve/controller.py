@@ -16,13 +16,14 @@ from typing import Any
 
 import skate
 from skate import exceptions
-from skate.serve import board, context
+from skate.serve import board, context, telling
 from skate.serve.autoscaling import Autoscaler
-from skate.serve.declared import Declared, plain_config
+from skate.serve.declared import Declared
+from skate.serve.exceptions import RouteTakenError
 from skate.serve.fronts import Fronts
-from skate.serve.router import Published, ReplicaEntry
 from skate.serve.specs import AppSpec
-from skate.serve.state import ApplicationStatus, DeploymentState, DeploymentStatus, Target, application_status
+from skate.serve.state import DeploymentState, application_status
+from skate.serve.target import ApplicationStatus, DeploymentStatus, Target
 from skate.serve.tending import Tender
 from skate.serve.topics import Topics
 
@@ -56,7 +57,7 @@ class Controller:
         self.settings = settings or {}
         self.apps: dict[str, App] = {}
         self.topics = Topics()
-        self.tender = Tender(self.decide)
+        self.tender = Tender(self.decide, self._noted)
         self.scalers: dict[Key, Autoscaler] = {}
         self.queued: dict[Key, dict[Any, tuple[int, float]]] = {}
         """What routers told of how many requests wait there, and when."""
@@ -131,7 +132,7 @@ class Controller:
                 await self.vault.refill.remote(self.record, self.tender.board.place if self.tender.board else None)
 
     def _own_board(self) -> None:
-        self.tender.board = page = board.create()
+        self.tender.board = page = board.create(alone=self.settings.get("pid") == os.getpid())
         self.vault.hold.remote(page.place)
 
     async def _recover(self) -> None:
@@ -147,15 +148,24 @@ class Controller:
             if name.startswith("app:"):
                 self._set(spec, clock())
         self.declared.recover(kept)
-        names = _names_of_replicas()
+        names = filter(context.is_replica, context.names())
         found = await asyncio.gather(
             *(self.tender.find_again(self.apps.get(context.parts_of(name)[0]), name) for name in names)
         )
+        wanted = {
+            (name, state.name, version)
+            for name, app in self.apps.items()
+            for state in app.states.values()
+            for version in state.versions()
+        }
+        self.tender.shared.end_others(context.names(), wanted)
         there: dict[int, int] = {}
         for state, _ in filter(None, found):
             there[id(state)] = there.get(id(state), 0) + 1
         for app in self.apps.values():
             for state in app.states.values():
+                state.mend_gangs(clock())
+                self.tender.find_shared(state)
                 scaling = state.target.config.autoscaling_config if state.target is not None else None
                 if scaling is not None and id(state) in there:
                     state.scale(max(scaling.min_replicas, min(scaling.max_replicas, there[id(state)])))
@@ -200,7 +210,7 @@ class Controller:
         for other in [*(each for each in taken if each.name not in anew), *others]:
             same = other.route_prefix is not None and other.route_prefix == spec.route_prefix
             if same and other.name != spec.name:
-                raise ValueError(
+                raise RouteTakenError(
                     f"route_prefix {spec.route_prefix!r} of application {spec.name!r} belongs to application "
                     f"{other.name!r} already"
                 )
@@ -301,29 +311,13 @@ class Controller:
             "ingress": app.spec.ingress if app else "",
             "last_deployed_time_s": app.spec.deployed_at if app else 0.0,
             "declared": config,
-            "deployments": {state.name: self._deployment_row(state) for state in app.states.values()} if app else {},
+            "deployments": {state.name: self._row(state) for state in app.states.values()} if app else {},
         }
 
-    def _deployment_row(self, state: DeploymentState) -> dict[str, Any]:
-        return {
-            "status": state.status.value,
-            "status_trigger": state.trigger,
-            "message": state.message,
-            "target_num_replicas": state.target.replicas if state.target is not None else 0,
-            "replica_states": state.counts(),
-            "replicas": [
-                {
-                    "replica_id": entry.name,
-                    "state": entry.phase.value,
-                    "ongoing": self.tender.ongoing(entry.name),
-                    "since_s": time.time() - clock() + entry.since,
-                    "where": self.tender.where(entry.name),
-                }
-                for entry in state.replicas.values()
-            ],
-            "config": plain_config(state.target.config) if state.target is not None else {},
-            "queued": self._queued((state.app, state.name), clock()),
-        }
+    def _row(self, state: DeploymentState) -> dict[str, Any]:
+        key = (state.app, state.name)
+        scaler = self.scalers.get(key)
+        return telling.row(state, self.tender, self._queued(key, clock()), scaler.problem if scaler else "")
 
     async def listen(self, known: dict[tuple[str, ...], int], timeout_s: float) -> dict[Any, tuple[int, Any]]:
         """Of these topics those that changed since the versions given, once there is one, or when time is up."""
@@ -390,6 +384,7 @@ class Controller:
             for state in list(app.states.values()):
                 for command in state.decide(now):
                     self.tender.do(state, command)
+                self.tender.shared.keep(name, state.name, state.versions())
                 if state.target is None and not state.replicas:
                     self._forget(app, state)
                 self._publish(name, state.name)
@@ -429,51 +424,33 @@ class Controller:
                 continue
             ongoing = sum(self.tender.ongoing(entry.name) for entry in state.running())
             scaler.note(ongoing, self._queued(key, now), now)
-            wanted = scaler.wanted(len(state.running()), state.target.replicas, now)
+            running = [_replica_id(state, entry.name) for entry in state.running()]
+            wanted = scaler.wanted(len(running), state.target.replicas, now, running)
             changed = state.scale(wanted) or changed
         if changed:
             self.decide()
 
     # ------------------------------------------------------------------ telling of it
 
-    def _publish(self, app_name: str, deployment: str) -> None:
-        state = self._state(app_name, deployment)
-        key = ("replicas", app_name, deployment)
-        if state is None:
-            self.topics.set(key, Published((), -1, None, "there is no such deployment"))
-            return
-        tended = self.tender.tended
-        replicas = tuple(
-            ReplicaEntry(
-                entry.name,
-                tended[entry.name].actor,
-                tended[entry.name].slot,
-                entry.target.config.max_ongoing_requests,
-                tended[entry.name].models,
-                tended[entry.name].info,
-            )
-            for entry in state.running()
-            if entry.name in tended
-        )
-        config = state.target.config if state.target is not None else None
-        why = ""
-        if config is None and not replicas:
-            why = "it is being deleted"
-        elif state.status is DeploymentStatus.DEPLOY_FAILED and not replicas and state.fallback is None:
-            why = "it could not be deployed"
-        every = config.autoscaling_config.metrics_interval_s if config and config.autoscaling_config else 0.0
-        place = self.tender.board.place if self.tender.board is not None else None
-        self.topics.set(key, Published(replicas, config.max_queued_requests if config else -1, place, why, every))
+    def _publish(self, app: str, deployment: str) -> None:
+        key = ("replicas", app, deployment)
+        self.topics.set(key, telling.published(self._state(app, deployment), self.tender))
 
     def _publish_routes(self) -> None:
-        """Which application answers which paths: prefix -> (application, ingress deployment, its options)."""
-        routes = {
-            prefix: (name, app.spec.ingress, app.spec.ingress_options)
-            for name, app in self.apps.items()
-            if app.spec.route_prefix is not None and not app.deleting
-            for prefix in (app.spec.route_prefix, *app.spec.ingress_options.get("more_prefixes", ()))
-        }
-        self.topics.set(("routes",), routes)
+        self.topics.set(("routes",), telling.routes(self.apps))
+
+    def _noted(self, state: DeploymentState, replica: str, kind: str, figures: dict[str, Any]) -> None:
+        """A replica gave figures of its own."""
+        if kind == "routing":
+            self._publish(state.app, state.name)
+            return
+        scaler = self.scalers.get((state.app, state.name))
+        if scaler is not None:
+            scaler.note_figures(_replica_id(state, replica), figures, clock())
+
+
+def _replica_id(state: DeploymentState, replica: str) -> context.ReplicaID:
+    return context.ReplicaID(replica, context.DeploymentID(state.name, state.app))
 
 
 async def _recorded(refs: list[Any]) -> None:
@@ -481,7 +458,3 @@ async def _recorded(refs: list[Any]) -> None:
     for ref in refs:
         with contextlib.suppress(exceptions.ActorUnavailableError):
             await ref
-
-
-def _names_of_replicas() -> list[str]:
-    return [name for name in context.names() if context.is_replica(name)]

@@ -16,8 +16,9 @@ import skate
 from skate import exceptions
 from skate.serve import context
 from skate.serve.config import DeploymentConfig
+from skate.serve.settings import Settings
 from skate.serve.specs import AppSpec
-from skate.serve.state import ApplicationStatus
+from skate.serve.target import ApplicationStatus
 
 PREFIX = "declared:"
 """Of names in the vault."""
@@ -139,7 +140,14 @@ class Declared:
 def plain_config(config: DeploymentConfig) -> dict[str, Any]:
     """Options as JSON can have them."""
     found = {entry.name: getattr(config, entry.name) for entry in fields(config)}
-    scaling = config.autoscaling_config
-    if scaling is not None:
-        found["autoscaling_config"] = {name: value for name, value in asdict(scaling).items() if name != "policy"}
+    for name, value in found.items():
+        if isinstance(value, Settings):
+            found[name] = _plain(value)
+    if config.deployment_actors is not None:
+        found["deployment_actors"] = [_plain(actor) for actor in config.deployment_actors]
     return found
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    hidden = ("policy", "pickled", "init_args", "init_kwargs")
+    return {name: value for name, value in asdict(settings).items() if name not in hidden}

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NoReturn
 
-from skate.serve.config import AUTO, AutoscalingConfig, DeploymentConfig
+from skate.serve.config import (
+    AUTO,
+    AutoscalingConfig,
+    BackpressureConfig,
+    DeploymentActorConfig,
+    DeploymentConfig,
+    GangSchedulingConfig,
+    RequestRouterConfig,
+)
 
 
 class Unset:
@@ -19,7 +27,6 @@ class Unset:
 DEFAULT = Unset()
 _CONFIG = tuple(entry.name for entry in fields(DeploymentConfig))
 OPTIONS = (*_CONFIG, "name", "version", "route_prefix")
-NOT_BUILT = frozenset({"gang_scheduling_config", "deployment_actors", "request_router_config"})
 
 
 class Deployment:
@@ -84,11 +91,38 @@ class Deployment:
         """How it scales, if it does."""
         return self._config.autoscaling_config
 
+    @property
+    def backpressure_config(self) -> BackpressureConfig:
+        """What HTTP clients are answered that are turned away."""
+        return self._config.backpressure_config or BackpressureConfig()
+
+    @property
+    def logging_config(self) -> Any:
+        """How its replicas log."""
+        return self._config.logging_config
+
+    @property
+    def init_args(self) -> tuple[Any, ...]:
+        """Empty: `bind` takes the arguments of the constructor, and the application has them."""
+        return ()
+
+    @property
+    def init_kwargs(self) -> dict[str, Any]:
+        """Empty, too."""
+        return {}
+
+    def set_logging_config(self, logging_config: Any) -> None:
+        """Have the replicas log so; of a deployment that is bound already, too."""
+        self._config = replace(self._config, logging_config=logging_config)
+
     def bind(self, /, *args: Any, **kwargs: Any) -> Application:
         """An application of this deployment with these arguments of its constructor.
 
-        Applications among the arguments become `DeploymentHandle` in the replicas.
+        Applications among the arguments become `DeploymentHandle` in the replicas. Raises ValueError for arguments of a
+        function: it is called with those of each request.
         """
+        if (args or kwargs) and not isinstance(self.func_or_class, type):
+            raise ValueError(f"{self._name} is a function: bind() takes no arguments for it")
         return Application(self, args, kwargs)
 
     def options(
@@ -114,7 +148,7 @@ class Deployment:
         return hash((self._name, self._version))
 
     def __repr__(self) -> str:
-        return f'Deployment(name="{self._name}")'
+        return f"Deployment(name={self._name})"
 
 
 class Application:
@@ -138,17 +172,22 @@ def deployment(
     ray_actor_options: dict[str, Any] | Unset | None = DEFAULT,
     placement_group_bundles: list[dict[str, float]] | Unset | None = DEFAULT,
     placement_group_strategy: str | Unset | None = DEFAULT,
+    placement_group_bundle_label_selector: list[dict[str, str]] | Unset | None = DEFAULT,
     max_replicas_per_node: int | Unset | None = DEFAULT,
     user_config: Any = DEFAULT,
     max_ongoing_requests: int | Unset = DEFAULT,
     max_queued_requests: int | Unset = DEFAULT,
+    backpressure_config: dict[str, Any] | BackpressureConfig | Unset | None = DEFAULT,
     autoscaling_config: dict[str, Any] | AutoscalingConfig | Unset | None = DEFAULT,
     graceful_shutdown_wait_loop_s: float | Unset = DEFAULT,
     graceful_shutdown_timeout_s: float | Unset = DEFAULT,
     health_check_period_s: float | Unset = DEFAULT,
     health_check_timeout_s: float | Unset = DEFAULT,
     logging_config: dict[str, Any] | Unset | None = DEFAULT,
+    request_router_config: dict[str, Any] | RequestRouterConfig | Unset | None = DEFAULT,
     max_constructor_retry_count: int | Unset = DEFAULT,
+    gang_scheduling_config: dict[str, Any] | GangSchedulingConfig | Unset | None = DEFAULT,
+    deployment_actors: list[dict[str, Any] | DeploymentActorConfig] | Unset | None = DEFAULT,
     rolling_update_percentage: float | Unset = DEFAULT,
     max_surge_percent: int | Unset = DEFAULT,
     **others: Any,
@@ -180,10 +219,6 @@ def _configured(target: Callable[..., Any], given: Mapping[str, Any], old: Deplo
         raise TypeError(f"{target!r} is a deployment already: .options(...) gives a copy with other options")
     if not callable(target):
         raise TypeError(f"@serve.deployment takes a class or a function, not {target!r} ({type(target).__name__})")
-    for option in NOT_BUILT & given.keys():
-        if given[option] is not None:
-            raise NotImplementedError(f"{option} is not built yet")
-    given = {key: value for key, value in given.items() if key not in NOT_BUILT}
     for option in given:
         if option not in OPTIONS:
             raise TypeError(f"There is no option {option!r} of deployments; there are: {', '.join(sorted(OPTIONS))}")

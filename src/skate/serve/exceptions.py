@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from skate.exceptions import TaskCancelledError
 
 
 class RayServeException(Exception):
     """The root of serve's own errors."""
+
+
+class NotRunningError(RayServeException, RuntimeError):
+    """Serve does not run in this session."""
+
+
+class RouteTakenError(RayServeException, ValueError):
+    """The route prefix belongs to another application."""
+
+
+class UnknownDeploymentError(RayServeException, KeyError):
+    """There is no deployment of this name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class UnknownMethodError(RayServeException, AttributeError):
+    """The deployment has no method of this name."""
 
 
 class BackPressureError(RayServeException):
@@ -52,7 +73,7 @@ class RequestCancelledError(RayServeException, TaskCancelledError):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        return f"Request {self.request_id} was cancelled." if self.request_id else "The request was cancelled."
+        return f"Request {self.request_id} was cancelled." if self.request_id else "Request was cancelled."
 
 
 class DeploymentUnavailableError(RayServeException):
@@ -80,4 +101,39 @@ class DeploymentUnavailableError(RayServeException):
 
 
 class ReplicaUnavailableError(RayServeException):
-    """The replica that was chosen is gone."""
+    """The replica that was chosen is gone.
+
+    Args:
+        replica_id: its own id.
+    """
+
+    def __init__(self, replica_id: str) -> None:
+        super().__init__(replica_id)
+        self.replica_id = replica_id
+
+    @property
+    def message(self) -> str:
+        """What `str` gives."""
+        return f"Replica {self.replica_id} is no longer available."
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class gRPCStatusError(RayServeException):
+    """An error with the gRPC status that its client is to be answered.
+
+    Args:
+        original_exception: what was raised.
+        code: a ``grpc.StatusCode``; None: as for any error.
+        details: text for the client.
+    """
+
+    def __init__(self, original_exception: BaseException, code: Any = None, details: str | None = None) -> None:
+        super().__init__(original_exception, code, details)
+        self.original_exception = original_exception
+        self.grpc_code = code
+        self.grpc_details = details
+
+    def __str__(self) -> str:
+        return str(self.original_exception)

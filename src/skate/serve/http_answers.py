@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -183,7 +184,8 @@ def described(error: BaseException) -> tuple[int, bytes, list[tuple[bytes, bytes
     if isinstance(error, RequestTimeoutError):
         return 408, str(error).encode(), []
     if isinstance(error, BackPressureError):
-        return 503, str(error).encode(), [(b"retry-after", b"1")]
+        after = 1 if error.retry_after_s is None else math.ceil(error.retry_after_s)
+        return error.status_code, str(error).encode(), [(b"retry-after", b"%d" % after)]
     if isinstance(error, DeploymentUnavailableError):
         return 503, str(error).encode(), []
     if isinstance(error, MalformedBodyError):

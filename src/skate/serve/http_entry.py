@@ -7,6 +7,7 @@ requests that are not theirs, and `serve.get_asgi_app` gives it to test clients.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from skate.serve.http_relay import relay
 from skate.serve.http_routes import Routes, Target
 
 LONGEST_ID = 256
+SESSION_HEADER = os.environ.get("RAY_SERVE_SESSION_ID_HEADER_KEY", "x-session-id").lower().encode("latin-1")
+"""Names the session that a request belongs to, for request routers that go by it."""
 MODEL_HEADER = b"serve_multiplexed_model_id"
 
 
@@ -146,6 +149,9 @@ class Entry:
             handle = self._handles[target] = self.handle(*target)
         if model:
             handle = handle.options(multiplexed_model_id=model)
+        session = next((value for name, value in scope["headers"] if name == SESSION_HEADER), b"")
+        if session:
+            handle = handle.options(session_id=session.decode("latin-1"))
         timeout_s = self.request_timeout_s if scope["type"] == "http" else None
         began = time.perf_counter()
         try:

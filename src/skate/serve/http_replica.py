@@ -39,6 +39,7 @@ from skate.serve.connections import (
     same_user,
 )  # fmt: skip
 from skate.serve.context import RequestContext, request_context
+from skate.serve.deployment_parts import BackpressureConfig
 from skate.serve.exceptions import BackPressureError
 from skate.serve.http_cycle import Cycle
 from skate.serve.http_entry import Answer, BrokenAnswerError, Entry, identify, local_path
@@ -74,6 +75,7 @@ class ReplicaHTTP:
         app: the application.
         entry: answers requests that belong elsewhere.
         max_queued: requests that may wait here for their turn; -1: any number.
+        turned_away: what those are answered that may not.
         room_elsewhere: whether another replica could take a request at once.
         observe: called with method, route, application, status and seconds of each request that is over.
     """
@@ -87,6 +89,7 @@ class ReplicaHTTP:
         entry: Entry,
         *,
         max_queued: int = -1,
+        turned_away: BackpressureConfig | None = None,
         room_elsewhere: Callable[[], bool] = lambda: False,
         observe: Callable[[str, str, str, int, float], None] | None = None,
     ) -> None:
@@ -96,6 +99,7 @@ class ReplicaHTTP:
         self.app = app
         self.entry = entry
         self.max_queued = max_queued
+        self.turned_away = turned_away or BackpressureConfig()
         self.room_elsewhere = room_elsewhere
         self.loop = asyncio.get_running_loop()
         self.marks = Marks()
@@ -278,7 +282,8 @@ class ReplicaHTTP:
         gate, waiting = self.gate, self.gate.waiting
         while gate.ongoing >= gate.max_ongoing:
             if 0 <= self.max_queued <= len(waiting):
-                raise BackPressureError(len(waiting), self.max_queued)
+                answer = self.turned_away
+                raise BackPressureError(len(waiting), self.max_queued, answer.status_code, answer.retry_after_s)
             turn = self.loop.create_future()
             waiting.append(turn)
             try:

@@ -18,6 +18,7 @@ from skate.serve.proxy import socket_path
 from skate.serve.router import router_of
 
 if TYPE_CHECKING:
+    from skate.serve.config import DeploymentConfig
     from skate.serve.replica import Replica
 
 
@@ -33,7 +34,7 @@ class HTTPSide:
         """Requests that came on connections and are not among the measures yet."""
         self.relayed = Relayed(replica.id.to_full_id_str(), self._run)
 
-    async def begin(self, max_queued: int) -> None:
+    async def begin(self, config: DeploymentConfig) -> None:
         """Make the application, begin its lifespan, and be there for the proxy."""
         replica = self.replica
         if ingress.is_ingress(replica.instance):
@@ -43,13 +44,15 @@ class HTTPSide:
         else:
             self.app = _handled(replica)
         folder = session_folder()
-        if not folder:  # no proxy of this machine shares a folder with us: requests come by handles
+        routing = config.request_router_config
+        if not folder or (routing is not None and not routing.is_default_request_router()):
+            # no proxy of this machine shares a folder with us, or each request has to be routed: they come by handles
             return
         entry = Entry(lambda app, deployment: DeploymentHandle(deployment, app))
         target = (replica.id.app_name, replica.id.deployment)
         self.http = ReplicaHTTP(
-            replica, target, replica.id.unique_id, self.app, entry, max_queued=max_queued,
-            room_elsewhere=self._room_elsewhere, observe=self._observe,
+            replica, target, replica.id.unique_id, self.app, entry, max_queued=config.max_queued_requests,
+            turned_away=config.backpressure_config, room_elsewhere=self._room_elsewhere, observe=self._observe,
         )  # fmt: skip
         if self.lifespan is not None:
             self.http.host.app_state = self.lifespan.state

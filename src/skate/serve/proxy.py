@@ -125,11 +125,11 @@ class Proxy:
         await self._hear(await context.controller().listen.remote(dict(self.versions), 0.0))
         await self._greeted()
         port = self.options.port or kept.get("proxy:port", 0)
-        self.where = self.front.listen(self.options.host, port)
+        self.where = self.front.listen(self.options.host or "127.0.0.1", port)
         if self.name == NAME:
             vault.put.remote("proxy:port", self.where[1])
         if self.grpc is not None:
-            self.grpc_port = await self.grpc.start(self.options.host)
+            self.grpc_port = await self.grpc.start(self.options.host or "127.0.0.1")
 
     async def _greeted(self) -> None:
         """Wait until the replicas have handed over what they hold."""
@@ -248,5 +248,5 @@ class Proxy:
         self.front.stop()
 
 
-def _handle(app: str, deployment: str) -> DeploymentHandle:
+def _handle(app: str, deployment: str) -> DeploymentHandle[Any]:
     return DeploymentHandle(deployment, app)

@@ -17,10 +17,20 @@ import skate
 from skate import exceptions
 from skate.serve import board, context, logs, measures, streams
 from skate.serve.config import DeploymentConfig
-from skate.serve.context import ReplicaContext, ReplicaID, ReplicaRank, RequestContext, replica_here, request_context
+from skate.serve.context import (
+    DeploymentID,
+    ReplicaContext,
+    ReplicaID,
+    ReplicaRank,
+    RequestContext,
+    replica_here,
+    request_context,
+)
+from skate.serve.exceptions import UnknownMethodError
+from skate.serve.gang import GangContext
 from skate.serve.http_loop import FastLoop
 from skate.serve.http_relay import METHOD as HTTP
-from skate.serve.state import Target
+from skate.serve.target import Target
 from skate.util.metrics_registry import Table
 
 MOST_THREADS = 256
@@ -40,13 +50,14 @@ class Replica:
 
     def __init__(
         self, name: str, deployment: str, app: str, slot: int, place: board.Place | None, rank: int, world_size: int,
-        loop: FastLoop | None = None,
+        loop: FastLoop | None = None, gang: GangContext | None = None,
     ) -> None:  # fmt: skip
-        self.id = ReplicaID(name, deployment, app)
+        self.id = ReplicaID(name, DeploymentID(deployment, app))
         self.tags = (deployment, name, app)
         """Of its metrics."""
         self.logs_requests = False
         self.rank, self.world_size = rank, world_size
+        self.gang = gang
         self.shares = place is not None and board.is_known(place)
         """Whether the process holds more than this replica."""
         self.board = board.attach(place, context.session_folder) if place is not None else board.private()
@@ -83,10 +94,12 @@ class Replica:
         """That the process is there, and where."""
         return context.whereabouts()
 
-    async def who(self) -> tuple[Target | None, int, int, dict[str, Any], dict[str, Any] | None]:
-        """Target, rank, slot, where it is, what `start` told if it has ended: for a controller that was restarted."""
+    async def who(
+        self,
+    ) -> tuple[Target | None, int, int, dict[str, Any], dict[str, Any] | None, GangContext | None]:
+        """Target, rank, slot, place, what `start` told if it has ended, gang: for a controller that was restarted."""
         made = self.made.is_set() and self.problem is None
-        return self.target, self.rank, self.slot, await self.placed(), self.info if made else None
+        return self.target, self.rank, self.slot, await self.placed(), self.info if made else None, self.gang
 
     async def until_made(self) -> dict[str, Any]:
         """What `start` told, or raised."""
@@ -102,7 +115,7 @@ class Replica:
         context.replica_here.set(self)
         self.target = target
         try:
-            await self._make(code, target.config)
+            await self._make(code, target)
             if target.ingress:
                 await self._serve_http(target.config)
         except BaseException as error:
@@ -135,10 +148,13 @@ class Replica:
                 page.words[board.word_of(slot)] = others.get(slot, 0)
             written = set(others)
 
-    async def _make(self, code: bytes, config: DeploymentConfig) -> None:
+    async def _make(self, code: bytes, target: Target) -> None:
+        config = target.config
         made, args, kwargs = skate.cloudpickle.loads(code)
         self.is_function = not isinstance(made, type)
-        self.context = here = ReplicaContext(self.id, None, config, ReplicaRank(self.rank), self.world_size)
+        self.context = here = ReplicaContext(
+            self.id, None, config, ReplicaRank(self.rank), self.world_size, self.gang, target.version
+        )
         self.max_ongoing = config.max_ongoing_requests
         self.logs_requests = logs.set_up(config.logging_config, self.tags, self.shares)
         if self.is_function:
@@ -164,7 +180,7 @@ class Replica:
         from skate.serve.http_side import HTTPSide
 
         self.http = HTTPSide(self)
-        await self.http.begin(config.max_queued_requests)
+        await self.http.begin(config)
 
     async def _relayed(self, scope: Any, first: Any, key: str) -> AsyncIterator[Any]:
         """An HTTP request that comes by a handle; see `skate.serve.http_relay`."""
@@ -222,6 +238,12 @@ class Replica:
         if method is not None:
             await self._run_own(method)
 
+    async def figures(self, kind: str) -> dict[str, Any] | None:
+        """What the deployment's ``record_routing_stats`` or ``record_autoscaling_stats`` gives; None: it has none."""
+        replica_here.set(self)
+        method = None if self.is_function else getattr(self.instance, f"record_{kind}_stats", None)
+        return dict(await self._run_own(method) or {}) if method is not None else None
+
     async def drain(self, wait_loop_s: float, timeout_s: float) -> None:
         """Take nothing more, finish what runs, say farewell to the instance."""
         self.leaving = True
@@ -269,6 +291,18 @@ class Replica:
             return value
         finally:
             self._note(method, meta[3], perf_counter() - began, failed)
+            self.end()
+
+    async def order(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> Any:
+        """Run what a caller asks of all replicas; limits are not for that."""
+        run = self.methods.get(method) or self._method(method)
+        request_context.set(RequestContext(*meta[2:]))
+        replica_here.set(self)
+        self.begin()
+        try:
+            value = run(*args, **kwargs)
+            return await value if inspect.isawaitable(value) else value
+        finally:
             self.end()
 
     async def stream(self, method: str, meta: tuple[Any, ...], /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
@@ -357,10 +391,12 @@ class Replica:
         if not self.is_function:
             method = getattr(method, name, None)
         elif name != "__call__":
-            raise AttributeError(f"{self.id.deployment} is a function and has no method {name!r}")
+            raise UnknownMethodError(f"{self.id.deployment} is a function and has no method {name!r}")
         if not callable(method):
+            if method is not None:
+                raise TypeError(f"{name!r} of deployment {self.id.deployment!r} is no method: {method!r}")
             known = ", ".join(entry for entry in dir(type(self.instance)) if not entry.startswith("_"))
-            raise AttributeError(
+            raise UnknownMethodError(
                 f"Deployment {self.id.deployment!r} has no method {name!r}; there are: {known or 'none'}"
             )
         # a callable object with `async def __call__` is itself no coroutine function

@@ -8,11 +8,13 @@ from typing import Any
 
 import skate
 from skate import exceptions
+from skate.serve import context
 from skate.serve.board import BEGUN
 from skate.serve.exceptions import RequestCancelledError
 from skate.serve.replica import Refused
-from skate.serve.responses import DeploymentResponse
-from skate.serve.router import Router, Target, next_number
+from skate.serve.responses import DeploymentResponse, DeploymentResponseGenerator
+from skate.serve.router import Router, next_number
+from skate.serve.told import Target
 
 
 def _is_lost(error: BaseException) -> bool:
@@ -24,13 +26,24 @@ class Request:
     """A request of this process: how it was made, where it is, what came of it."""
 
     __slots__ = (
-        *("_args", "_kwargs", "_method", "_stream", "_upstream", "begun_before", "cancelled", "error", "meta"),
-        *("made", "number", "ref", "router", "target", "waiters"),
+        *(
+            "_args",
+            "_kwargs",
+            "_method",
+            "_stream",
+            "_upstream",
+            "begun_before",
+            "cancelled",
+            "direct",
+            "error",
+            "holds",
+        ),
+        *("made", "may_run_again", "meta", "number", "pin", "ref", "router", "session", "target", "waiters"),
     )
 
     def __init__(
         self, router: Router, method: str, meta: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any],
-        stream: bool,
+        stream: bool, session: str = "",
     ) -> None:  # fmt: skip
         self.router = router
         self._method = method
@@ -38,12 +51,18 @@ class Request:
         self._args = args
         self._kwargs = kwargs
         self._stream = stream
-        self._upstream: list[Request] = [
-            value.request for value in (*args, *kwargs.values()) if isinstance(value, DeploymentResponse)
-        ]
+        self._upstream = _upstream(args, kwargs)
         self.meta = meta
-        self.made = time.monotonic() if meta[3] else 0.0
-        """When, where that counts: requests wait some time for replicas that hold their model."""
+        self.session = session
+        self.pin: Target | None = None
+        """The only replica that may have it."""
+        self.may_run_again = 0
+        """How often it may be sent anew though it had begun."""
+        self.holds = False
+        """Whether it is not sent yet where it could be, but has room kept for it there."""
+        self.made = time.monotonic()
+        self.direct = False
+        """Whether it was sent by the call that made it, whose cancel then reaches it by itself."""
         self.ref: Any = None
         self.target: Target | None = None
         self.begun_before = 0
@@ -74,6 +93,11 @@ class Request:
                 for name, value in kwargs.items()
             }
         self.target = target
+        if self.holds:
+            target.kept += 1
+            self.ref = HELD
+            self._wake()
+            return
         self.begun_before = target.words[target.word + BEGUN]
         call = target.stream if self._stream else target.call
         try:
@@ -84,9 +108,16 @@ class Request:
         target.flying[self.number] = self.ref.completed() if self._stream else self.ref
         self._wake()
 
+    def pinned(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
+        """A request like this one for `target` alone."""
+        made = Request(self.router, self._method, self.meta, args, kwargs, self._stream, self.session)
+        made.pin = target
+        return made
+
     def take_back(self) -> None:
         """It was not run, and will be sent anew."""
         self.ref = self.target = None
+        self.direct = False
 
     def fail(self, error: BaseException) -> None:
         """It will have no answer."""
@@ -176,6 +207,16 @@ class Request:
             self.mend()
         self.router.again(self, ref, refused)
 
+    def caller_cancelled(self) -> None:
+        """Whoever awaits it was cancelled: so is it, unless the call that made it was, which has reached it already.
+
+        A second cancel would come in the middle of what its handler does after the first.
+        """
+        if self.direct and time.monotonic() - self.made > KNOWN_S and context.is_cancelled():
+            self.cancelled = True
+        else:
+            self.cancel()
+
     def cancel(self) -> None:
         """Have it not run, or no further."""
         self.cancelled = True
@@ -185,6 +226,25 @@ class Request:
                 self.fail(RequestCancelledError(self.meta[0]))
                 return
         skate.cancel(ref)
+
+
+def _upstream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Request]:
+    """The requests whose answers are arguments."""
+    found = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, DeploymentResponse):
+            found.append(value.request)
+        elif isinstance(value, DeploymentResponseGenerator):
+            raise RuntimeError(
+                "A DeploymentResponseGenerator cannot be an argument of a handle's call: iterate over it first"
+            )
+    return found
+
+
+KNOWN_S = 0.25
+"""Seconds after which the engine is sure to know of a call."""
+HELD: Any = object()
+"""Stands for the reference of a request that has room kept for it."""
 
 
 def _settle(future: Any) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import skate
 from skate import exceptions
@@ -25,6 +25,15 @@ class _Response:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+
+    def __class_getitem__(cls, _: Any) -> type[Self]:
+        """For annotations: ``DeploymentResponse[int]``."""
+        return cls
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether the answer is an object of the session's: it always is."""
+        return True
 
     @property
     def request_id(self) -> str:
@@ -64,7 +73,7 @@ class DeploymentResponse(_Response):
             timeout_s: seconds to wait; None: as long as it takes.
 
         Raises:
-            TimeoutError: it is not there in time. The request goes on.
+            TimeoutError: it is not there in time (a GetTimeoutError where it was sent). The request goes on.
             BackPressureError: too many requests wait already.
             RequestCancelledError: it was cancelled.
             RuntimeError: called on an event loop, which it would block: use ``await``.
@@ -72,7 +81,7 @@ class DeploymentResponse(_Response):
         """
         if not _skip_asyncio_check and _on_a_loop():
             raise RuntimeError("result() would block the event loop: write `await response` here")
-        deadline = None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         request = self.request
         while not self._done:
             if request.ref is None and request.error is None:
@@ -88,7 +97,7 @@ class DeploymentResponse(_Response):
             except exceptions.GetTimeoutError as error:
                 if left is None or not skate.wait([ref], timeout=0)[1]:
                     raise  # the handler's own
-                raise TimeoutError(f"No answer within {timeout_s} s.") from error
+                raise exceptions.GetTimeoutError(f"No answer within {timeout_s} s.") from error
             except exceptions.RayError as error:
                 self._failed(ref, error)
                 continue
@@ -111,7 +120,7 @@ class DeploymentResponse(_Response):
                 self._failed(ref, error)
                 continue
             except asyncio.CancelledError:
-                request.cancel()
+                request.caller_cancelled()
                 raise
             self._answered(ref, value)
         return self._value
@@ -133,9 +142,11 @@ class DeploymentResponse(_Response):
             raise RequestCancelledError(request.meta[0]) from None
         raise error
 
-    def _to_object_ref_sync(self, timeout_s: float | None = None) -> Any:
-        """The reference of the answer, once the request was sent."""
-        self.request.wait_until_sent(None if timeout_s is None else time.monotonic() + timeout_s)
+    def _to_object_ref_sync(self, _timeout_s: float | None = None, _allow_running_in_asyncio_loop: bool = False) -> Any:
+        """The reference of the answer, once the request was sent. Raises RuntimeError on an event loop."""
+        if not _allow_running_in_asyncio_loop and _on_a_loop():
+            raise RuntimeError("This could block the event loop: write `await response._to_object_ref()` here")
+        self.request.wait_until_sent(None if _timeout_s is None else time.monotonic() + _timeout_s)
         if self.request.error is not None:
             raise self.request.error
         return self.request.ref
@@ -216,7 +227,7 @@ class DeploymentResponseGenerator(_Response):
                 self._failed(ref, error)
                 continue
             except asyncio.CancelledError:
-                request.cancel()
+                request.caller_cancelled()
                 raise
             if self._brought(ref, value):
                 return self._here.popleft()

@@ -8,34 +8,36 @@ they may, requests wait here, and over ``max_queued_requests`` they are turned a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import threading
 import time
 from collections import deque
-from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import skate
 from skate import exceptions
 from skate.serve import board, context
-from skate.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from skate.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from skate.serve.holders import Holders
+from skate.serve.listener import Listener
 from skate.serve.replica import Refused
+from skate.serve.told import Target, Told
 
 if TYPE_CHECKING:
+    from skate.serve.deployment_parts import BackpressureConfig, RequestRouterConfig
     from skate.serve.request import Request
+    from skate.serve.routing import Routing
 
-LISTEN_S = 30.0
-"""Seconds after which the controller answers though nothing has changed."""
 TICK, LONGEST_TICK = 0.001, 0.004
 """Seconds between two looks at whether a request that waits can go."""
+ALONE_S = 2.0
+"""Seconds without a controller after which requests do not wait for replicas any more."""
+ROUTED_TICK = 0.05
+"""The same where a router of the program's own looks by itself."""
 REAP_EVERY = 128
 REPORT_S, REPORT_AT_ZERO_S = 1.0, 0.1
 """Seconds between reports of what waits here, at most; and while there are no replicas."""
-RETRY_S = 0.2
-"""Seconds before the controller is asked again when it did not answer."""
 
 clock = time.monotonic
 _routers: dict[tuple[str, str], Router] = {}
@@ -47,72 +49,6 @@ _session = ""
 def next_number() -> int:
     """A number that no other request of this machine has, with luck."""
     return next(_numbers)
-
-
-class ReplicaEntry(NamedTuple):
-    """What the controller tells of a replica."""
-
-    name: str
-    actor: Any
-    slot: int
-    max_ongoing: int
-    models: tuple[str, ...] = ()
-    """Multiplexed models that it holds."""
-    info: dict[str, Any] = {}  # noqa: RUF012  never changed
-    """What the replica told of itself when it was ready."""
-
-
-class Published(NamedTuple):
-    """What the controller tells of a deployment."""
-
-    replicas: tuple[ReplicaEntry, ...]
-    max_queued: int
-    place: board.Place | None
-    state: str
-    """Empty; or why no request can be answered."""
-    report_every: float = 0.0
-    """Seconds between reports of what waits here, where the deployment scales by it; else 0."""
-
-
-class Target:
-    """A replica as a router knows it."""
-
-    __slots__ = (
-        "alone",
-        "board",
-        "call",
-        "flying",
-        "full_until",
-        "max_ongoing",
-        "models",
-        "name",
-        "stream",
-        "word",
-        "words",
-    )
-
-    def __init__(self, entry: ReplicaEntry, page: board.Board) -> None:
-        self.name = entry.name
-        self.call = entry.actor.call
-        self.stream = entry.actor.stream
-        self.max_ongoing = entry.max_ongoing
-        self.models = frozenset(entry.models)
-        self.word = board.word_of(entry.slot)
-        self.words = page.words
-        self.alone = entry.info.get("board") != page.identity
-        """Whether what the replica has begun cannot be seen from here."""
-        self.flying: dict[int, Any] = {}
-        """References of this caller's requests, by number, that are not known to have ended."""
-        self.full_until = 0.0
-
-    def load(self) -> int:
-        """Requests that it has in hand, as far as can be seen from here."""
-        seen, own = self.words[self.word], len(self.flying)
-        return seen if seen > own else own
-
-
-Told = dict[tuple[str, ...], tuple[int, Any]]
-"""What the controller tells: by topic, its version and its value."""
 
 
 def router_of(app: str, deployment: str, told: Told | None = None) -> Router:
@@ -150,10 +86,11 @@ def forget_all() -> None:
         board.forget()
 
 
-class Router:
+class Router(Listener):
     """Sends the requests of this process to the replicas of one deployment."""
 
     def __init__(self, app: str, deployment: str, told: Told | None = None) -> None:
+        super().__init__(("replicas", app, deployment))
         self.app = app
         self.deployment = deployment
         self.name = random.getrandbits(62)
@@ -165,79 +102,24 @@ class Router:
         self.queue: deque[Request] = deque()
         self.max_queued = -1
         self.state = ""
-        self.version = -1
+        self.backpressure: BackpressureConfig | None = None
+        self.routing: Routing | None = None
+        """Who chooses, where it is a router of the program's own."""
         self.report_every = 0.0
         self.reported = 0.0
-        self.closed = False
         self.sent = 0
-        self._listening = False
+        self.alone_since = 0.0
+        """When it was found first that there is no controller; 0: there is one, as far as is known."""
         self._pumping = False
-        self._task: Any = None
         if told is not None:
             self.hear(told)
         self.listen()
 
     # ------------------------------------------------------------------ hearing from the controller
 
-    def listen(self) -> None:
-        """Have the controller tell of changes, on the replica's loop or else in a thread of its own."""
-        if self._listening or self.closed:
-            return
-        self._listening = True
-        loop = context.loop
-        if loop is not None:
-            loop.call_soon_threadsafe(self._listen_on_loop)
-        else:
-            self._ask()
-
-    def _listen_on_loop(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._listen())
-
-    async def _listen(self) -> None:
-        while not self.closed:
-            try:
-                asked = self.version
-                told = await context.controller().listen.remote({self._key(): asked}, LISTEN_S)
-            except (exceptions.RayError, RuntimeError):
-                await asyncio.sleep(RETRY_S)
-                continue
-            self.hear(told, asked)
-
-    def _key(self) -> tuple[str, str, str]:
-        return ("replicas", self.app, self.deployment)
-
-    def _ask(self) -> None:
-        """Call the controller; its answer comes by a callback, which calls again."""
-        if self.closed:
-            return
-        if not skate.is_initialized():  # the session has ended, and to ask for an actor would begin another
-            forget_all()
-            return
-        asked = self.version
-        try:
-            answer = context.controller().listen.remote({self._key(): asked}, LISTEN_S).future()
-        except (exceptions.RayError, RuntimeError):
-            self._ask_later()
-            return
-        answer.add_done_callback(partial(self._answered, asked))
-
-    def _ask_later(self) -> None:
-        timer = threading.Timer(RETRY_S, self._ask)
-        timer.daemon = True
-        timer.start()
-
-    def _answered(self, asked: int, answer: Any) -> None:
-        if self.closed:
-            return
-        if answer.cancelled() or answer.exception() is not None:
-            self._ask_later()
-            return
-        self.hear(answer.result(), asked)
-        self._ask()
-
     def hear(self, told: Told, asked: int | None = None) -> None:
         """Take in what the controller told; `asked`: the version that was known here when it was asked."""
-        news = told.get(self._key())
+        news = told.get(self.key)
         if news is None:
             return
         version, published = news
@@ -246,45 +128,91 @@ class Router:
                 return
             if asked is not None and asked != self.version and version < self.version:
                 return  # something newer has come since
-            self.version = version
+            self.version, self.alone_since = version, 0.0
             page = board.private() if published.place is None else board.attach(published.place, context.session_folder)
             known = {}
             for entry in published.replicas:
-                target = self.known.get(entry.name) or Target(entry, page)
-                target.max_ongoing = entry.max_ongoing
-                target.models = frozenset(entry.models)
+                target = self.known.get(entry.name)
+                if target is None:
+                    target = Target(entry, page)
+                else:
+                    target.take(entry)
                 known[entry.name] = target
             self.known = known
             self.targets = list(known.values())
             self.max_queued = published.max_queued
+            self.backpressure = published.backpressure
             self.state = published.state
             self.report_every = published.report_every
+            self._route_by(published.routing)
             self._advance()
             self.changed.notify_all()
+
+    def wait_until_known(self, deadline: float | None) -> None:
+        """Block until the controller has told of the replicas. Raises TimeoutError."""
+        with self.changed:
+            while self.version < 0:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(f"The replicas of {self.deployment!r} were not known when the time was up.")
+                self.changed.wait(left)
+
+    def _route_by(self, routing: RequestRouterConfig | None) -> None:
+        """Have the program's own router choose, where there is one; `lock` is held."""
+        old = self.routing
+        if routing is None:
+            self.routing = None
+        elif old is None or old.config != routing or old.config.pickled != routing.pickled:
+            from skate.serve.routing import Routing
+
+            self.routing = Routing(self, routing)
+        if old is not None and old is not self.routing:
+            old.close(wait=False)
+        if self.routing is not None:
+            self.routing.take(self.targets)
 
     # ------------------------------------------------------------------ sending
 
     def submit(self, request: Request) -> None:
         """Send a request, or have it wait."""
         with self.lock:
-            if not self.queue and request.is_ready():
+            direct = self.routing is None or request.pin is not None
+            if direct and not self.queue and request.is_ready():
                 target = self._choose_for(request)
                 if target is not None:
+                    request.direct = True
                     self._send(request, target)
                     return
+                if request.is_over():
+                    return
             if 0 <= self.max_queued <= len(self.queue):
-                request.fail(BackPressureError(len(self.queue), self.max_queued))
+                request.fail(self._turned_away())
                 return
             self.queue.append(request)
             self._advance()
             self._pump_soon()
 
+    def _turned_away(self) -> BackPressureError:
+        answer = self.backpressure
+        if answer is None:
+            return BackPressureError(len(self.queue), self.max_queued)
+        return BackPressureError(len(self.queue), self.max_queued, answer.status_code, answer.retry_after_s)
+
     def _choose_for(self, request: Request) -> Target | None:
         """Where a request goes; None: it waits."""
+        if request.pin is not None:
+            return self._pinned(request, request.pin)
         model = request.meta[3]
         if model:
             return self.holders.choose(model, self.targets, self._has_room, request.made)
         return self._choose()
+
+    def _pinned(self, request: Request, target: Target) -> Target | None:
+        """The one replica that may have a request."""
+        if target not in self.targets:
+            request.fail(ReplicaUnavailableError(target.name))
+            return None
+        return target if self._has_room(target) else None
 
     def _choose(self) -> Target | None:
         """The less busy of two; None when all are full."""
@@ -323,6 +251,13 @@ class Router:
             if ref in done:
                 target.flying.pop(number, None)  # its caller may have been quicker
 
+    def notice_ended(self) -> None:
+        """Notice requests that have ended on replicas that seem full."""
+        with self.lock:
+            for target in self.targets:
+                if len(target.flying) >= target.max_ongoing:
+                    self._reap(target)
+
     def _send(self, request: Request, target: Target) -> None:
         request.sent_to(target)
         self.sent += 1
@@ -336,6 +271,8 @@ class Router:
         target = request.target
         if target is not None:
             target.flying.pop(request.number, None)
+            if self.routing is not None:
+                self.routing.ended(request, target)
         if self.queue:
             with self.lock:
                 self._advance()
@@ -357,7 +294,7 @@ class Router:
             self._pump_soon()
 
     def lost(self, request: Request, ref: Any) -> bool:
-        """The replica that was to give `ref` is gone; True when it had not begun the request, which is sent anew."""
+        """The replica that was to give `ref` is gone; True when the request is sent anew."""
         with self.lock:
             target = request.target
             if target is None or request.ref is not ref:
@@ -365,15 +302,43 @@ class Router:
             target.flying.pop(request.number, None)
             self._drop(target)
             if target.alone or board.had_begun(target.words, target.word, request.number, request.begun_before):
-                return False
+                if not request.may_run_again:
+                    return False
+                request.may_run_again -= 1
             request.take_back()
             self.queue.appendleft(request)
             self._advance()
             self._pump_soon()
         return True
 
+    def send_chosen(self, request: Request, target: Target) -> bool:
+        """Send a request to the replica that the program's own router chose, if it waits and there is room."""
+        with self.lock:
+            if target not in self.targets or request.is_over() or not self._has_room(target):
+                return False
+            try:
+                self.queue.remove(request)
+            except ValueError:
+                return False
+            self._send(request, target)
+        return True
+
     def _drop(self, target: Target) -> None:
         self.targets = [each for each in self.targets if each is not target]
+        if self.routing is not None:
+            self.routing.take(self.targets)
+
+    def nobody_there(self) -> None:
+        """No controller: after a while nothing can be hoped for but the replicas that are known."""
+        now = clock()
+        with self.lock:
+            self.alone_since = self.alone_since or now
+            if now - self.alone_since >= ALONE_S and not self.targets:
+                self._fail_all("serve does not run in this session")
+
+    def session_ended(self) -> None:
+        """No router of this process is of use any more."""
+        forget_all()
 
     # ------------------------------------------------------------------ what waits
 
@@ -381,9 +346,10 @@ class Router:
         """Send what can be sent now; `lock` is held."""
         queue = self.queue
         if self.state and queue:
-            for request in queue:
-                request.fail(DeploymentUnavailableError(self.deployment, self.app, self.state))
-            queue.clear()
+            self._fail_all(self.state)
+        if self.routing is not None:
+            self.routing.look()
+            return
         blocked = 0
         while len(queue) > blocked:
             request = queue[blocked]
@@ -394,13 +360,18 @@ class Router:
                 blocked += 1  # it waits for another request; those behind it need not
                 continue
             target = self._choose_for(request)
-            if target is None and request.meta[3]:
-                blocked += 1  # it waits for those that hold its model
+            if target is None and (request.meta[3] or request.pin is not None):
+                blocked += 1  # it waits for those that hold its model, or for the one that it must go to
                 continue
             if target is None:
                 return
             del queue[blocked]
             self._send(request, target)
+
+    def _fail_all(self, why: str) -> None:
+        for request in self.queue:
+            request.fail(DeploymentUnavailableError(self.deployment, self.app, why))
+        self.queue.clear()
 
     def _pump_soon(self) -> None:
         """See to it that what waits is looked at, whoever waits for it."""
@@ -430,6 +401,8 @@ class Router:
 
     def _next_tick(self, tick: float) -> float:
         """Room that comes by other callers' requests is looked for often; the controller tells of new replicas."""
+        if self.routing is not None:
+            return ROUTED_TICK
         return min(LONGEST_TICK, tick * 1.5) if self.targets else REPORT_AT_ZERO_S
 
     def _go_on(self) -> bool:
@@ -460,11 +433,9 @@ class Router:
         """Send nothing more."""
         with self.lock:
             self.closed = True
-            for request in self.queue:
-                request.fail(DeploymentUnavailableError(self.deployment, self.app, "serve was shut down"))
-            self.queue.clear()
+            self._fail_all("serve was shut down")
             self.targets, self.known = [], {}
             self.changed.notify_all()
-        if self._task is not None:
-            with contextlib.suppress(RuntimeError):  # its loop has ended already, and the task with it
-                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        self.stop_listening()
+        if self.routing is not None:
+            self.routing.close()

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from skate.serve.config_file import DeploymentSchema as DeploymentSchema
 from skate.serve.config_file import HTTPOptionsSchema as HTTPOptionsSchema
 from skate.serve.config_file import LoggingConfig as LoggingConfig
 from skate.serve.config_file import RayActorOptionsSchema as RayActorOptionsSchema
+from skate.serve.config_file import ScaleDeploymentRequest as ScaleDeploymentRequest
 from skate.serve.config_file import ServeApplicationSchema as ServeApplicationSchema
 from skate.serve.config_file import ServeDeploySchema as ServeDeploySchema
 from skate.serve.config_file import gRPCOptionsSchema as gRPCOptionsSchema
-from skate.serve.state import ApplicationStatus, DeploymentStatus
+from skate.serve.context import ReplicaRank as ReplicaRank
+from skate.serve.target import ApplicationStatus, DeploymentStatus
+
+
+class ProxyStatus(StrEnum):
+    """How a proxy is doing."""
+
+    STARTING = "STARTING"
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+    DRAINING = "DRAINING"
+    DRAINED = "DRAINED"
+
+
+class EncodingType(StrEnum):
+    """How logs are written."""
+
+    TEXT = "TEXT"
+    JSON = "JSON"
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from skate.serve.state import Target
+from skate.serve.target import Target
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from enum import Enum, StrEnum
-from typing import Any, NamedTuple
+from dataclasses import replace
 
-from skate.serve.config import DeploymentConfig
+from skate.serve.gang import GangContext
+from skate.serve.target import (
+    ApplicationStatus,
+    Command,
+    DeploymentStatus,
+    Drain,
+    Kill,
+    Phase,
+    Reconfigure,
+    Replica,
+    Start,
+    Target,
+    gang_size,
+)
 
 PATIENCE = 5.0
 """Seconds for which a new replica may wait for room before an old one makes it."""
@@ -24,107 +35,6 @@ TRIES_PER_REPLICA = 3
 """So many failures for each replica wanted, at most ``max_constructor_retry_count``, and deploying has failed."""
 SICK = 3
 """Health checks that fail one after another before a replica is replaced."""
-
-
-class Phase(Enum):
-    """Where a replica is in its life."""
-
-    STARTING = "STARTING"
-    RUNNING = "RUNNING"
-    STOPPING = "STOPPING"
-
-
-class DeploymentStatus(StrEnum):
-    """How a deployment is doing; Ray's words."""
-
-    UPDATING = "UPDATING"
-    HEALTHY = "HEALTHY"
-    UNHEALTHY = "UNHEALTHY"
-    DEPLOY_FAILED = "DEPLOY_FAILED"
-    UPSCALING = "UPSCALING"
-    DOWNSCALING = "DOWNSCALING"
-
-
-class ApplicationStatus(StrEnum):
-    """How an application is doing; Ray's words."""
-
-    NOT_STARTED = "NOT_STARTED"
-    DEPLOYING = "DEPLOYING"
-    DEPLOY_FAILED = "DEPLOY_FAILED"
-    RUNNING = "RUNNING"
-    UNHEALTHY = "UNHEALTHY"
-    DELETING = "DELETING"
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is wanted of a deployment."""
-
-    config: DeploymentConfig
-    version: str
-    """Replicas of another version are replaced."""
-    light: int = 0
-    """Changes with what running replicas can take over (`user_config` and the like)."""
-    replicas: int = 1
-    code: str = ""
-    """Names the pickled class or function with its arguments."""
-    ingress: bool = False
-    """Whether the application is reached through it."""
-
-    def with_replicas(self, replicas: int) -> Target:
-        """The same with another number of replicas."""
-        return replace(self, replicas=replicas)
-
-
-class Start(NamedTuple):
-    """Start a replica."""
-
-    replica: str
-    target: Target
-    rank: int
-
-
-class Reconfigure(NamedTuple):
-    """Give a running replica its new options."""
-
-    replica: str
-    target: Target
-
-
-class Drain(NamedTuple):
-    """Have a replica finish what it has, then end; no router may send to it any more."""
-
-    replica: str
-
-
-class Kill(NamedTuple):
-    """End a replica at once."""
-
-    replica: str
-
-
-Command = Start | Reconfigure | Drain | Kill
-
-
-@dataclass
-class Replica:
-    """One replica."""
-
-    name: str
-    target: Target
-    phase: Phase
-    since: float
-    """When it came into its phase."""
-    placed: bool = False
-    """Whether its process is there."""
-    light: int = 0
-    """The options that it was last given."""
-    sick: int = 0
-    """Health checks failed in a row."""
-    rank: int = 0
-    """The lowest number that no other replica had when it began."""
-    told: bool = True
-    """Whether what was decided of it was also commanded."""
 
 
 class DeploymentState:
@@ -166,9 +76,13 @@ class DeploymentState:
                 self.status = DeploymentStatus.UPSCALING if up else DeploymentStatus.DOWNSCALING
 
     def scale(self, replicas: int) -> bool:
-        """Another number of replicas, by autoscaling; whether that is a change."""
+        """Another number of replicas, by autoscaling; whether that is a change. Gangs are whole."""
         target = self.target
-        if target is None or target.replicas == replicas:
+        if target is None:
+            return False
+        size = gang_size(target)
+        replicas = -(-replicas // size) * size
+        if target.replicas == replicas:
             return False
         up = replicas > target.replicas
         self.target = replace(target, replicas=replicas)
@@ -181,7 +95,7 @@ class DeploymentState:
 
     def delete(self) -> None:
         """Nothing of it is wanted any more."""
-        self.target = None
+        self.target = self.fallback = None
         self.status, self.trigger = DeploymentStatus.UPDATING, "DELETING"
 
     def placed(self, replica: str) -> None:
@@ -196,16 +110,38 @@ class DeploymentState:
         if found is not None and found.phase is Phase.STARTING:
             found.phase, found.since, found.placed = Phase.RUNNING, now, True
 
-    def adopt(self, replica: str, target: Target, rank: int, running: bool, now: float) -> None:
+    def adopt(
+        self, replica: str, target: Target, rank: int, running: bool, now: float, gang: GangContext | None = None
+    ) -> None:
         """A replica was found when the controller came back; `target` is what it was started with."""
         phase = Phase.RUNNING if running else Phase.STARTING
-        self.replicas[replica] = Replica(replica, target, phase, now, True, target.light, rank)
+        self.replicas[replica] = Replica(replica, target, phase, now, True, target.light, rank, gang=gang)
+
+    def mend_gangs(self, now: float) -> None:
+        """All replicas were found: gangs of which some are missing are of no use."""
+        for entry in self._live():
+            gang = entry.gang
+            if gang is not None and not all(name in self.replicas for name in gang.member_replica_ids):
+                self._end_gang(entry, now)
+                self._to_be_ended(entry, now)
+
+    def _end_gang(self, lost: Replica, now: float) -> None:
+        """One of a gang is gone: so go the others."""
+        for entry in self._live():
+            if lost.gang is not None and entry.gang is not None and entry.gang.gang_id == lost.gang.gang_id:
+                self._to_be_ended(entry, now)
+
+    @staticmethod
+    def _to_be_ended(entry: Replica, now: float) -> None:
+        entry.hasty = entry.phase is Phase.STARTING
+        entry.phase, entry.since, entry.told = Phase.STOPPING, now, False
 
     def failed(self, replica: str, why: str, now: float) -> None:
         """A replica could not start, or take its new options: it is of no use."""
         found = self.replicas.pop(replica, None)
         if found is None or found.phase is Phase.STOPPING or self.target is None:
             return
+        self._end_gang(found, now)
         self.failures += 1
         self.retry_at = now + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(20, self.failures - 1))
         if found.target.version != self.target.version:
@@ -230,6 +166,8 @@ class DeploymentState:
             self.failed(replica, why, now)
             return
         del self.replicas[replica]
+        if found.phase is not Phase.STOPPING:
+            self._end_gang(found, now)
         if found.phase is Phase.STOPPING or self.target is None or found.target.version != self.target.version:
             return
         if now - found.since < SHORT_LIFE:
@@ -254,7 +192,8 @@ class DeploymentState:
             return False
         self.status, self.trigger = DeploymentStatus.UNHEALTHY, "HEALTH_CHECK_FAILED"
         self.message = f"Replica {replica} failed {SICK} health checks and is replaced: {problem}"
-        found.phase, found.since, found.told = Phase.STOPPING, now, False
+        self._to_be_ended(found, now)
+        self._end_gang(found, now)
         return True
 
     # ------------------------------------------------------------------ what is to be done
@@ -279,7 +218,7 @@ class DeploymentState:
         for entry in self.replicas.values():
             if entry.phase is Phase.STOPPING and not entry.told:
                 entry.told = True
-                yield Drain(entry.name)
+                yield Kill(entry.name) if entry.hasty else Drain(entry.name)
             elif entry.phase is Phase.STOPPING and now >= self._deadline(entry):
                 entry.since = now  # once more, should it not be gone by then
                 yield Kill(entry.name)
@@ -298,7 +237,7 @@ class DeploymentState:
         new = [entry for entry in live if entry.target.version == target.version]
         old = [entry for entry in live if entry.target.version != target.version]
         # those that serve are worth most, the oldest of them first
-        new.sort(key=lambda entry: (entry.phase is not Phase.RUNNING, entry.since))
+        new = _in_order(new)
         yield from self._stop(new[target.replicas :], now)
         new = new[: target.replicas]
         if self.status is DeploymentStatus.DEPLOY_FAILED:
@@ -308,7 +247,8 @@ class DeploymentState:
         old = [entry for entry in old if entry.phase is Phase.RUNNING]
         spare = self._spare(target, new, old, now)
         if spare > 0:
-            gone = sorted(old, key=lambda entry: entry.since)[:spare]
+            size = max((gang_size(entry.target) for entry in old), default=1)
+            gone = _in_order(old)[: spare // size * size]
             yield from self._stop(gone, now)
             old = [entry for entry in old if entry not in gone]
         if now >= self.retry_at:
@@ -321,7 +261,8 @@ class DeploymentState:
         """How many of the old replicas are not needed any more."""
         least = target.replicas
         if not _surge(target):
-            least -= max(1, int(target.config.rolling_update_percentage * target.replicas))
+            size = max(gang_size(target), max((gang_size(entry.target) for entry in old), default=1))
+            least -= -(-max(1, int(target.config.rolling_update_percentage * target.replicas)) // size) * size
         least -= sum(_waits_for_room(entry, now) for entry in new)  # old ones make room for these
         return sum(entry.phase is Phase.RUNNING for entry in new) + len(old) - least
 
@@ -332,12 +273,20 @@ class DeploymentState:
             yield from self._begin(back.replicas - len(live), back, now)
 
     def _begin(self, number: int, target: Target, now: float) -> Iterator[Command]:
-        for _ in range(number):
-            taken = {entry.rank for entry in self._live()}
-            rank = next(rank for rank in range(len(taken) + 1) if rank not in taken)
-            entry = Replica(self._name(), target, Phase.STARTING, now, light=target.light, rank=rank)
-            self.replicas[entry.name] = entry
-            yield Start(entry.name, target, rank)
+        size = gang_size(target)
+        for _ in range(number // size):
+            names = [self._name() for _ in range(size)]
+            for place, name in enumerate(names):
+                taken = {entry.rank for entry in self._live()}
+                rank = next(rank for rank in range(len(taken) + 1) if rank not in taken)
+                gang = self._gang(names, place) if target.config.gang_scheduling_config is not None else None
+                entry = Replica(name, target, Phase.STARTING, now, light=target.light, rank=rank, gang=gang)
+                self.replicas[entry.name] = entry
+                yield Start(entry.name, target, rank, gang)
+
+    def _gang(self, names: list[str], place: int) -> GangContext:
+        group = f"SERVE_GANG::{self.app}#{self.name}#{names[0]}"
+        return GangContext(names[0], place, len(names), names, group)
 
     def _name(self) -> str:
         self._next += 1
@@ -394,10 +343,18 @@ class DeploymentState:
         """The replicas that routers may send to."""
         return [entry for entry in self.replicas.values() if entry.phase is Phase.RUNNING]
 
+    def targets(self) -> list[Target]:
+        """Those that may still be needed."""
+        targets = [self.target, self.fallback, *(entry.target for entry in self.replicas.values())]
+        return [target for target in targets if target is not None]
+
     def codes(self) -> set[str]:
         """Names of the pickled code that may still be needed."""
-        targets = [self.target, self.fallback, *(entry.target for entry in self.replicas.values())]
-        return {target.code for target in targets if target is not None}
+        return {target.code for target in self.targets()}
+
+    def versions(self) -> set[str]:
+        """Versions that may still be needed."""
+        return {target.version for target in self.targets()}
 
     def counts(self) -> dict[str, int]:
         """How many replicas are in each phase."""
@@ -410,8 +367,20 @@ class DeploymentState:
 
 
 def _surge(target: Target) -> int:
-    """How many replicas more than wanted there may be while a version is replaced."""
-    return math.ceil(target.replicas * target.config.max_surge_percent / 100)
+    """How many replicas more than wanted there may be while a version is replaced; whole gangs."""
+    size = gang_size(target)
+    return math.ceil(target.replicas * target.config.max_surge_percent / 100 / size) * size
+
+
+def _in_order(entries: list[Replica]) -> list[Replica]:
+    """Those that serve first, the oldest of them before others; gangs together."""
+    weight: dict[str, tuple[bool, float]] = {}
+    for entry in entries:
+        key = entry.gang.gang_id if entry.gang is not None else entry.name
+        own = (entry.phase is not Phase.RUNNING, entry.since)
+        weight[key] = max(weight.get(key, own), own)
+    keys = {entry.name: entry.gang.gang_id if entry.gang is not None else entry.name for entry in entries}
+    return sorted(entries, key=lambda entry: (weight[keys[entry.name]], keys[entry.name]))
 
 
 def _waits_for_room(entry: Replica, now: float) -> bool:
@@ -432,9 +401,3 @@ def application_status(deployments: list[DeploymentState], deleting: bool) -> tu
     if any(entry.deploying for entry in deployments):
         return ApplicationStatus.DEPLOYING, ""
     return ApplicationStatus.RUNNING, ""
-
-
-def first_target(config: DeploymentConfig) -> int:
-    """How many replicas a deployment begins with."""
-    scaling: Any = config.autoscaling_config
-    return config.num_replicas if scaling is None else scaling.first()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import traceback
 from collections import Counter
@@ -11,11 +12,13 @@ from typing import Any
 
 import skate
 from skate import exceptions
-from skate.serve import board, context
+from skate.serve import board, context, placing
 from skate.serve.config import DeploymentConfig
+from skate.serve.deployment_actors import SharedActors
 from skate.serve.http_loop import FastLoop
 from skate.serve.replica import Replica
-from skate.serve.state import Command, DeploymentState, Drain, Kill, Reconfigure, Start, Target
+from skate.serve.state import DeploymentState
+from skate.serve.target import Command, Drain, Kill, Reconfigure, Start, Target
 
 clock = time.monotonic
 NODE_AGAIN_S = 1.0
@@ -36,6 +39,8 @@ class Tended:
         """What the replica told when it was ready."""
         self.models: tuple[str, ...] = ()
         """Multiplexed models that it holds."""
+        self.stats: dict[str, Any] = {}
+        """What its ``record_routing_stats`` gave last."""
 
     def came(self, where: dict[str, Any]) -> None:
         """Its process is there."""
@@ -47,15 +52,20 @@ class Tender:
 
     Args:
         changed: called after every report.
+        noted: called with figures that a replica gave, of the kind "routing" or "autoscaling".
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, changed: Callable[[], None], noted: Callable[[DeploymentState, str, str, dict[str, Any]], None]
+    ) -> None:
         self.changed = changed
+        self.noted = noted
         self.tended: dict[str, Tended] = {}
         """By the replicas' own names."""
         self.codes: dict[str, Any] = {}
         """References to pickled code, by the names that targets have for it."""
         self.board: board.Board | None = None
+        self.shared = SharedActors()
         self._next_slot = 1
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -88,11 +98,12 @@ class Tender:
 
     async def _start(self, state: DeploymentState, command: Start) -> None:
         target, name = command.target, command.replica
-        full = context.ReplicaID(name, state.name, state.app).to_full_id_str()
+        full = context.ReplicaID(name, context.DeploymentID(state.name, state.app)).to_full_id_str()
         slot = self._slot()
         group, node = None, ""
         assert self.board is not None
         try:
+            await self.shared.ensure(state.app, state.name, target)
             options = _actor_options(target.config, full)
             if target.config.max_replicas_per_node is not None:
                 node = await self._node_with_room(state, name, target.config.max_replicas_per_node)
@@ -101,15 +112,17 @@ class Tender:
                 options["scheduling_strategy"] = skate.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
                     node, soft=False
                 )
-            if target.config.placement_group_bundles is not None:
-                group = _group(target.config, options)
+            group = placing.placed(target.config, options, full, command.gang)
             actor = (
                 skate.remote(Replica)
                 .options(**options)
-                .remote(name, state.name, state.app, slot, self.board.place, command.rank, target.replicas, FastLoop())
-            )
+                .remote(
+                    name, state.name, state.app, slot, self.board.place, command.rank, target.replicas, FastLoop(),
+                    command.gang,
+                )
+            )  # fmt: skip
         except Exception as error:  # noqa: BLE001  whatever is wrong with the options, it is the deployment's failure
-            _remove(group)
+            self._remove(group)
             self._report(state.failed, name, told(error), clock())
             return
         known = Tended(actor, slot, group)
@@ -120,6 +133,11 @@ class Tender:
             skate.kill(actor)  # it was told to go before it was there
             return
         await self._see_up(state, name, target)
+
+    def _remove(self, group: Any) -> None:
+        """Give back a placement group, when the last that is in it has gone."""
+        if group is not None and all(known.group != group for known in self.tended.values()):
+            skate.util.remove_placement_group(group)
 
     def _slot(self) -> int:
         """A slot of the board that nobody uses, its figures put back."""
@@ -166,7 +184,16 @@ class Tender:
             skate.kill(actor)
             return
         self._report(state.started, name, clock())
-        self.task(self.check(state, name))
+        self._look_after(state, name)
+
+    def find_shared(self, state: DeploymentState) -> None:
+        """Get to know the actors that replicas share; the next replica tells of those that fail."""
+        for target in state.targets():
+            self.task(self._find_shared(state, target))
+
+    async def _find_shared(self, state: DeploymentState, target: Target) -> None:
+        with contextlib.suppress(exceptions.RayError, ValueError, TypeError, ImportError):
+            await self.shared.ensure(state.app, state.name, target)
 
     async def find_again(self, app: Any, name: str) -> tuple[DeploymentState, str] | None:
         """Get to know a replica that a controller before this one started; None when nothing is to be had of it."""
@@ -182,21 +209,21 @@ class Tender:
         if replica in self.tended:
             return state, replica
         try:
-            target, rank, slot, where, info = await actor.who.remote()
+            target, rank, slot, where, info, gang = await actor.who.remote()
         except exceptions.RayError:
             return None
         if target is None:
             skate.kill(actor)  # it was never told what it is
             return None
-        known = Tended(actor, slot)
+        known = Tended(actor, slot, placing.found(target.config, name, gang))
         known.came(where)
         known.info = info or {}
-        state.adopt(replica, target, rank, info is not None, clock())
+        state.adopt(replica, target, rank, info is not None, clock(), gang)
         self.know(state, replica, known)
         if info is None:
             self.task(self._see_made(state, replica, actor))
         else:
-            self.task(self.check(state, replica))
+            self._look_after(state, replica)
         return state, replica
 
     async def _see_made(self, state: DeploymentState, name: str, actor: Any) -> None:
@@ -208,9 +235,36 @@ class Tender:
             skate.kill(actor)
             return
         self._report(state.started, name, clock())
-        await self.check(state, name)
+        self._look_after(state, name)
 
     # ------------------------------------------------------------------ while it runs
+
+    def _look_after(self, state: DeploymentState, name: str) -> None:
+        self.task(self.check(state, name))
+        self.task(self._ask_figures(state, name, "routing"))
+        self.task(self._ask_figures(state, name, "autoscaling"))
+
+    async def _ask_figures(self, state: DeploymentState, name: str, kind: str) -> None:
+        """Ask a replica for figures of its own, for as long as somebody goes by them."""
+        while (entry := state.replicas.get(name)) is not None and name in self.tended:
+            period, timeout = _period(entry.target.config, kind)
+            if not period:
+                return
+            known = self.tended[name]
+            try:
+                found = await asyncio.wait_for(_awaited(known.actor.figures.remote(kind)), timeout)
+            except exceptions.RayActorError:
+                return  # its end is seen elsewhere
+            except (exceptions.RayError, TimeoutError) as error:
+                print(f"serve: replica {name} of {state.name} gave no figures for {kind}: {short(error)}")
+                found = {}
+            if found is None:
+                return  # it has no such method
+            if found and (kind != "routing" or found != known.stats):
+                if kind == "routing":
+                    known.stats = found
+                self.noted(state, name, kind, found)
+            await asyncio.sleep(period)
 
     async def check(self, state: DeploymentState, name: str) -> None:
         """Look after a replica's health for as long as it is there."""
@@ -256,7 +310,7 @@ class Tender:
                 why = short(error)
             break
         self.tended.pop(name, None)
-        _remove(known.group)
+        self._remove(known.group)
         self._report(state.died, name, why, clock())
 
     async def _drain(self, state: DeploymentState, name: str, actor: Any) -> None:
@@ -303,6 +357,18 @@ def _several_machines() -> bool:
     return len({node["NodeManagerHostname"] for node in skate.nodes() if node["Alive"]}) > 1
 
 
+def _period(config: DeploymentConfig, kind: str) -> tuple[float, float]:
+    """Seconds between two calls for figures, 0 for none, and seconds that one may take."""
+    routing, scaling = config.request_router_config, config.autoscaling_config
+    if kind == "routing":
+        if routing is None:
+            return 0.0, 0.0
+        return routing.request_routing_stats_period_s, routing.request_routing_stats_timeout_s
+    if scaling is None or scaling.policy.is_default_policy_function():
+        return 0.0, 0.0
+    return scaling.metrics_interval_s, config.health_check_timeout_s
+
+
 async def _awaited(ref: Any) -> Any:
     return await ref
 
@@ -317,22 +383,6 @@ def _actor_options(config: DeploymentConfig, name: str) -> dict[str, Any]:
         "lifetime": "detached",
         "max_concurrency": 100_000,
     }
-
-
-def _group(config: DeploymentConfig, options: dict[str, Any]) -> Any:
-    """A placement group for a replica, whose options are made to name it."""
-    group = skate.util.placement_group(
-        config.placement_group_bundles or [], strategy=config.placement_group_strategy or "PACK", lifetime="detached"
-    )
-    options["scheduling_strategy"] = skate.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-        group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
-    )
-    return group
-
-
-def _remove(group: Any) -> None:
-    if group is not None:
-        skate.util.remove_placement_group(group)
 
 
 def short(error: BaseException) -> str:

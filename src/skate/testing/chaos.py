@@ -185,7 +185,7 @@ def _short(value: Any) -> str:
 
 def leftovers(engine: Any) -> list[str]:
     """What a session still has when nobody refers to anything any more."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while True:
         gc.collect()
         engine.state("objects")  # counts what was dropped
@@ -258,18 +258,21 @@ def run(
         guard.join()
         del os.environ[work.STACKS]
         shutil.rmtree(folder)
-    problems = chaos.wrong[:20] + [f"left behind: {what}" for what in left]
-    if len(chaos.wrong) > 20:
-        problems.append(f"and {len(chaos.wrong) - 20} more")
     del engine
     gc.collect()
     for kind, found in survey().items():
-        problems += [f"left behind: {kind} {what}" for what in sorted(found - before[kind])]
+        left += [f"{kind} {what}" for what in sorted(found - before[kind])]
     if session_folder and os.path.exists(session_folder):
-        problems.append(f"left behind: {session_folder}")
+        left.append(session_folder)
+    problems = _shown(chaos.wrong) + [f"left behind: {what}" for what in left]
     if problems:
         raise AssertionError(f"Chaos with seed {seed}:\n  " + "\n  ".join(problems))
     return chaos
+
+
+def _shown(wrong: list[str]) -> list[str]:
+    """The first 20 of what went wrong."""
+    return wrong[:20] + ([f"and {len(wrong) - 20} more"] if len(wrong) > 20 else [])
 
 
 def _take_room(engine: Any, room: int) -> Stored:

@@ -35,7 +35,7 @@ from skate.testing.churn_driver import Tally, large
 STORE = 80_000_000
 SLOTS = 2
 """Drivers at a time, besides this program."""
-QUIET = 20.0
+QUIET = 60.0
 """Seconds that the hub has to come to rest."""
 
 

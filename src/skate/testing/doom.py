@@ -40,6 +40,7 @@ class Doom:
         self.blob = blob
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """End the process, before or after the call that this stands for."""
         if not self.end:
             die(self.how)
         value = pickle.loads(self.blob)(*args, **kwargs)

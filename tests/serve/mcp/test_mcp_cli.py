@@ -64,7 +64,7 @@ def started(folder: Path, *words: str, **variables: str) -> Iterator[str]:
             pytest.fail("".join(said))
     finally:
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=20)
+        _, rest = process.communicate(timeout=60)
         assert process.returncode in (0, 130, -signal.SIGINT) and "KeyboardInterrupt" not in rest, rest
 
 

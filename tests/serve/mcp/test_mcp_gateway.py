@@ -145,17 +145,17 @@ async def test_a_server_that_fails_does_not_hide_the_others(tmp_path: Path) -> N
         "mute": mcp.bridge(program(tmp_path, "time.sleep(1000)")),
         "broken": mcp.bridge(program(tmp_path, "TOOLS = 3")),
     }
-    gateway = mcp.gateway(servers, limits={"start": 0.6, "lists": 0.4})
+    gateway = mcp.gateway(servers, limits={"start": 3.0, "lists": 2.0})
     async with serving(gateway) as endpoint, Client(endpoint) as client:
         begun = time.monotonic()
         tools = {tool.name.partition("__")[0] for tool in (await client.list_tools()).tools}
-        assert tools == {"good"} and time.monotonic() - begun < 3
+        assert tools == {"good"} and time.monotonic() - begun < 30
         assert (await client.call_tool("good__add", {"a": 1, "b": 2})).structured_content == {"result": 3}
         for name, why in (
             ("gone", "down"),
             ("missing", "cannot be started"),
             ("dying", "down"),
-            ("mute", "did not start within 0.6 s"),
+            ("mute", "did not start within 3 s"),
         ):
             with pytest.raises(MCPError, match=why) as caught:
                 await client.call_tool(f"{name}__pid", {})

@@ -1,4 +1,4 @@
-"""Actors: their mailboxes, restarts, names and ends. The part of the hub that knows them."""
+"""Actors: their beginnings, their names, the calls of their methods. The part of the hub that knows them."""
 
 from __future__ import annotations
 
@@ -6,39 +6,26 @@ import signal
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from skate.core.actor_names import name_taken, no_such_actor
 from skate.core.spec import ActorInfo, CallOptions
 from skate.engines.local import errors
-from skate.engines.local.lineage import Lineage
+from skate.engines.local.actor_ends import ActorEnds
 from skate.engines.local.link import PORTION
-from skate.engines.local.messages import Calling, Failed, Feed, Host, Leave, Stored, TaskSpec
+from skate.engines.local.messages import Calling, Failed, Feed, Host, Stored, TaskSpec
 from skate.engines.local.rows import FAILED, METHOD, PENDING, READY, Actor, Row, Worker
-from skate.exceptions import ActorAlreadyExistsError
 
 if TYPE_CHECKING:
     from skate.engines.local.arena import Arena
-    from skate.engines.local.dispatch import Ports
-    from skate.engines.local.history import History
-    from skate.engines.local.messages import Done, DoneMany
-    from skate.engines.local.scheduler import Scheduler
+    from skate.engines.local.messages import Done
 
 USUAL = CallOptions()
 
 
-class Actors(Lineage):
-    """Calls reach an actor's worker in the order in which each caller made them.
-
-    An actor's own row (its key among the objects) counts its handles.
-    """
-
-    ports: Ports
-    scheduler: Scheduler
-    history: History
-    urgent: list[Worker]
+class Actors(ActorEnds):
+    """Calls reach an actor's worker in the order in which each caller made them."""
 
     def __init__(self, arena: Arena) -> None:
         super().__init__(arena)
-        self.actors: dict[int, Actor] = {}
-        self.names: dict[tuple[str, str], Actor] = {}
         self.children: dict[int, set[int]] = {}
         """Calls under way that a call under way has made, for a cancel to find."""
 
@@ -51,10 +38,7 @@ class Actors(Lineage):
         if options.name and name in self.names:
             self.discard(spec.args)
             if not options.get_if_exists:
-                raise ActorAlreadyExistsError(
-                    f"The actor name {options.name!r} is taken in namespace {name[0]!r}. Choose another one, use "
-                    f"get_actor, or pass get_if_exists=True."
-                )
+                raise name_taken(options.name, name[0])
             return self._one_more_handle(self.names[name], owner)
         actor = self.actors[info.actor] = Actor(info, spec, name[0])
         if options.name:
@@ -84,7 +68,7 @@ class Actors(Lineage):
         """A named actor that lives; being found does not keep it alive."""
         actor = self.names.get((namespace, name))
         if actor is None:
-            raise ValueError(f"Failed to look up actor with name {name!r}: there is none in namespace {namespace!r}.")
+            raise no_such_actor(name, namespace)
         return actor.info
 
     def _constructor_ready(self, row: Row) -> None:
@@ -95,10 +79,6 @@ class Actors(Lineage):
             self.bury(actor, errors.constructor_failed(actor, source.value))
         elif not actor.dead:
             self.enqueue(row)
-
-    def enqueue(self, row: Row) -> None:
-        """Queue a call that needs a worker."""
-        raise NotImplementedError
 
     def define(self, worker: Worker, function: bytes) -> None:
         """Send a definition that the worker does not know yet."""
@@ -185,18 +165,6 @@ class Actors(Lineage):
     def _more_returns(self, spec: TaskSpec, row: Row, owner: Worker | None) -> None:
         raise NotImplementedError
 
-    def finish(
-        self,
-        row: Row,
-        state: int,
-        value: Any,
-        refs: tuple[int, ...] = (),
-        message: Done | DoneMany | Failed | None = None,
-        died: Worker | None = None,
-    ) -> None:
-        """A call has ended."""
-        raise NotImplementedError
-
     def _call_ready(self, row: Row) -> None:
         if row.spec is None:
             return
@@ -268,12 +236,6 @@ class Actors(Lineage):
         """A new attempt of a stream may go at once as far as its reader has come."""
         raise NotImplementedError
 
-    def call_ended(self, actor: Actor) -> None:
-        """One call less is under way."""
-        actor.pending -= 1
-        if actor.ending:
-            self._end_if_quiet(actor)
-
     def constructed(self, worker: Worker, row: Row, spec: TaskSpec, message: Done) -> None:
         """An actor's constructor ended well."""
         actor = worker.actor
@@ -320,145 +282,6 @@ class Actors(Lineage):
             self.history.failed(row, spec, message.error, message, row.worker)
             self.item(stream, FAILED, message.error, ())
             self.finish(row, READY, errors.NONE)
-
-    def rewind(self, task: int, worker: Worker | None = None) -> None:
-        """A new attempt yields a stream's items from the start."""
-        raise NotImplementedError
-
-    def _call_may_retry(self, actor: Actor, row: Row) -> bool:
-        limit = self.call_retries(actor, row)
-        return limit < 0 or row.attempt < limit
-
-    def call_retries(self, actor: Actor, row: Row) -> int:
-        """How often a call may be tried again; -1: any number of times."""
-        limit: int | None = row.options.max_retries
-        return actor.info.options.max_task_retries if limit is None else limit
-
-    # --------------------------------------------------------------------- ends
-
-    def unreferenced(self, actor: Actor) -> None:
-        """The last handle is gone: the actor ends once its calls are done."""
-        if not actor.dead:
-            actor.ending = True
-            self._end_if_quiet(actor)
-        else:
-            self._forget(actor)
-
-    def _end_if_quiet(self, actor: Actor) -> None:
-        row = self.rows.get(actor.key)
-        if row is not None and row.count > 0:
-            actor.ending = False
-            return
-        if actor.dead or actor.pending or (actor.worker is not None and not actor.constructed):
-            return
-        worker = actor.worker
-        reason = f"The actor {errors.name_of(actor)} ended: its last handle was dropped."
-        self.bury(actor, errors.actor_died(actor, reason))
-        if worker is not None:
-            worker.link.send(Leave())
-            self.urgent.append(worker)
-
-    def kill(self, key: int, no_restart: bool) -> None:
-        """End an actor's process at once."""
-        actor = self.actors.get(key)
-        if actor is None or actor.dead:
-            return
-        worker = actor.worker
-        if no_restart or worker is None:
-            reason = f"The actor {errors.name_of(actor)} was killed by ray.kill."
-            self.bury(actor, errors.actor_died(actor, reason))
-        if worker is not None:
-            self.ports.signal(worker, signal.SIGKILL)
-
-    def _end_spawned(self, worker: Worker, parent: Actor) -> None:
-        """The actors that a dead one has made end too, whoever has their handles: as in Ray."""
-        for actor in list(worker.spawned):
-            ended = f"the actor that made it, {errors.name_of(parent)}, ended, and it is not detached"
-            process = actor.worker
-            self.bury(actor, errors.actor_died(actor, f"The actor {errors.name_of(actor)} ended: {ended}."))
-            if process is not None:
-                self.ports.signal(process, signal.SIGKILL)
-
-    def host_died(self, worker: Worker, actor: Actor, running: list[Row], how: str) -> None:
-        """An actor's process is gone: restart it, or bury it."""
-        self._end_spawned(worker, actor)
-        if actor.worker is worker:
-            actor.worker = None
-        if actor.dead:
-            for row in running:
-                self.finish(row, FAILED, actor.cause)
-            return
-        limit = actor.info.options.max_restarts
-        final = worker.leaving is not None and worker.leaving[1]
-        reason = worker.leaving[0] if worker.leaving is not None else how
-        if final or not (limit < 0 or actor.restarts < limit):
-            self.bury(actor, errors.actor_lost(actor, worker, reason), running)
-        else:
-            self._restart(actor, worker, running, reason)
-
-    def _restart(self, actor: Actor, worker: Worker, running: list[Row], how: str) -> None:
-        self.hold(actor.key)  # its last handle may go with one of its calls
-        actor.restarts += 1
-        actor.constructed = False
-        again: dict[Worker | None, list[Row]] = {}
-        text = errors.actor_death(actor, worker, how) + " It is being restarted"
-        self.history.restarted(actor, text)
-        for row in running:
-            spec = row.spec
-            if spec is None or not spec.method:
-                continue
-            row.worker = None
-            if not row.cancelled and self._call_may_retry(actor, row):
-                self.history.failed(row, spec, b"", None, worker)
-                row.attempt += 1
-                self.rewind(spec.task)
-                again.setdefault(row.owner, []).append(row)
-            else:
-                actor.pending -= 1
-                self.finish(row, FAILED, errors.actor_unavailable(actor, text), (), None, worker)
-        for owner, rows in again.items():
-            actor.queues.setdefault(owner, deque()).extendleft(reversed(rows))
-        row = self.rows[actor.key]
-        row.worker = None
-        if not actor.dead:
-            self.enqueue(row)
-        self.release(actor.key)
-
-    def bury(self, actor: Actor, cause: bytes, running: list[Row] | None = None) -> None:
-        """An actor is dead for good: every call it has not answered fails with `cause`."""
-        own = self.rows[actor.key]
-        own.count += 1  # its last handle may go with one of its calls, and we are not done with it
-        actor.dead = True
-        actor.cause = cause
-        self.history.buried(actor, cause, running is not None)
-        if actor.maker is not None:
-            actor.maker.spawned.discard(actor)
-        name = (actor.namespace, actor.info.options.name)
-        if self.names.get(name) is actor:
-            del self.names[name]
-        worker = actor.worker
-        waiting = [row for queue in actor.queues.values() for row in queue]
-        actor.queues.clear()
-        if worker is not None:
-            waiting = list(worker.running.values()) + waiting
-        for row in (running or []) + waiting:
-            if row.actor is None:
-                self.finish(row, FAILED, cause)
-        spec = own.spec
-        if spec is not None:
-            own.spec = own.options = own.worker = None
-            own.state = own.state or READY
-            self.unpin(spec)
-        own.count -= 2 if actor.info.options.detached else 1
-        if own.count <= 0:
-            self._forget(actor)
-
-    def _forget(self, actor: Actor) -> None:
-        row = self.rows.get(actor.key)
-        if row is not None:
-            row.actor = None
-            self._drop(actor.key, row)
-        self.actors.pop(actor.key, None)
 
     def actor_label(self, spec: TaskSpec) -> str:
         """``Class.method`` of a call."""

@@ -28,6 +28,7 @@ class Asks(Questions):
     """The hub, with answers."""
 
     def ask(self, worker: Worker, message: Ask) -> None:
+        """A worker asks something else: its answer is on its way when this returns; Nonsense when it makes no sense."""
         try:
             data = _VERBS[message.verb](self, worker, message.data)
             failed = False

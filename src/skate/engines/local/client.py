@@ -10,7 +10,7 @@ from skate.core.calls import pack_call
 from skate.core.generator import ObjectRefGenerator
 from skate.core.ids import IdSource
 from skate.core.locations import of_rows
-from skate.core.refs import ObjectRef, make_ref
+from skate.core.refs import ObjectRef, make_ref, released
 from skate.core.serialization import LARGE, Packed, dump_definition, pack
 from skate.core.spec import ActorInfo, ActorOptions, CallOptions, Definition, MethodInfo, TaskOptions
 from skate.engines.local import spills
@@ -143,10 +143,16 @@ class Client:
             actor = self.ids.take()
         spec = TaskSpec(actor, definition._id, data, 1, deps, packed.refs, actor)
         try:
-            return self._spawn(spec, ActorInfo(actor, options, methods))
+            made = self._spawn(spec, ActorInfo(actor, options, methods))
         except KeyboardInterrupt:
             self._abandon(data)
             raise
+        try:
+            self._look()
+        except KeyboardInterrupt:
+            released.append(made.actor)  # nobody gets the handle that would count it
+            raise
+        return made
 
     def _results(self, task: int, count: int) -> Any:
         if count == -1:

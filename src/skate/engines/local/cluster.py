@@ -14,8 +14,7 @@ from __future__ import annotations
 import signal
 
 from skate.engines.local.reservations import Reservations
-from skate.engines.local.rows import READY, Family, Node
-from skate.engines.local.scheduler import HEAD
+from skate.engines.local.rows import HEAD, READY, Family, Node
 
 
 class Cluster(Reservations):

@@ -2,18 +2,15 @@
 
 A worker of an environment that is not ready yet is a record like that of one that starts: its pipes are there, and its
 process is forked when all that the environment needs has been made. So the scheduler knows of no other kind of waiting.
-What has to be made is made by processes (`builder.py`), and the pump hears when one ends: nothing here ever blocks.
+What has to be made is made by processes (`builds.py`), and the pump hears when one ends: nothing here ever blocks.
 
 Workers of an environment with an interpreter of its own are forked by a zygote that this runs (`nursery.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +20,7 @@ import msgspec
 
 from skate.core.environment import JOB, LOGS, merge_environments, shown_environment, unpack_environment
 from skate.engines import setup
-from skate.engines.local import boot
+from skate.engines.local.builds import Build
 from skate.engines.local.pool import Pipes, Pool, pipes
 
 if TYPE_CHECKING:
@@ -37,9 +34,6 @@ REST = 60.0
 """Seconds after which an interpreter's idle workers end, and then its zygote."""
 TRIES = 3
 """How often something is made that others delete before it can be used."""
-TAIL = 30
-"""Lines of a tool's output that an error shows."""
-_BUILD = "import sys; sys.path[:] = sys.argv[1].split('\\n'); from skate.engines.local.builder import main; main()"
 
 
 class Ground:
@@ -62,49 +56,6 @@ class Ground:
         self.held: list[Worker] = []
         """Workers that are to be forked once it is ready."""
         self.nursery: Nursery | None = None
-
-
-class Build:
-    """A builder at work."""
-
-    def __init__(self, need: Need, driver_path: list[str], tries: int = 1) -> None:
-        from skate.core.env_cache import root
-
-        self.need = need
-        self.tries = tries
-        self.said = os.memfd_create("skate-build-result", os.MFD_CLOEXEC)
-        self.log = os.memfd_create("skate-build-log", os.MFD_CLOEXEC)
-        request = json.dumps({"driver": os.getpid(), "folder": root(), "key": need.key, **need.request})
-        command = [sys.executable, "-c", _BUILD, "\n".join(driver_path), request]
-        try:
-            self.pid = boot.spawn(command, dict(os.environ), {1: self.log, 2: self.log, 3: self.said})
-            self.ended = os.pidfd_open(self.pid)
-        except BaseException:
-            os.close(self.said)
-            os.close(self.log)
-            raise
-
-    def close(self) -> dict[str, Any]:
-        """End it, with all that it has started; what it said."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):  # somebody waited for all children
-            os.waitpid(self.pid, 0)
-        try:
-            said = json.loads(os.pread(self.said, os.fstat(self.said).st_size, 0))
-        except ValueError:
-            said = {"error": "the process that makes it was ended"}
-        if "error" in said:
-            said["error"] += self.output()
-        for fd in (self.ended, self.said, self.log):
-            os.close(fd)
-        return dict(said)
-
-    def output(self) -> str:
-        """The end of what its tools wrote."""
-        size = os.fstat(self.log).st_size
-        lines = os.pread(self.log, 16384, max(0, size - 16384)).decode(errors="replace").splitlines()[-TAIL:]
-        return "\nThe last lines of its output:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
 
 
 class Environments:

@@ -27,13 +27,13 @@ from skate.engines.local.link import BrokenFrame, Link
 from skate.engines.local.logbook import Logbook
 from skate.engines.local.logs import LogPipe
 from skate.engines.local.memory_watch import MemoryWatch
-from skate.engines.local.messages import Stored, Welcome, to_hub
+from skate.engines.local.messages import Welcome, to_hub
 from skate.engines.local.meters import kernel_kills
 from skate.engines.local.pool import Pool
 from skate.engines.local.pump import Pump
 from skate.engines.local.requests import Requests
-from skate.engines.local.rows import Node, Worker
-from skate.engines.local.scheduler import HEAD
+from skate.engines.local.rows import HEAD, Node, Worker
+from skate.engines.local.spill_ports import SpillPorts
 from skate.engines.local.spills import Spills
 
 if TYPE_CHECKING:
@@ -52,16 +52,15 @@ They begin anywhere, for a program may have been a driver of another hub before;
 """
 
 
-class Host:
+class Host(SpillPorts):
     """The hub with hands. `lock` guards it; every method but `open` and `close` is called with it held."""
 
     def __init__(self, settings: Settings, boot: Boot, lock: threading.Lock) -> None:
         self.settings = settings
         self.lock = lock
-        self.arena = Arena(boot.arena_fd, boot.capacity)
-        self.spills = Spills(settings.spill_folder, settings.spill_limit, settings.disk_full)
-        self.spills_told = 0
-        """Bytes of spilled objects that the last event told of."""
+        super().__init__(
+            Arena(boot.arena_fd, boot.capacity), Spills(settings.spill_folder, settings.spill_limit, settings.disk_full)
+        )
         self.pool = Pool(boot)
         self.pump = Pump(lock, self.before, self.after)
         self.hub = Requests(settings, _resources(settings, boot.capacity), self.arena, self)
@@ -191,47 +190,6 @@ class Host:
     def refusals(self) -> list[dict[str, Any]]:
         """Who was not let in at the door, and why."""
         return list(self.door.refusals) if self.door is not None else []
-
-    def spill(self, key: int, offset: int, size: int) -> int | None:
-        """Write a block to the file of `key`; its checksum, or None when that failed."""
-        check = self.spills.write(key, self.arena.map().slice(offset, size))
-        if check is None:
-            self.hub.history.event("WARNING", "STORE", f"an object could not be spilled: {self.spills.problem}")
-        elif self.spills.used > 2 * self.spills_told:  # each one would drown all other events
-            self.spills_told = self.spills.used
-            text = f"spilled objects take {self.spills.used:,} bytes in {self.spills.path}"
-            self.hub.history.event("INFO", "STORE", text, bytes=self.spills.used)
-        return check
-
-    def reserve_spill(self, key: int, size: int) -> bool:
-        """Count the file of `key`, which somebody is about to write; False when there is no room for it."""
-        return self.spills.reserve(key, size)
-
-    def spilled(self, key: int, check: int) -> None:
-        """The file of `key` was written, with this checksum."""
-        if key in self.spills.checks:
-            self.spills.checks[key] = check
-
-    def restore(self, value: Stored, offset: int) -> bool:
-        """Read a file into a block; False when it is gone, or not what was written."""
-        return self.spills.read_into(value.key, ~value.offset, self.arena.map().slice(offset, value.size))
-
-    def unspill(self, key: int, size: int) -> None:
-        """Delete the file of `key`, if there is one."""
-        if self.spills.checks:
-            self.spills.remove(key, size)
-
-    def rename_spill(self, key: int, name: int) -> None:
-        """The object of that file has another key from now on."""
-        self.spills.rename(key, name)
-
-    def spill_folder(self) -> str:
-        """Where the files lie."""
-        return self.spills.path
-
-    def why_not_spilled(self) -> str:
-        """Why the last spill failed, in words; empty when none has failed."""
-        return self.spills.problem
 
     def collect(self) -> None:
         """Count the references that this process has dropped; `lock` is held."""

@@ -2,7 +2,8 @@
 
 Python runs the handler between any two instructions of the main thread. Where that thread is inside the engine, the
 KeyboardInterrupt waits until it has left, which is looked at every few milliseconds; everywhere else, above all while
-it sleeps in `get`, it is raised at once. An engine that does not come out within a second is interrupted all the same.
+it sleeps in `get`, it is raised at once. An engine that does not come out after a second's work, or five seconds in
+which it may not have got to work, is interrupted all the same.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ _HELPERS = tuple(module.__file__ or "" for module in (threading, pickle, context
 """What our code calls and what calls us back."""
 AGAIN = 0.002
 PATIENCE = 1.0
+"""Seconds of the main thread's processor time: on a busy machine a thread is kept waiting, and is not to blame."""
+LONGEST = 5.0
+"""Seconds by the clock."""
 
 
 class Interrupts:
@@ -48,6 +52,8 @@ class Interrupts:
     def __init__(self) -> None:
         self.waiting_since: float | None = None
         """When a Ctrl-C came that could not be raised yet."""
+        self._worked = 0.0
+        """The main thread's processor time at that moment."""
         self._ours = False
         if threading.current_thread() is threading.main_thread():
             self._ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -58,8 +64,8 @@ class Interrupts:
         if _inside(frame):
             now = time.monotonic()
             if self.waiting_since is None:
-                self.waiting_since = now
-            if now - self.waiting_since < PATIENCE:
+                self.waiting_since, self._worked = now, time.thread_time()
+            if now - self.waiting_since < LONGEST and time.thread_time() - self._worked < PATIENCE:
                 threading.Timer(AGAIN, self._again).start()
                 return None
         self.waiting_since = None

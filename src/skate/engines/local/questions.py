@@ -64,6 +64,7 @@ class Questions(Hub):
     """The hub, with what its workers wait for."""
 
     def get(self, worker: Worker, message: Get) -> None:
+        """A worker asks for values, or whether they are there: it is answered now, or when they are."""
         message = guard.question(message)
         rows = self.rows
         waiting = []

@@ -28,6 +28,8 @@ METHOD, PUT, GROUP = -1, -2, -3
 """Makers that are no tasks: an actor's method; `put`; a placement group, which is the row's `options`."""
 PENDING, READY, FAILED, END = range(4)
 """States of an object; END: an item past a stream's end."""
+HEAD = 1
+"""The number of the driver's own node."""
 
 
 class Row(msgspec.Struct, gc=False):

@@ -9,30 +9,21 @@ that heeds signals, or a long sleep, is interrupted at once by KeyboardInterrupt
 
 from __future__ import annotations
 
-import atexit
 import inspect
-import json
 import os
 import pickle
-import random
 import select
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from types import FrameType, GeneratorType
 from typing import Any, NoReturn
 
-from skate.core import engine as engines
-from skate.core import gpus, ids, refs
+from skate.core import gpus
 from skate.core.calls import NO_ARGUMENTS, fill_call
 from skate.core.placement import captured
 from skate.core.spec import CallOptions, Resources, TaskOptions
-from skate.engines import setup
-from skate.engines.local import breakpoints
-from skate.engines.local.arena import Mapping
 from skate.engines.local.boot import OWN_THREADS, POKE
 from skate.engines.local.interrupts import at_work
 from skate.engines.local.link import BlockingLink
@@ -42,16 +33,12 @@ from skate.engines.local.messages import (
     Define,
     Done,
     Feed,
-    Hello,
     Host,
     Leave,
     TaskSpec,
     Using,
     Value,
-    Welcome,
-    to_worker,
 )
-from skate.engines.local.output import Output
 from skate.engines.local.results import NONE, Results
 from skate.engines.local.worker_client import ActorExit, WorkerClient
 
@@ -386,53 +373,3 @@ def has_coroutines(cls: type) -> bool:
         if inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member):
             return True
     return False
-
-
-def _set_up(welcome: Welcome) -> None:
-    """Be a process of this session: its path, its folder, its environment."""
-    ids.use_salt(welcome.salt)
-    if welcome.path:  # else the interpreter of an environment has one of its own
-        sys.path[:] = welcome.path
-    if welcome.setup:
-        setup.enter(json.loads(welcome.setup))
-    random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:  # inherited; one that is imported from now on seeds itself
-        numpy_random.seed()
-
-
-def main(read_fd: int, write_fd: int, arena_fd: int, capacity: int) -> NoReturn:
-    """Be a worker; never returns."""
-    atexit._clear()
-    link = BlockingLink(read_fd, write_fd, to_worker.decode)
-    try:
-        messages = link.read()
-        while not messages:
-            messages = link.read()
-        welcome = messages[0]
-        if os.path.isdir(welcome.folder):
-            os.chdir(welcome.folder)
-        sys.stdout, sys.stderr = outputs = (Output(1), Output(2))
-        _set_up(welcome)
-        client = WorkerClient(link, welcome, lambda: Mapping(arena_fd, capacity))
-        worker = Worker(link, client)
-        worker.outputs = outputs
-        engines.use(client)
-        os.register_at_fork(after_in_child=worker.disown)
-        breakpoints.install()
-        signal.signal(POKE, worker.on_interrupt)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        refs.released.clear()
-        client.dispatch(messages[1:])
-        problem = setup.run_hook(json.loads(welcome.setup)) if welcome.setup else ""
-        link.out.append(Hello(os.getpid(), problem))
-        if problem:
-            link.flush()
-            os._exit(0)
-        worker.serve()
-    except (EOFError, BrokenPipeError):
-        os._exit(0)  # the hub is gone
-    except BaseException:  # noqa: BLE001  a fault of ours: its traceback goes with the news of the worker's death
-        traceback.print_exc()
-        sys.stderr.flush()
-    os._exit(70)

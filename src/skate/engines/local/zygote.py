@@ -48,7 +48,7 @@ def main(driver: int, capacity: int) -> None:
     import cloudpickle  # noqa: F401  most functions need it, and each worker would import it again
 
     from skate.core import stack_dump
-    from skate.engines.local import worker  # noqa: F401  as above
+    from skate.engines.local import worker_start  # noqa: F401  as above
 
     os.closerange(ARENA_FD + 1, 4096)
     stack_dump.arm()
@@ -159,9 +159,9 @@ class Zygote:
         os.close(fds[2])
         os.close(fds[3])
         gc.enable()
-        from skate.engines.local import worker
+        from skate.engines.local import worker_start
 
-        worker.main(fds[0], fds[1], ARENA_FD, self.capacity)
+        worker_start.main(fds[0], fds[1], ARENA_FD, self.capacity)
 
     def _reap(self) -> None:
         while self.children:

@@ -36,11 +36,27 @@ def connect(settings: Settings) -> dict[str, Any]:
             "init(nodes=...) makes virtual nodes, of which the engine 'ray' has none: its nodes are machines. Start "
             "them with `skate start --engine ray`, or use engine='local'."
         )
-    environment = given_environment(settings.environment)
     joins = settings.address not in ("", "local", *OURS)
     if joins:
         knock(settings.address)
         _compare(settings.address)
+    if settings.address.startswith(CLIENT):
+        _need_client(settings.address)
+    made = _ray_init(settings.address, _arguments(settings, joins))
+    if joins and not ships():
+        try:
+            check_cluster()
+        except BaseException:
+            ray.shutdown()
+            raise
+    info: dict[str, Any] = getattr(made, "address_info", {"address": settings.address})
+    return info
+
+
+def _arguments(settings: Settings, joins: bool) -> dict[str, Any]:
+    """What Ray's `init` is given."""
+    environment = given_environment(settings.environment)
+    if joins:
         environment = with_skate(environment)
     given = {
         "address": settings.address or "local",
@@ -56,27 +72,23 @@ def connect(settings: Settings) -> dict[str, Any]:
         **settings.others,
     }
     if settings.address.startswith(CLIENT):
-        _need_client(settings.address)
         given = {name: given[name] for name in _CLIENT_TAKES}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _ray_init(address: str, given: dict[str, Any]) -> Any:
+    """`ray.init`, with versions that differ told in words of one line."""
     try:
-        made = ray.init(**{name: value for name, value in given.items() if value is not None})
+        return ray.init(**given)
     except RuntimeError as error:
         told = _VERSIONS.search(str(error))
-        raise (_mismatch(settings.address, *told.groups()) if told else None) or error from None
+        raise (_mismatch(address, *told.groups()) if told else None) or error from None
     except ConnectionAbortedError as error:
         raise ConnectionError(
-            f"The server at {settings.address!r} could not begin to act for this program, which has Ray "
+            f"The server at {address!r} could not begin to act for this program, which has Ray "
             f"{ray.__version__} on Python {platform.python_version()}; the cluster must have the same. It says:\n"
             f"{error}"
         ) from None
-    if joins and not ships():
-        try:
-            check_cluster()
-        except BaseException:
-            ray.shutdown()
-            raise
-    info: dict[str, Any] = getattr(made, "address_info", {"address": settings.address})
-    return info
 
 
 def _logging_config(environment: str) -> Any:

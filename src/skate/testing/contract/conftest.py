@@ -18,7 +18,7 @@ import pytest
 from skate.testing.contract import target
 from skate.testing.contract.tools import Tally
 
-TIMEOUT = 60  # seconds for one case, where pytest-timeout is installed
+TIMEOUT = 180  # seconds for one case, where pytest-timeout is installed
 
 
 class _Session:
@@ -72,7 +72,7 @@ def tally(tmp_path: Path) -> Tally:
 def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a driver script in an interpreter of its own, with the package imported as `ray`."""
 
-    def run(body: str, *arguments: str, timeout: float = 50, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(body: str, *arguments: str, timeout: float = 150, **environment: str) -> subprocess.CompletedProcess[str]:
         path = tmp_path / "driver_script.py"
         path.write_text(f"import {target.PACKAGE} as ray\n" + textwrap.dedent(body))
         return subprocess.run(

@@ -21,7 +21,7 @@ def test_async_calls_overlap(ray):
     ray.get(a.nap.remote())
     begin = time.time()
     ray.get([a.nap.remote() for _ in range(20)])
-    assert time.time() - begin < 5
+    assert time.time() - begin < 9  # one after the other they take 10
 
 
 def test_async_actor_holds_a_thousand_calls_by_default(ray):
@@ -38,7 +38,7 @@ def test_async_actor_holds_a_thousand_calls_by_default(ray):
             await self.all.wait()
 
     a = A.remote()
-    ray.get([a.join.remote(300) for _ in range(300)], timeout=50)
+    ray.get([a.join.remote(300) for _ in range(300)], timeout=150)
 
 
 @differs_on_ray("calls made while the actor starts begin in any order")
@@ -102,7 +102,7 @@ def test_async_actor_awaits_its_own_method(ray):
         async def inner(self):
             return "inner"
 
-    assert ray.get(A.remote().outer.remote(), timeout=30) == "outer+inner"
+    assert ray.get(A.remote().outer.remote(), timeout=60) == "outer+inner"
 
 
 def test_error_of_an_async_method(ray):
@@ -188,7 +188,7 @@ def test_threaded_calls_overlap(ray):
             self.barrier = threading.Barrier(3)
 
         def meet(self):
-            self.barrier.wait(timeout=30)
+            self.barrier.wait(timeout=60)
             return threading.get_ident()
 
     a = A.remote()
@@ -225,9 +225,9 @@ def test_threaded_actor_returns_and_puts_large_values(ray):
 
     baker = Baker.remote()
     ray.get(baker.__ray_ready__.remote())
-    assert len(ray.get(baker.bake.remote(300_000), timeout=20)) == 300_000
-    (inner,) = ray.get(baker.store.remote(300_000), timeout=20)
-    assert len(ray.get(inner, timeout=20)) == 300_000
+    assert len(ray.get(baker.bake.remote(300_000), timeout=60)) == 300_000
+    (inner,) = ray.get(baker.store.remote(300_000), timeout=60)
+    assert len(ray.get(inner, timeout=60)) == 300_000
 
 
 def test_threaded_actor_can_be_called_while_it_waits_for_a_task(ray):
@@ -247,7 +247,7 @@ def test_threaded_actor_can_be_called_while_it_waits_for_a_task(ray):
         def poke(self):
             self.poked = True
 
-    assert ray.get(A.remote().wait_for_poke.remote(), timeout=40) is True
+    assert ray.get(A.remote().wait_for_poke.remote(), timeout=150) is True
 
 
 def test_error_in_one_thread_leaves_the_others(ray):
@@ -274,7 +274,7 @@ def test_groups_run_independently(ray):
 
         @ray.method(concurrency_group="compute")
         def block(self):
-            return self.event.wait(timeout=30)
+            return self.event.wait(timeout=60)
 
         @ray.method(concurrency_group="io")
         def release(self):
@@ -286,8 +286,8 @@ def test_groups_run_independently(ray):
 
     a = A.remote()
     blocked = a.block.remote()
-    assert ray.get([a.plain.remote()], timeout=20) == ["plain"]
-    assert ray.get(a.release.remote(), timeout=20) == "released"
+    assert ray.get([a.plain.remote()], timeout=60) == ["plain"]
+    assert ray.get(a.release.remote(), timeout=60) == "released"
     assert ray.get(blocked) is True
 
 
@@ -320,7 +320,7 @@ def test_unknown_group_is_refused(ray):
 
     a = A.remote()
     with pytest.raises(Exception):  # noqa: B017 at the call or at get
-        ray.get(a.f.options(concurrency_group="nope").remote(), timeout=20)
+        ray.get(a.f.options(concurrency_group="nope").remote(), timeout=60)
 
 
 @not_yet("inline", reason="calls do not pile up where each runs at once", raises=pytest.fail.Exception)

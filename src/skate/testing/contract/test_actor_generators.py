@@ -127,7 +127,7 @@ def test_stream_of_an_actor_that_dies(ray):
     gen = A.remote().items.remote()
     assert ray.get(next(gen)) == 0
     with pytest.raises(ray.exceptions.ActorDiedError):
-        ray.get(next(gen), timeout=20)
+        ray.get(next(gen), timeout=60)
 
 
 @ends_a_process
@@ -165,5 +165,5 @@ def test_dropping_the_generator_of_a_method_ends_it_at_its_next_item(ray, tally)
     assert ray.get(next(gen)) == 0
     del gen
     gc.collect()
-    assert ray.get(a.ping.remote(), timeout=20) == "alive"
+    assert ray.get(a.ping.remote(), timeout=60) == "alive"
     assert tally.count() < 500

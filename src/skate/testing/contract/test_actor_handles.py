@@ -195,7 +195,7 @@ def test_refs_of_one_actor_feed_another(ray, counter):
 
 def test_actor_takes_no_cpu_by_default_once_it_runs(ray, counter):
     actors = [counter.remote() for _ in range(4)]  # more than there are CPUs
-    assert ray.get([a.inc.remote() for a in actors], timeout=50) == [1] * 4
+    assert ray.get([a.inc.remote() for a in actors], timeout=150) == [1] * 4
 
 
 def test_current_actor_passed_to_a_task(ray):
@@ -212,4 +212,4 @@ def test_current_actor_passed_to_a_task(ray):
         def echo(self, x):
             return x
 
-    assert ray.get(A.remote().go.remote(), timeout=40) == "back"
+    assert ray.get(A.remote().go.remote(), timeout=150) == "back"

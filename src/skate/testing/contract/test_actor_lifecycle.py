@@ -48,7 +48,7 @@ def mortal(ray):
 
 
 def _is_dead(ray, actor):
-    return isinstance(raised(lambda: ray.get(actor.inc.remote(), timeout=20)), ray.exceptions.RayActorError)
+    return isinstance(raised(lambda: ray.get(actor.inc.remote(), timeout=60)), ray.exceptions.RayActorError)
 
 
 def _process_is_gone(pid):
@@ -85,7 +85,7 @@ def test_kill_fails_running_and_queued_calls(ray, mortal):
     ray.kill(a)
     for ref in (running, queued):
         with pytest.raises(ray.exceptions.ActorDiedError):
-            ray.get(ref, timeout=15)
+            ray.get(ref, timeout=60)
 
 
 @ends_a_process
@@ -118,7 +118,7 @@ def test_kill_of_an_actor_that_has_not_started_yet(ray):
     ref = a.f.remote()
     ray.kill(a)
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
 
 
 @pytest.mark.parametrize("thing", [5, None, "name"])
@@ -183,7 +183,7 @@ def test_failed_constructor_argument_fails_the_actor(ray):
             return 1
 
     with pytest.raises(ray.exceptions.RayActorError) as info:
-        ray.get(A.remote(bad.remote()).f.remote(), timeout=30)
+        ray.get(A.remote(bad.remote()).f.remote(), timeout=60)
     assert "bad argument" in str(info.value)
 
 
@@ -198,7 +198,7 @@ def test_constructor_failure_is_not_restarted(ray, tally):
             return 1
 
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(A.remote().f.remote(), timeout=30)
+        ray.get(A.remote().f.remote(), timeout=60)
     assert tally.count() == 1
 
 
@@ -213,7 +213,7 @@ def test_constructor_that_crashes_the_process(ray):
             return 1
 
     with pytest.raises(ray.exceptions.ActorDiedError):
-        ray.get(A.remote().f.remote(), timeout=30)
+        ray.get(A.remote().f.remote(), timeout=60)
 
 
 def test_constructor_waits_for_its_arguments(ray):
@@ -335,7 +335,7 @@ def test_exit_actor_holds_though_the_call_catches_what_it_raises(ray):
     a = A.remote()
     for call in (a.leave, a.f):
         with pytest.raises(ray.exceptions.ActorDiedError):
-            ray.get(call.remote(), timeout=30)
+            ray.get(call.remote(), timeout=60)
 
 
 def test_constructor_may_be_a_coroutine(ray):

@@ -74,7 +74,7 @@ def test_call_is_tried_again_after_a_restart_with_max_task_retries(ray, tally):
                 os._exit(1)
             return "third time"
 
-    assert ray.get(A.remote().f.remote(), timeout=50) == "third time"
+    assert ray.get(A.remote().f.remote(), timeout=150) == "third time"
     assert tally.count() == 3
 
 
@@ -87,7 +87,7 @@ def test_task_retries_are_counted(ray, tally):
             os._exit(1)
 
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(A.remote().f.remote(), timeout=50)
+        ray.get(A.remote().f.remote(), timeout=150)
     assert tally.count() == 2
 
 
@@ -128,4 +128,4 @@ def test_method_can_set_its_own_retries(ray, tally):
                 os._exit(1)
             return "second time"
 
-    assert ray.get(A.remote().f.remote(), timeout=50) == "second time"
+    assert ray.get(A.remote().f.remote(), timeout=150) == "second time"

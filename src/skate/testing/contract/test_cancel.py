@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skate.testing.contract import differs_on_ray, needs_background
-from skate.testing.contract.tools import Tally, eventually
+from skate.testing.contract.tools import Tally, eventually, stands_still
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_gives_nothing_back(ray, busy, tally):
     assert eventually(lambda: tally.count() == 1)
     assert ray.cancel(ref) is None
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
 
 
 @needs_background
@@ -65,9 +65,9 @@ def test_running_task_stops_and_its_cpu_is_free(ray, busy, tally):
     def after():
         return "after"
 
-    assert ray.get(after.remote(), timeout=20) == "after"
+    assert ray.get(after.remote(), timeout=60) == "after"
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(refs[0], timeout=20)
+        ray.get(refs[0], timeout=60)
 
 
 @needs_background
@@ -84,10 +84,10 @@ def test_task_that_waits_for_a_cpu_never_runs(ray, busy, tally, tmp_path):
     time.sleep(0.3)
     ray.cancel(queued)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(queued, timeout=20)
+        ray.get(queued, timeout=60)
     ray.cancel(first)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(first, timeout=20)
+        ray.get(first, timeout=60)
     time.sleep(0.2)
     assert not mark.exists()
 
@@ -104,10 +104,10 @@ def test_task_that_waits_for_an_argument(ray, busy, tally):
     time.sleep(0.5)
     ray.cancel(second)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(second, timeout=20)
+        ray.get(second, timeout=60)
     ray.cancel(first)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(first, timeout=20)
+        ray.get(first, timeout=60)
 
 
 @needs_background
@@ -122,7 +122,7 @@ def test_dependant_of_a_cancelled_task_fails_too(ray, busy, tally):
     time.sleep(0.5)
     ray.cancel(first)
     with pytest.raises(ray.exceptions.RayError) as info:
-        ray.get(second, timeout=20)
+        ray.get(second, timeout=60)
     assert isinstance(info.value, ray.exceptions.TaskCancelledError) or "ancel" in str(info.value)
 
 
@@ -135,7 +135,7 @@ def test_infeasible_task(ray):
     assert ray.wait([ref], timeout=0.5) == ([], [ref])
     ray.cancel(ref)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
 
 
 @needs_background
@@ -152,7 +152,7 @@ def test_force_ends_a_task_that_ignores_interrupts(ray, tally):
     assert eventually(lambda: tally.count() == 1)
     ray.cancel(ref, force=True)
     with pytest.raises((ray.exceptions.TaskCancelledError, ray.exceptions.WorkerCrashedError)):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
     time.sleep(0.5)
     assert tally.count() == 1
 
@@ -167,13 +167,13 @@ def test_children_are_cancelled_with_their_parent(ray, busy, tally):
     assert eventually(lambda: tally.count() == 1)
     ray.cancel(ref)
     with pytest.raises(ray.exceptions.RayError):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
 
     @ray.remote(num_cpus=2)
     def after():
         return "after"
 
-    assert ray.get(after.remote(), timeout=20) == "after"
+    assert ray.get(after.remote(), timeout=60) == "after"
 
 
 @needs_background
@@ -193,8 +193,8 @@ def test_children_may_be_spared(ray, tally):
     assert eventually(lambda: start.count() == 1)
     ray.cancel(ref, recursive=False)
     with pytest.raises(ray.exceptions.RayError):
-        ray.get(ref, timeout=20)
-    assert eventually(lambda: tally.count() == 1, timeout=10)
+        ray.get(ref, timeout=60)
+    assert eventually(lambda: tally.count() == 1, timeout=60)
 
 
 @needs_background
@@ -204,7 +204,7 @@ def test_cancel_twice(ray, busy, tally):
     ray.cancel(ref)
     ray.cancel(ref)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
 
 
 @needs_background
@@ -212,7 +212,7 @@ def test_cancelled_task_counts_as_ready(ray, busy, tally):
     ref = busy.remote(tally)
     assert eventually(lambda: tally.count() == 1)
     ray.cancel(ref)
-    assert ray.wait([ref], timeout=20)[0] == [ref]
+    assert ray.wait([ref], timeout=60)[0] == [ref]
 
 
 @needs_background
@@ -230,7 +230,7 @@ def test_finally_runs_in_a_cancelled_task(ray, tally):
     assert eventually(lambda: tally.count() == 1)
     ray.cancel(ref)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
     assert eventually(lambda: tally.count() == 2)
 
 
@@ -240,7 +240,7 @@ def test_error_tells_the_task(ray, busy, tally):
     assert eventually(lambda: tally.count() == 1)
     ray.cancel(ref)
     with pytest.raises(ray.exceptions.TaskCancelledError) as info:
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
     assert ref.task_id().hex() in str(info.value) or "busy" in str(info.value)
 
 
@@ -257,8 +257,8 @@ def test_one_long_sleep_is_interrupted(ray, tally):
     begin = time.monotonic()
     ray.cancel(ref)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(ref, timeout=20)
-    assert time.monotonic() - begin < 5
+        ray.get(ref, timeout=60)
+    assert time.monotonic() - begin < 20
 
 
 @differs_on_ray("the process may abort")
@@ -271,9 +271,9 @@ def test_cancel_right_after_submit_and_right_after_get(ray):
         ref = f.remote(1)
         ray.cancel(ref)
         with contextlib.suppress(ray.exceptions.TaskCancelledError):
-            assert ray.get(ref, timeout=20) == 1
+            assert ray.get(ref, timeout=60) == 1
         done = f.remote(2)
-        assert ray.get(done, timeout=20) == 2
+        assert ray.get(done, timeout=60) == 2
         ray.cancel(done)
         assert ray.get(done) == 2
 
@@ -297,7 +297,7 @@ def test_async_actor_call_sees_cancelled_error(ray, tally):
     assert eventually(lambda: tally.count() == 1)
     ray.cancel(ref)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
     assert eventually(lambda: tally.count() == 2)
     assert ray.get(a.ping.remote()) == "alive"
 
@@ -332,10 +332,12 @@ def test_finished_actor_call_keeps_its_value(ray):
 @differs_on_ray("the call fails at the caller but runs nevertheless")
 @needs_background
 def test_queued_call_of_a_sync_actor_does_not_run(ray, tally):
+    over = Tally(tally.path + ".over")
+
     @ray.remote
     class A:
         def slow(self):
-            time.sleep(1)
+            return eventually(lambda: over.count() == 1)
 
         def mark(self):
             tally.add()
@@ -345,13 +347,14 @@ def test_queued_call_of_a_sync_actor_does_not_run(ray, tally):
 
     a = A.remote()
     ray.get(a.ping.remote())
-    a.slow.remote()
+    slow = a.slow.remote()
     queued = a.mark.remote()
     time.sleep(0.2)
     ray.cancel(queued)
     with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(queued, timeout=20)
-    assert ray.get(a.ping.remote(), timeout=20) == "alive"
+        ray.get(queued, timeout=60)
+    over.add()
+    assert ray.get([slow, a.ping.remote()], timeout=60) == [True, "alive"]
     assert tally.count() == 0
 
 
@@ -370,14 +373,15 @@ def test_running_call_of_a_sync_actor_goes_on_to_its_end(ray):
     ref = a.slow.remote()
     time.sleep(0.3)
     ray.cancel(ref)
-    assert ray.get(a.ping.remote(), timeout=20) == "alive"
+    assert ray.get(a.ping.remote(), timeout=60) == "alive"
 
 
 @pytest.mark.parametrize("given", ["by value", "by reference"])
-def test_cancelled_call_that_goes_on_keeps_its_argument(ray, given):
+def test_cancelled_call_that_goes_on_keeps_its_argument(ray, given, tally):
     @ray.remote
     class Reader:
         def read(self, array):
+            tally.add()
             time.sleep(0.5)
             self.seen = (int(array.min()), int(array.max()))
 
@@ -388,7 +392,7 @@ def test_cancelled_call_that_goes_on_keeps_its_argument(ray, given):
     ray.get(reader.__ray_ready__.remote())
     mine = np.full(1 << 16, 7)
     call = reader.read.remote(mine if given == "by value" else ray.put(mine))
-    time.sleep(0.15)
+    assert eventually(lambda: tally.count() == 1)
     ray.cancel(call)
     del call
     others = [ray.put(np.full(1 << 16, 9)) for _ in range(4)]
@@ -409,8 +413,5 @@ def test_generator_can_be_cancelled(ray, tally):
     ray.cancel(gen)
     with pytest.raises(ray.exceptions.TaskCancelledError):
         for ref in gen:
-            ray.get(ref, timeout=20)
-    time.sleep(0.3)
-    count = tally.count()
-    time.sleep(0.3)
-    assert tally.count() == count
+            ray.get(ref, timeout=60)
+    assert eventually(lambda: stands_still(tally)) and tally.count() < 1000

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from skate.testing.contract import target
+from skate.testing.contract.tools import eventually
 
 INIT = None
 pytestmark = pytest.mark.skipif(target.ENGINE == "inline", reason="one process is one node")
@@ -36,7 +37,9 @@ def affinity(node, soft=False, **more):
 
 def here(ray, **options):
     @ray.remote(**{"num_cpus": 0.1, **options})
-    def f(seconds=0):
+    def f(seconds=0, begun=None):
+        if begun is not None:
+            begun.add()
         time.sleep(seconds)
         return ray.get_runtime_context().get_node_id()
 
@@ -77,43 +80,43 @@ def test_a_soft_wish_spills_only_when_it_is_told_to(ray, cluster):
     waiting = here(ray, num_cpus=1, scheduling_strategy=affinity(node, soft=True)).remote()
     assert ray.wait([waiting], timeout=1) == ([], [waiting])
     spilling = here(ray, num_cpus=1, scheduling_strategy=affinity(node, soft=True, _spill_on_unavailable=True))
-    assert ray.get(spilling.remote(), timeout=30) == cluster.head_node.node_id
+    assert ray.get(spilling.remote(), timeout=60) == cluster.head_node.node_id
     at_once = here(ray, num_cpus=1, scheduling_strategy=affinity(node, _fail_on_unavailable=True))
     with pytest.raises(ray.exceptions.TaskUnschedulableError):
-        ray.get(at_once.remote(), timeout=30)
+        ray.get(at_once.remote(), timeout=60)
     ray.kill(holder)
-    assert ray.get(waiting, timeout=30) == node.node_id
+    assert ray.get(waiting, timeout=60) == node.node_id
 
 
 def test_a_fallback_is_for_when_the_first_choice_has_no_room(ray, cluster):
     first, second = added(cluster, num_cpus=1, labels={"zone": "a"}), added(cluster, num_cpus=1, labels={"zone": "b"})
     fallback = [{"label_selector": {"zone": "b"}}]
     task = here(ray, num_cpus=1, label_selector={"zone": "a"}, fallback_strategy=fallback)
-    assert ray.get(task.remote(), timeout=30) == first.node_id
+    assert ray.get(task.remote(), timeout=60) == first.node_id
     holder = home(ray, num_cpus=1, label_selector={"zone": "a"}).remote()
     ray.get(holder.where.remote())
-    assert ray.get(task.remote(), timeout=30) == second.node_id
+    assert ray.get(task.remote(), timeout=60) == second.node_id
 
 
 def test_what_no_node_can_run_runs_on_one_that_is_added(ray, cluster):
     ref = here(ray, resources={"disk": 1}).remote()
     assert ray.wait([ref], timeout=0.5) == ([], [ref])
     node = added(cluster, num_cpus=1, resources={"disk": 1})
-    assert ray.get(ref, timeout=30) == node.node_id
+    assert ray.get(ref, timeout=60) == node.node_id
 
 
-def test_tasks_of_a_node_that_goes(ray, cluster):
+def test_tasks_of_a_node_that_goes(ray, cluster, tally):
     node = added(cluster, num_cpus=1)
-    again = here(ray, scheduling_strategy=affinity(node, soft=True)).remote(3)
-    never = here(ray, scheduling_strategy=affinity(node, soft=True), max_retries=0).remote(60)
-    nowhere = here(ray, scheduling_strategy=affinity(node)).remote(60)
-    time.sleep(1.5)
+    again = here(ray, scheduling_strategy=affinity(node, soft=True)).remote(3, tally)
+    never = here(ray, scheduling_strategy=affinity(node, soft=True), max_retries=0).remote(60, tally)
+    nowhere = here(ray, scheduling_strategy=affinity(node)).remote(60, tally)
+    assert eventually(lambda: tally.count() == 3)
     cluster.remove_node(node)
-    assert ray.get(again, timeout=40) == cluster.head_node.node_id
+    assert ray.get(again, timeout=150) == cluster.head_node.node_id
     with pytest.raises(ray.exceptions.NodeDiedError, match=node.node_id):
-        ray.get(never, timeout=30)
+        ray.get(never, timeout=60)
     with pytest.raises(ray.exceptions.TaskUnschedulableError):
-        ray.get(nowhere, timeout=30)
+        ray.get(nowhere, timeout=60)
 
 
 def test_actors_of_a_node_that_goes(ray, cluster):
@@ -125,10 +128,10 @@ def test_actors_of_a_node_that_goes(ray, cluster):
     time.sleep(0.5)
     cluster.remove_node(node)
     with pytest.raises(ray.exceptions.ActorDiedError, match="its node has died"):
-        ray.get(calls[0], timeout=30)
+        ray.get(calls[0], timeout=60)
     with pytest.raises(ray.exceptions.ActorUnavailableError):
-        ray.get(calls[1], timeout=30)
-    assert ray.get(other.where.remote(), timeout=30) == cluster.head_node.node_id
+        ray.get(calls[1], timeout=60)
+    assert ray.get(other.where.remote(), timeout=60) == cluster.head_node.node_id
 
 
 def test_objects_of_a_node_that_goes(ray, cluster):
@@ -147,14 +150,14 @@ def test_objects_of_a_node_that_goes(ray, cluster):
     never = make.options(scheduling_strategy=soft, max_retries=0).remote()
     (inner,) = ray.get(put.options(scheduling_strategy=soft).remote())
     own = ray.put(bytes(1_000_000))
-    ray.wait([again, never], num_returns=2, timeout=30, fetch_local=False)
+    ray.wait([again, never], num_returns=2, timeout=60, fetch_local=False)
     cluster.remove_node(node)
-    assert len(ray.get(again, timeout=40)) == 1_000_000
-    assert len(ray.get(own, timeout=30)) == 1_000_000
+    assert len(ray.get(again, timeout=150)) == 1_000_000
+    assert len(ray.get(own, timeout=60)) == 1_000_000
     with pytest.raises(ray.exceptions.ObjectReconstructionFailedError):
-        ray.get(never, timeout=30)
+        ray.get(never, timeout=60)
     with pytest.raises(ray.exceptions.OwnerDiedError):
-        ray.get(inner, timeout=30)
+        ray.get(inner, timeout=60)
 
 
 def test_nodes_that_went_are_listed_as_dead(ray, cluster):

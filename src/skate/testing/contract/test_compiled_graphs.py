@@ -9,7 +9,7 @@ import pytest
 
 from skate.testing.contract import target
 from skate.testing.contract.marks import differs_on_ray, needs_background
-from skate.testing.contract.tools import eventually, raised
+from skate.testing.contract.tools import eventually, raised, until_no_error
 
 dag = pytest.importorskip(f"{target.PACKAGE}.dag")
 InputNode, MultiOutputNode = dag.InputNode, dag.MultiOutputNode
@@ -188,10 +188,10 @@ def test_dropped_results_make_room(ray, Worker, compiled):
     a = Worker.remote(1)
     with InputNode() as inp:
         graph = compiled(a.add.bind(inp), _max_inflight_executions=2)
+    full = ray.exceptions.RayCgraphCapacityExceeded
     for i in range(5):
-        graph.execute(i)
-        time.sleep(0.05)
-    assert ray.get(graph.execute(10)) == 11
+        until_no_error(lambda i=i: graph.execute(i), full)
+    assert ray.get(until_no_error(lambda: graph.execute(10), full)) == 11
     assert ray.get(a.count.remote()) == 6
 
 
@@ -347,7 +347,7 @@ def test_a_dead_actor_ends_the_wait(ray, Worker, compiled):
     ref = graph.execute(30)
     ray.kill(a)
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
     graph.teardown()
     assert ray.get(b.echo.remote(3)) == 3
 

@@ -212,7 +212,7 @@ def test_failed_num_returns_are_ready_and_raise(ray):
         raise ValueError("both")
 
     refs = f.remote()
-    assert len(ray.wait(refs, num_returns=2, timeout=20)[0]) == 2
+    assert len(ray.wait(refs, num_returns=2, timeout=60)[0]) == 2
     with pytest.raises(ValueError):
         ray.get(refs)
 
@@ -302,7 +302,7 @@ def test_argument_that_cannot_be_rebuilt_fails_the_task(ray):
         return x
 
     with pytest.raises(ray.exceptions.RayError):
-        ray.get(f.remote(Broken()), timeout=30)
+        ray.get(f.remote(Broken()), timeout=60)
 
 
 def test_result_that_cannot_be_rebuilt_raises_at_get(ray):
@@ -315,7 +315,7 @@ def test_result_that_cannot_be_rebuilt_raises_at_get(ray):
         return Broken()
 
     with pytest.raises((ray.exceptions.RayError, ValueError)):
-        ray.get(f.remote(), timeout=30)
+        ray.get(f.remote(), timeout=60)
 
 
 def test_error_can_be_raised_again_by_the_driver(ray, fail):

@@ -11,8 +11,8 @@ from skate.testing.contract.tools import raised
 
 def ends(ray, gen):
     """Kinds of the errors of the items, and of the reference to the end."""
-    items = [raised(lambda ref=ref: ray.get(ref, timeout=30)) for ref in gen]
-    return items, raised(lambda: ray.get(gen.completed(), timeout=30))
+    items = [raised(lambda ref=ref: ray.get(ref, timeout=60)) for ref in gen]
+    return items, raised(lambda: ray.get(gen.completed(), timeout=60))
 
 
 def test_own_error_is_the_last_item_and_the_end_is_in_order(ray):

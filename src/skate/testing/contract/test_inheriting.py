@@ -93,7 +93,7 @@ def test_child_actor_ends_with_its_parent_whoever_has_its_handle(ray):
     assert ray.get(child.f.remote()) == "alive"
     ray.kill(parent)
     died = ray.exceptions.ActorDiedError
-    assert eventually(lambda: isinstance(raised(lambda: ray.get(child.f.remote(), timeout=10)), died))
+    assert eventually(lambda: isinstance(raised(lambda: ray.get(child.f.remote(), timeout=60)), died))
 
 
 def test_child_of_a_task_lives_on_with_its_handle(ray):

@@ -129,7 +129,7 @@ def test_found_handle_does_not_keep_the_actor_alive(ray, box, fresh_name):
     gc.collect()
     assert eventually(
         lambda: isinstance(
-            raised(lambda: ray.get(found.get.remote(), timeout=10)),
+            raised(lambda: ray.get(found.get.remote(), timeout=60)),
             ray.exceptions.RayActorError,
         )
     )

@@ -72,7 +72,7 @@ def here(ray, **options):
 
 def test_a_group_is_ready_when_it_has_its_resources(ray, make):
     group = make([{"CPU": 1}, {"CPU": 1, "gem": 0.5}])
-    assert ray.get(group.ready(), timeout=30) == group
+    assert ray.get(group.ready(), timeout=60) == group
     assert group.wait(30) is True
     assert group.bundle_specs == [{"CPU": 1.0}, {"CPU": 1.0, "gem": 0.5}]
     assert group.bundle_count == 2
@@ -99,7 +99,7 @@ def test_a_group_that_has_to_wait_gets_its_turn(ray, util, make):
     ref = second.ready()
     assert ray.wait([ref], timeout=0.1)[0] == []
     util.remove_placement_group(first)
-    assert ray.get(ref, timeout=30) == second
+    assert ray.get(ref, timeout=60) == second
 
 
 def test_a_group_that_does_not_fit_holds_up_nobody(ray, make):
@@ -166,7 +166,7 @@ def test_groups_compare_by_their_ids_and_travel(ray, make):
 def test_the_empty_group_is_ready(ray, util):
     group = importlib.import_module(f"{PACKAGE}.util.placement_group").PlacementGroup.empty()
     assert group.is_empty and group.id.is_nil()
-    assert ray.get(group.ready(), timeout=30) == group
+    assert ray.get(group.ready(), timeout=60) == group
 
 
 # ----------------------------------------------------------------------------- names
@@ -235,8 +235,8 @@ def test_the_table_has_nothing_on_an_unknown_group(ray, util):
 def test_a_task_knows_its_group(ray, util, make, inside):
     group = make([{"CPU": 1}])
     where = group_of_caller(ray)
-    assert ray.get(where.options(scheduling_strategy=inside(group)).remote(), timeout=30) == (group.id.hex(), False)
-    assert ray.get(where.remote(), timeout=30) == (None, False)
+    assert ray.get(where.options(scheduling_strategy=inside(group)).remote(), timeout=60) == (group.id.hex(), False)
+    assert ray.get(where.remote(), timeout=60) == (None, False)
     assert util.get_current_placement_group() is None
 
 
@@ -245,7 +245,7 @@ def test_the_older_options_name_a_group_too(ray, make):
     where = group_of_caller(ray).options(
         placement_group=group, placement_group_bundle_index=1, placement_group_capture_child_tasks=True
     )
-    assert ray.get(where.remote(), timeout=30) == (group.id.hex(), True)
+    assert ray.get(where.remote(), timeout=60) == (group.id.hex(), True)
 
 
 def test_a_group_is_named_once(ray, make, inside):
@@ -256,8 +256,8 @@ def test_a_group_is_named_once(ray, make, inside):
 
 def test_no_group_is_a_wish_too(ray, inside):
     where = group_of_caller(ray)
-    assert ray.get(where.options(scheduling_strategy=inside(None)).remote(), timeout=30) == (None, False)
-    assert ray.get(where.options(placement_group=None).remote(), timeout=30) == (None, False)
+    assert ray.get(where.options(scheduling_strategy=inside(None)).remote(), timeout=60) == (None, False)
+    assert ray.get(where.options(placement_group=None).remote(), timeout=60) == (None, False)
 
 
 @pytest.mark.parametrize("number", [2, -2])
@@ -306,7 +306,7 @@ def test_calls_of_a_bundle_take_turns(ray, make, inside):
         return began
 
     naps = [nap.options(scheduling_strategy=inside(group)).remote() for _ in range(2)]
-    one, two = ray.get(naps, timeout=30)
+    one, two = ray.get(naps, timeout=60)
     assert abs(one - two) > 0.25
 
 
@@ -325,13 +325,13 @@ def test_calls_in_several_bundles_run_side_by_side(ray, make, inside):
 
     with tempfile.TemporaryDirectory() as folder:
         calls = [meet.options(scheduling_strategy=inside(group)).remote(folder, number) for number in range(3)]
-        assert ray.get(calls, timeout=40) == [0, 1, 2]
+        assert ray.get(calls, timeout=150) == [0, 1, 2]
 
 
 def test_a_task_that_needs_nothing_runs_in_a_group(ray, make, inside):
     group = make([{"gem": 1}])
     where = group_of_caller(ray).options(num_cpus=0, scheduling_strategy=inside(group))
-    assert ray.get(where.remote(), timeout=30) == (group.id.hex(), False)
+    assert ray.get(where.remote(), timeout=60) == (group.id.hex(), False)
 
 
 def test_a_task_waits_for_its_group(ray, util, make, inside):
@@ -340,7 +340,7 @@ def test_a_task_waits_for_its_group(ray, util, make, inside):
     ref = group_of_caller(ray).options(scheduling_strategy=inside(second)).remote()
     assert ray.wait([ref], timeout=0.5)[0] == []
     util.remove_placement_group(first)
-    assert ray.get(ref, timeout=30) == (second.id.hex(), False)
+    assert ray.get(ref, timeout=60) == (second.id.hex(), False)
 
 
 def test_memory_and_custom_resources_are_shared_out_by_bundle(ray, make, inside):
@@ -349,7 +349,7 @@ def test_memory_and_custom_resources_are_shared_out_by_bundle(ray, make, inside)
     strategy = inside(group)
     one = where.options(num_cpus=0.5, memory=1000, scheduling_strategy=strategy).remote()
     two = where.options(num_cpus=0, resources={"gem": 0.25}, scheduling_strategy=strategy).remote()
-    assert ray.get([one, two], timeout=30) == [(group.id.hex(), False)] * 2
+    assert ray.get([one, two], timeout=60) == [(group.id.hex(), False)] * 2
 
 
 def test_a_bundle_has_its_gpu(ray, make, inside):
@@ -360,7 +360,7 @@ def test_a_bundle_has_its_gpu(ray, make, inside):
     def gpus():
         return ray.get_runtime_context().get_accelerator_ids()["GPU"], os.environ["CUDA_VISIBLE_DEVICES"]
 
-    found = [ray.get(gpus.options(scheduling_strategy=inside(group, n)).remote(), timeout=30) for n in (0, 1)]
+    found = [ray.get(gpus.options(scheduling_strategy=inside(group, n)).remote(), timeout=60) for n in (0, 1)]
     assert all(len(numbers) == 1 and numbers[0] == visible for numbers, visible in found)
     assert found[0] != found[1]
 
@@ -380,10 +380,10 @@ def test_workers_make_find_and_remove_groups(ray, util, make, fresh_name):
         util.remove_placement_group(group)
         return util.placement_group_table(group)["placement_group_id"]
 
-    group, ready, bundles = ray.get(make_one.remote(fresh_name), timeout=30)
+    group, ready, bundles = ray.get(make_one.remote(fresh_name), timeout=60)
     assert ready and bundles == [{"gem": 1.0}]
     assert util.get_placement_group(fresh_name) == group, "it outlives the task that made it"
-    assert ray.get(remove.remote(fresh_name), timeout=30) == group.id.hex()
+    assert ray.get(remove.remote(fresh_name), timeout=60) == group.id.hex()
     assert eventually(lambda: ray.available_resources().get("gem") == 2)
 
 
@@ -394,7 +394,7 @@ def test_a_group_that_travels_can_be_waited_for(ray, make):
     def look(group):
         return group.wait(10), group.bundle_count, ray.get(group.ready()) == group
 
-    assert ray.get(look.remote(group), timeout=30) == (True, 1, True)
+    assert ray.get(look.remote(group), timeout=60) == (True, 1, True)
 
 
 @ends_a_process
@@ -405,7 +405,7 @@ def test_a_group_outlives_the_actor_that_made_it(ray, util, make):
             return util.placement_group([{"gem": 1}])
 
     maker = Maker.remote()
-    group = ray.get(maker.make.remote(), timeout=30)
+    group = ray.get(maker.make.remote(), timeout=60)
     ray.kill(maker)
     time.sleep(0.5)
     assert util.placement_group_table(group)["state"] == "CREATED"
@@ -423,7 +423,7 @@ def test_what_a_task_starts_stays_outside_unless_captured(ray, make, inside):
     def parent():
         return ray.get(where.remote())
 
-    assert ray.get(parent.options(scheduling_strategy=inside(group)).remote(), timeout=30) == (None, False)
+    assert ray.get(parent.options(scheduling_strategy=inside(group)).remote(), timeout=60) == (None, False)
 
 
 def test_what_a_task_starts_goes_into_a_capturing_group(ray, make, inside):
@@ -436,7 +436,7 @@ def test_what_a_task_starts_goes_into_a_capturing_group(ray, make, inside):
         return ray.get(where.remote()), ray.get(inner.group.remote())
 
     strategy = inside(group, placement_group_capture_child_tasks=True)
-    task, actors = ray.get(parent.options(scheduling_strategy=strategy).remote(), timeout=30)
+    task, actors = ray.get(parent.options(scheduling_strategy=strategy).remote(), timeout=60)
     assert task == (group.id.hex(), True) and actors == group.id.hex()
 
 
@@ -451,20 +451,20 @@ def test_a_child_with_a_strategy_of_its_own_stays_outside(ray, make, inside, opt
         return ray.get(where.options(**options).remote())
 
     strategy = inside(group, placement_group_capture_child_tasks=True)
-    assert ray.get(parent.options(scheduling_strategy=strategy).remote(), timeout=30) == (None, False)
+    assert ray.get(parent.options(scheduling_strategy=strategy).remote(), timeout=60) == (None, False)
 
 
 def test_the_group_called_default_is_the_callers_where_that_captures(ray, make, inside):
     group = make([{"CPU": 2}])
     where = group_of_caller(ray).options(scheduling_strategy=inside("default"))
-    assert ray.get(where.remote(), timeout=30) == (None, False)
+    assert ray.get(where.remote(), timeout=60) == (None, False)
 
     @ray.remote
     def parent():
         return ray.get(where.remote())
 
     strategy = inside(group, placement_group_capture_child_tasks=True)
-    assert ray.get(parent.options(scheduling_strategy=strategy).remote(), timeout=30) == (group.id.hex(), True)
+    assert ray.get(parent.options(scheduling_strategy=strategy).remote(), timeout=60) == (group.id.hex(), True)
 
 
 def test_what_an_actor_starts_is_captured(ray, util, make, inside):
@@ -481,8 +481,8 @@ def test_what_an_actor_starts_is_captured(ray, util, make, inside):
 
     strategy = inside(group, placement_group_capture_child_tasks=True)
     parent = Parent.options(scheduling_strategy=strategy).remote()
-    assert ray.get(parent.child.remote(), timeout=30) == (group.id.hex(), True)
-    assert ray.get(parent.current.remote(), timeout=30) == group
+    assert ray.get(parent.child.remote(), timeout=60) == (group.id.hex(), True)
+    assert ray.get(parent.current.remote(), timeout=60) == group
 
 
 def test_a_captured_child_that_does_not_fit_fails(ray, make, inside):
@@ -497,7 +497,7 @@ def test_a_captured_child_that_does_not_fit_fails(ray, make, inside):
             return "refused"
 
     strategy = inside(group, placement_group_capture_child_tasks=True)
-    assert ray.get(parent.options(scheduling_strategy=strategy).remote(), timeout=30) == "refused"
+    assert ray.get(parent.options(scheduling_strategy=strategy).remote(), timeout=60) == "refused"
 
 
 def test_a_task_that_waits_for_its_child_lends_it_the_bundle(ray, make, inside):
@@ -510,7 +510,7 @@ def test_a_task_that_waits_for_its_child_lends_it_the_bundle(ray, make, inside):
 
     strategy = inside(group, 0, placement_group_capture_child_tasks=True)
     parents = [parent.options(scheduling_strategy=strategy).remote() for _ in range(3)]
-    assert ray.get(parents, timeout=50) == [(group.id.hex(), True)] * 3
+    assert ray.get(parents, timeout=150) == [(group.id.hex(), True)] * 3
 
 
 # ----------------------------------------------------------------------------- actors
@@ -524,7 +524,7 @@ def test_actors_live_in_groups(ray, make, inside):
         cls.options(num_cpus=1, scheduling_strategy=inside(group, 0)).remote(),
         cls.options(num_cpus=0, scheduling_strategy=inside(group)).remote(),
     ]
-    assert ray.get([actor.group.remote() for actor in actors], timeout=30) == [group.id.hex()] * 3
+    assert ray.get([actor.group.remote() for actor in actors], timeout=60) == [group.id.hex()] * 3
 
 
 @one_node_for_all
@@ -532,14 +532,14 @@ def test_actors_that_hold_a_bundle_keep_others_out(ray, make, inside):
     group = make([{"CPU": 1}, {"CPU": 1}])
     cls = here(ray, num_cpus=1)
     first = cls.options(scheduling_strategy=inside(group, 0)).remote()
-    assert ray.get(first.group.remote(), timeout=30) == group.id.hex()
+    assert ray.get(first.group.remote(), timeout=60) == group.id.hex()
     second = cls.options(scheduling_strategy=inside(group, 0)).remote()
     ref = second.group.remote()
     assert ray.wait([ref], timeout=0.5)[0] == []
     third = cls.options(scheduling_strategy=inside(group, 1)).remote()
-    assert ray.get(third.group.remote(), timeout=30) == group.id.hex()
+    assert ray.get(third.group.remote(), timeout=60) == group.id.hex()
     ray.kill(first)
-    assert ray.get(ref, timeout=30) == group.id.hex()
+    assert ray.get(ref, timeout=60) == group.id.hex()
 
 
 @ends_a_process
@@ -547,10 +547,10 @@ def test_a_restarted_actor_is_in_its_group_again(ray, make, inside):
     group = make([{"CPU": 1}])
     actor = here(ray, num_cpus=1, max_restarts=1, max_task_retries=-1).options(scheduling_strategy=inside(group))
     actor = actor.remote()
-    before = ray.get(actor.pid.remote(), timeout=30)
+    before = ray.get(actor.pid.remote(), timeout=60)
     ray.kill(actor, no_restart=False)
-    assert ray.get(actor.group.remote(), timeout=30) == group.id.hex()
-    assert ray.get(actor.pid.remote(), timeout=30) != before
+    assert ray.get(actor.group.remote(), timeout=60) == group.id.hex()
+    assert ray.get(actor.pid.remote(), timeout=60) != before
 
 
 # ---------------------------------------------------------------------------- removal
@@ -562,7 +562,7 @@ def test_who_waits_for_a_removed_group_is_told(ray, util, make):
     util.remove_placement_group(group)
     for waited in (ref, group.ready()):
         with pytest.raises(ray.exceptions.TaskPlacementGroupRemoved):
-            ray.get(waited, timeout=30)
+            ray.get(waited, timeout=60)
     with pytest.raises(Exception):  # noqa: B017  a plain one in Ray
         group.wait(5)
 
@@ -570,9 +570,9 @@ def test_who_waits_for_a_removed_group_is_told(ray, util, make):
 def test_who_was_ready_stays_so(ray, util, make):
     group = make([{"CPU": 1}])
     ref = group.ready()
-    assert ray.get(ref, timeout=30) == group
+    assert ray.get(ref, timeout=60) == group
     util.remove_placement_group(group)
-    assert ray.get(ref, timeout=30) == group
+    assert ray.get(ref, timeout=60) == group
 
 
 @needs_background
@@ -584,16 +584,16 @@ def test_removal_fails_a_task_that_waits_for_room(ray, util, make, inside):
         time.sleep(seconds)
 
     nap = nap.options(scheduling_strategy=inside(group))
-    ray.get(nap.remote(0), timeout=30)
+    ray.get(nap.remote(0), timeout=60)
     running = nap.remote(60)
     time.sleep(0.5)
     waiting = nap.remote(0)
     time.sleep(0.5)
     util.remove_placement_group(group)
     with pytest.raises(ray.exceptions.TaskPlacementGroupRemoved):
-        ray.get(waiting, timeout=20)
+        ray.get(waiting, timeout=60)
     with pytest.raises(ray.exceptions.WorkerCrashedError):
-        ray.get(running, timeout=20)
+        ray.get(running, timeout=60)
 
 
 @needs_background
@@ -609,16 +609,16 @@ def test_removal_fails_a_task_that_would_be_tried_again(ray, util, make, inside)
     time.sleep(0.5)
     util.remove_placement_group(group)
     with pytest.raises(ray.exceptions.TaskPlacementGroupRemoved):
-        ray.get(ref, timeout=20)
+        ray.get(ref, timeout=60)
 
 
 def test_removal_ends_the_actors_inside(ray, util, make, inside):
     group = make([{"CPU": 1}])
     actor = here(ray).options(scheduling_strategy=inside(group)).remote()
-    assert ray.get(actor.group.remote(), timeout=30) == group.id.hex()
+    assert ray.get(actor.group.remote(), timeout=60) == group.id.hex()
     util.remove_placement_group(group)
     with pytest.raises(ray.exceptions.ActorDiedError):
-        ray.get(actor.group.remote(), timeout=30)
+        ray.get(actor.group.remote(), timeout=60)
 
 
 @differs_on_ray("its calls wait for ever")
@@ -626,10 +626,10 @@ def test_removal_ends_actors_that_would_be_restarted(ray, util, make, inside):
     group = make([{"CPU": 1}])
     cls = here(ray, num_cpus=1, max_restarts=-1, max_task_retries=-1)
     actor = cls.options(scheduling_strategy=inside(group)).remote()
-    assert ray.get(actor.group.remote(), timeout=30) == group.id.hex()
+    assert ray.get(actor.group.remote(), timeout=60) == group.id.hex()
     util.remove_placement_group(group)
     with pytest.raises(ray.exceptions.ActorDiedError):
-        ray.get(actor.group.remote(), timeout=30)
+        ray.get(actor.group.remote(), timeout=60)
 
 
 @one_node_for_all
@@ -637,13 +637,13 @@ def test_removal_ends_the_hopes_of_an_actor_that_has_not_started(ray, util, make
     group = make([{"CPU": 1}])
     cls = here(ray, num_cpus=1)
     first = cls.options(scheduling_strategy=inside(group)).remote()
-    assert ray.get(first.group.remote(), timeout=30) == group.id.hex()
+    assert ray.get(first.group.remote(), timeout=60) == group.id.hex()
     second = cls.options(scheduling_strategy=inside(group)).remote()
     ref = second.group.remote()
     assert ray.wait([ref], timeout=0.5)[0] == []
     util.remove_placement_group(group)
     with pytest.raises(ray.exceptions.ActorUnschedulableError):
-        ray.get(ref, timeout=30)
+        ray.get(ref, timeout=60)
 
 
 @differs_on_ray("they wait for ever")
@@ -656,10 +656,10 @@ def test_a_removed_group_takes_nobody(ray, util, make, inside):
     later = here(ray).options(scheduling_strategy=inside(group)).remote().group.remote()
     for ref in (queued, late):
         with pytest.raises(ray.exceptions.TaskPlacementGroupRemoved):
-            ray.get(ref, timeout=20)
+            ray.get(ref, timeout=60)
     for ref in (starting, later):
         with pytest.raises(ray.exceptions.ActorPlacementGroupRemoved):
-            ray.get(ref, timeout=20)
+            ray.get(ref, timeout=60)
 
 
 # --------------------------------------------------------------------------- hopeless

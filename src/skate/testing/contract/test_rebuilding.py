@@ -16,7 +16,7 @@ class Broken:
 
 def test_put_value(ray):
     with pytest.raises(ray.exceptions.RaySystemError, match="no number"):
-        ray.get(ray.put(Broken()), timeout=30)
+        ray.get(ray.put(Broken()), timeout=60)
 
 
 def test_result_of_a_task(ray):
@@ -27,7 +27,7 @@ def test_result_of_a_task(ray):
     good, broken = f.remote()
     assert ray.get(good) == "good"
     with pytest.raises(ray.exceptions.RaySystemError, match="no number"):
-        ray.get([good, broken], timeout=30)
+        ray.get([good, broken], timeout=60)
 
 
 def test_argument_of_a_task(ray):
@@ -36,7 +36,7 @@ def test_argument_of_a_task(ray):
         return x
 
     with pytest.raises(ray.exceptions.RaySystemError) as info:
-        ray.get(f.remote(Broken()), timeout=30)
+        ray.get(f.remote(Broken()), timeout=60)
     assert isinstance(info.value, ray.exceptions.RayTaskError)
 
 
@@ -46,7 +46,7 @@ def test_dependency_of_a_task(ray):
         return x
 
     with pytest.raises(ray.exceptions.RayTaskError):
-        ray.get(f.remote(ray.put(Broken())), timeout=30)
+        ray.get(f.remote(ray.put(Broken())), timeout=60)
 
 
 def test_awaited_value_and_future(ray):
@@ -58,7 +58,7 @@ def test_awaited_value_and_future(ray):
     with pytest.raises(ray.exceptions.RaySystemError):
         asyncio.run(wait())
     with pytest.raises(ray.exceptions.RaySystemError):
-        ref.future().result(timeout=30)
+        ref.future().result(timeout=60)
 
 
 def test_argument_of_a_constructor_ends_the_actor(ray):
@@ -71,7 +71,7 @@ def test_argument_of_a_constructor_ends_the_actor(ray):
             return 1
 
     with pytest.raises(ray.exceptions.ActorDiedError):
-        ray.get(A.remote(Broken()).f.remote(), timeout=30)
+        ray.get(A.remote(Broken()).f.remote(), timeout=60)
 
 
 @not_yet("inline", raises=ValueError, reason="the function is loaded in the driver, by the call itself")
@@ -83,5 +83,5 @@ def test_function_that_cannot_be_loaded(ray):
         return part
 
     with pytest.raises(RuntimeError) as info:
-        ray.get(f.remote(), timeout=30)
+        ray.get(f.remote(), timeout=60)
     assert isinstance(info.value, ray.exceptions.RayTaskError)

@@ -63,7 +63,7 @@ def test_refs_cannot_be_iterated_or_measured(ray):
 def test_future_gives_the_value(ray):
     future = ray.put("later").future()
     assert isinstance(future, concurrent.futures.Future)
-    assert future.result(timeout=20) == "later"
+    assert future.result(timeout=60) == "later"
 
 
 def test_future_carries_the_error(ray):
@@ -72,7 +72,7 @@ def test_future_carries_the_error(ray):
         raise ValueError("in the future")
 
     with pytest.raises(ValueError, match="in the future"):
-        f.remote().future().result(timeout=20)
+        f.remote().future().result(timeout=60)
 
 
 def test_as_completed_over_futures(ray):
@@ -81,7 +81,7 @@ def test_as_completed_over_futures(ray):
         return i * i
 
     futures = [f.remote(i).future() for i in range(5)]
-    got = {f.result() for f in concurrent.futures.as_completed(futures, timeout=30)}
+    got = {f.result() for f in concurrent.futures.as_completed(futures, timeout=60)}
     assert got == {0, 1, 4, 9, 16}
 
 
@@ -102,9 +102,9 @@ def test_futures_inside_of_a_task(ray):
         futures = [f.remote(i).future() for i in range(20)]
         # the thread that sees to the futures and the one that waits for a value share one connection
         others = [ray.get(f.remote(i)) for i in range(20)]
-        return [future.result(timeout=20) for future in futures], others
+        return [future.result(timeout=60) for future in futures], others
 
-    assert ray.get(outer.remote(), timeout=30) == (list(range(20)), list(range(20)))
+    assert ray.get(outer.remote(), timeout=60) == (list(range(20)), list(range(20)))
 
 
 def test_gather_of_refs(ray):
@@ -146,7 +146,7 @@ def test_asyncio_wait_over_wrapped_futures(ray):
 
     async def main():
         waiting = [asyncio.wrap_future(f.remote(i).future()) for i in range(3)]
-        done, pending = await asyncio.wait(waiting, timeout=30)
+        done, pending = await asyncio.wait(waiting, timeout=60)
         return sorted(t.result() for t in done), pending
 
     assert asyncio.run(main()) == ([0, 1, 2], set())

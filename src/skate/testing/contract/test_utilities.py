@@ -10,6 +10,7 @@ import pytest
 
 from skate.testing.contract import target
 from skate.testing.contract.marks import differs_on_ray, needs_background
+from skate.testing.contract.tools import eventually
 
 INIT = {"num_cpus": 4}
 
@@ -32,10 +33,17 @@ def nap(ray):
 
 
 @needs_background
-def test_as_completed_gives_the_fast_ones_first(ray, nap):
-    ray.get([nap.remote(0) for _ in range(4)])
-    refs = [nap.remote(seconds) for seconds in (1.5, 0, 0.7)]
-    assert list(ray.util.as_completed(refs, chunk_size=1)) == [0, 0.7, 1.5]
+def test_as_completed_gives_the_fast_ones_first(ray, tally):
+    @ray.remote
+    def after(count):
+        assert eventually(lambda: tally.count() >= count)
+        return count
+
+    given = []
+    for value in ray.util.as_completed([after.remote(count) for count in (2, 0, 1)], chunk_size=1):
+        given.append(value)
+        tally.add()
+    assert given == [0, 1, 2]
 
 
 def test_as_completed_can_give_references(ray, nap):

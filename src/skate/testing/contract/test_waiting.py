@@ -33,12 +33,12 @@ def test_never_more_than_asked_for(ray):
 
 def test_all_of_them(ray, nap):
     refs = [nap.remote(0.1), nap.remote(0)]
-    assert ray.wait(refs, num_returns=2, timeout=20) == (refs, [])
+    assert ray.wait(refs, num_returns=2, timeout=60) == (refs, [])
 
 
 @needs_background
 def test_timeout_returns_what_there_is(ray, nap):
-    slow, fast = nap.remote(1.5), ray.put(0)
+    slow, fast = nap.remote(10), ray.put(0)
     ready, rest = ray.wait([slow, fast], num_returns=2, timeout=0.3)
     assert ready == [fast] and rest == [slow]
 
@@ -46,9 +46,9 @@ def test_timeout_returns_what_there_is(ray, nap):
 @needs_background
 def test_zero_timeout_polls(ray, nap):
     begin = time.monotonic()
-    slow = nap.remote(1.5)
+    slow = nap.remote(10)
     assert ray.wait([slow], timeout=0) == ([], [slow])
-    assert time.monotonic() - begin < 1.2
+    assert time.monotonic() - begin < 9
 
 
 def test_finished_object_is_ready_at_zero_timeout(ray):
@@ -58,7 +58,7 @@ def test_finished_object_is_ready_at_zero_timeout(ray):
 
 @needs_background
 def test_pending_refs_keep_their_order(ray, nap):
-    slow = [nap.remote(1.5) for _ in range(3)]
+    slow = [nap.remote(10) for _ in range(3)]
     done = ray.put(1)
     ready, rest = ray.wait([slow[0], done, slow[1], slow[2]], timeout=1)
     assert ready == [done] and rest == slow
@@ -70,7 +70,7 @@ def test_failed_object_is_ready(ray):
         raise ValueError
 
     ref = f.remote()
-    assert ray.wait([ref], timeout=20)[0] == [ref]
+    assert ray.wait([ref], timeout=60)[0] == [ref]
 
 
 def test_empty_list_with_several_wanted(ray):
@@ -114,7 +114,7 @@ def test_loop_until_all_are_done(ray, nap):
     pending = [nap.remote(s) for s in (0.3, 0.0, 0.15)]
     seen = []
     while pending:
-        ready, pending = ray.wait(pending, timeout=20)
+        ready, pending = ray.wait(pending, timeout=60)
         seen += ray.get(ready)
     assert sorted(seen) == [0.0, 0.15, 0.3]
 
@@ -125,7 +125,7 @@ def test_several_results_of_one_task(ray):
         return 1, 2, 3
 
     refs = f.remote()
-    assert ray.wait(refs, num_returns=3, timeout=20) == (refs, [])
+    assert ray.wait(refs, num_returns=3, timeout=60) == (refs, [])
 
 
 def test_within_a_task(ray):
@@ -139,7 +139,7 @@ def test_within_a_task(ray):
 
 def test_timeout_may_be_a_whole_number_or_none(ray):
     ref = ray.put(1)
-    assert ray.wait([ref], timeout=5)[0] == [ref]
+    assert ray.wait([ref], timeout=60)[0] == [ref]
     assert ray.wait([ref], timeout=None)[0] == [ref]
 
 

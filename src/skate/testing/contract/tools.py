@@ -28,7 +28,7 @@ class Tally:
         return os.path.getsize(self.path)
 
 
-def eventually(check: Callable[[], object], timeout: float = 20) -> bool:
+def eventually(check: Callable[[], object], timeout: float = 60) -> bool:
     """Whether `check` becomes true within `timeout` seconds."""
     end = time.monotonic() + timeout
     while not check():
@@ -38,7 +38,14 @@ def eventually(check: Callable[[], object], timeout: float = 20) -> bool:
     return True
 
 
-def until_no_error(call: Callable[[], T], error: type[BaseException], timeout: float = 30) -> T:
+def stands_still(tally: Tally, seconds: float = 0.3) -> bool:
+    """Whether nothing is counted for so long."""
+    before = tally.count()
+    time.sleep(seconds)
+    return tally.count() == before
+
+
+def until_no_error(call: Callable[[], T], error: type[BaseException], timeout: float = 60) -> T:
     """The value of `call`, tried again while it raises `error` (an actor on its way back)."""
     end = time.monotonic() + timeout
     while True:

@@ -1,0 +1,1 @@
+"""Request routers that are there to be used, as in `ray.serve.experimental`."""
