@@ -53,7 +53,8 @@ test-ray: $(RAY_STAMP)
 	@echo "The tests of serve, MCP and plugins on the ray engine"
 	@SKATE_ENGINE=ray $(RAY_PYTHON) -m pytest -W ignore --timeout 150 $(RAY_SERVE_TESTS)
 
-RAY_SERVE_TESTS := $(foreach part,http_serve http_faults http_tls_grpc multiplex_routing declared serve_faults \
+RAY_SERVE_TESTS := $(foreach part,http_serve http_faults http_tls_grpc multiplex_routing declared gangs_and_actors \
+	request_routers serve_faults \
 	serve_handles serve_logs serve_metrics serve_streams,tests/serve/test_$(part).py) \
 	tests/serve/mcp/test_mcp_deployments.py tests/plugin/test_plugin_engines.py
 
