@@ -78,13 +78,36 @@ def test_gangs_scale_whole_and_updates_replace_them_whole(eventually: Eventually
 def test_a_gang_has_a_placement_group_that_goes_with_it_also_after_the_controller_died(eventually: Eventually) -> None:
     def groups() -> int:
         table = skate.util.placement_group_table()
-        return sum(row["state"] == "CREATED" and row["name"].startswith("SERVE_GANG::") for row in table.values())
+        return sum(
+            row["state"] == "CREATED" and row["name"].startswith("SKATE_SERVE_GROUP::") for row in table.values()
+        )
 
     app = Member.options(num_replicas=2, ray_actor_options={"num_cpus": 0.5})
     serve.run(app.bind(), route_prefix=None)
     assert groups() == 1
     skate.kill(context.controller(), no_restart=False)
     eventually(lambda: running() == 2)
+    serve.delete("default")
+    eventually(lambda: groups() == 0)
+
+
+def test_groups_of_replicas_that_went_while_the_controller_was_away_are_given_back(eventually: Eventually) -> None:
+    bundles = [{"CPU": 0.25}]
+    serve.run(Member.options(gang_scheduling_config=None, placement_group_bundles=bundles).bind(), route_prefix=None)
+
+    def groups() -> int:
+        table = skate.util.placement_group_table()
+        return sum(row["state"] == "CREATED" for row in table.values())
+
+    assert groups() == 4
+    stopped = skate.get(context.controller().__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(stopped, signal.SIGSTOP)
+    names = [row["name"] for row in skate.util.list_named_actors(all_namespaces=True)]
+    for name in filter(context.is_replica, names):
+        skate.kill(skate.get_actor(name, namespace=context.NAMESPACE))
+    os.kill(stopped, signal.SIGKILL)
+    eventually(lambda: running() == 4)
+    eventually(lambda: groups() == 4)
     serve.delete("default")
     eventually(lambda: groups() == 0)
 

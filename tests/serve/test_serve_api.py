@@ -303,3 +303,34 @@ def test_those_who_are_turned_away_are_told_what_the_deployment_says(eventually:
     from skate.serve.http_answers import described
 
     assert described(caught.value)[0::2] == (429, [(b"retry-after", b"3")])
+
+
+@pytest.mark.usefixtures("clean")
+def test_an_external_scaler_may_say_how_many_replicas_there_are_where_that_is_allowed(eventually: Eventually) -> None:
+    serve.run(Thing.bind(), name="mine", route_prefix=None)
+    with pytest.raises(RuntimeError, match="external_scaler_enabled"):
+        serve.api.ask("scale", "mine", "Thing", 2)
+    serve.run(Thing.bind(), name="mine", route_prefix=None, external_scaler_enabled=True)
+    serve.api.ask("scale", "mine", "Thing", 3)
+    eventually(lambda: serve.status().applications["mine"].deployments["Thing"].replica_states == {"RUNNING": 3})
+    with pytest.raises(ValueError, match="Thing"):
+        serve.run(
+            Thing.options(num_replicas="auto").bind(), name="auto", route_prefix=None, external_scaler_enabled=True
+        )
+
+
+def test_options_of_all_kinds_can_be_written_to_a_file() -> None:
+    pytest.importorskip("yaml")
+    from skate.serve.config_file import DeploymentSchema, to_yaml
+    from skate.serve.declared import plain_config
+
+    made = serve.deployment(
+        autoscaling_config={"min_replicas": 2, "max_replicas": 4, "policy": broken_policy},
+        gang_scheduling_config={"gang_size": 2, "gang_placement_strategy": "SPREAD"},
+        request_router_config={"request_router_class": "skate.serve.experimental.round_robin_router.RoundRobinRouter"},
+        backpressure_config={"status_code": 429},
+    )(Plain)
+    text = to_yaml({key: value for key, value in plain_config(made._config).items() if value is not None})
+    assert "gang_placement_strategy: SPREAD" in text and "pickled" not in text and "policy_function" not in text
+    again = DeploymentSchema.model_validate({"name": "Plain", "gang_scheduling_config": {"gang_size": 1}})
+    assert again.options()["gang_scheduling_config"] == {"gang_size": 1}

@@ -131,7 +131,7 @@ def _application(name: str, row: Mapping[str, Any], nodes: Mapping[str, str]) ->
         "deployed_app_config": {"name": DEFAULT_APP, **declared} if declared else None,
         "source": "declarative" if declared else "imperative",
         "deployments": {each: _deployment(name, each, found, nodes) for each, found in row["deployments"].items()},
-        "external_scaler_enabled": bool((declared or {}).get("external_scaler_enabled")),
+        "external_scaler_enabled": row.get("external_scaler") or bool((declared or {}).get("external_scaler_enabled")),
         "deployment_topology": None,
     }
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import skate
@@ -18,6 +19,7 @@ from skate.serve.deployments import DEFAULT, Application, Deployment, Unset
 from skate.serve.exceptions import RayServeException, UnknownDeploymentError
 from skate.serve.handle import DeploymentHandle
 from skate.serve.schema import ServeStatus, read_status
+from skate.serve.specs import AppSpec
 
 DEFAULT_APP = "default"
 PATIENCE_S = 30.0
@@ -31,6 +33,7 @@ class RunTarget(NamedTuple):
     name: str = DEFAULT_APP
     route_prefix: str | None = "/"
     logging_config: dict[str, Any] | None = None
+    external_scaler_enabled: bool = False
 
 
 def start(
@@ -137,21 +140,23 @@ def run(
         blocking: do not return, but print the status until Ctrl-C.
         name: the application's name.
         route_prefix: HTTP paths that begin so belong to it; "/" by default, None: it has no HTTP.
+        external_scaler_enabled: whether the REST interface may say how many replicas deployments have; none of them may
+            scale by itself then.
         _local_testing_mode: where no session runs yet, start one of the engine `inline`: all in this process.
 
     Raises:
         TypeError: `target` is not a bound deployment.
-        NotImplementedError: `external_scaler_enabled` here; a configuration can have it.
         RayServeException: the name is empty.
         ValueError: the route_prefix does not begin with "/" or is taken.
         RuntimeError: it could not be deployed; the message says which deployment failed of what.
     """
-    if external_scaler_enabled:
-        raise NotImplementedError("external_scaler_enabled works in a configuration only; see docs/serve_config.md")
     if _local_testing_mode and not skate.is_initialized():
         skate.init(engine="inline")
     prefix = "/" if isinstance(route_prefix, Unset) else route_prefix
-    (handle,) = run_many([RunTarget(target, name, prefix, logging_config)], wait_for_applications_running=_blocking)
+    (handle,) = run_many(
+        [RunTarget(target, name, prefix, logging_config, external_scaler_enabled)],
+        wait_for_applications_running=_blocking,
+    )
     if blocking:
         _block()
     return handle
@@ -173,10 +178,7 @@ def run_many(
     _controller()
     front = _proxy() if any(each.route_prefix is not None for each in targets) else None
     environment = _own_environment()
-    specs = [
-        build_app(each.target, each.name, each.route_prefix, adjust=_adjusting(each.logging_config, environment))
-        for each in targets
-    ]
+    specs = [_spec(each, environment) for each in targets]
     ask("deploy", specs)
     handles: list[DeploymentHandle[Any]] = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
     if wait_for_applications_running:
@@ -193,6 +195,18 @@ def run_many(
     if blocking:
         _block()
     return handles
+
+
+def _spec(target: RunTarget, environment: dict[str, Any]) -> AppSpec:
+    """An application for the controller; see `_adjusting` for the environment."""
+    adjust = _adjusting(target.logging_config, environment)
+    spec = build_app(target.target, target.name, target.route_prefix, adjust=adjust)
+    if not target.external_scaler_enabled:
+        return spec
+    for name, wanted in spec.targets.items():
+        if wanted.config.autoscaling_config is not None:
+            raise ValueError(f"external_scaler_enabled and autoscaling exclude each other: {name} scales by itself")
+    return replace(spec, external_scaler=True)
 
 
 def ask(method: str, *args: Any, **kwargs: Any) -> Any:

@@ -159,6 +159,7 @@ class Controller:
             for version in state.versions()
         }
         self.tender.shared.end_others(context.names(), wanted)
+        self.tender.remove_groups()
         there: dict[int, int] = {}
         for state, _ in filter(None, found):
             there[id(state)] = there.get(id(state), 0) + 1
@@ -199,7 +200,8 @@ class Controller:
         state = self._state(app, deployment)
         if state is None or state.target is None:
             raise KeyError(f"There is no deployment {deployment!r} of an application {app!r}")
-        if not (self.declared.configs.get(app) or {}).get("external_scaler_enabled"):
+        declared = (self.declared.configs.get(app) or {}).get("external_scaler_enabled")
+        if not (declared or self.apps[app].spec.external_scaler):
             raise RuntimeError(f"external_scaler_enabled is not set for application {app!r}, so that it is not scaled.")
         if state.scale(replicas):
             self.decide()
@@ -311,6 +313,7 @@ class Controller:
             "ingress": app.spec.ingress if app else "",
             "last_deployed_time_s": app.spec.deployed_at if app else 0.0,
             "declared": config,
+            "external_scaler": app is not None and app.spec.external_scaler,
             "deployments": {state.name: self._row(state) for state in app.states.values()} if app else {},
         }
 

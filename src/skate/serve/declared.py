@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, fields
+from enum import StrEnum
 from typing import Any
 
 import skate
@@ -150,4 +151,5 @@ def plain_config(config: DeploymentConfig) -> dict[str, Any]:
 
 def _plain(settings: Settings) -> dict[str, Any]:
     hidden = ("policy", "pickled", "init_args", "init_kwargs")
-    return {name: value for name, value in asdict(settings).items() if name not in hidden}
+    found = {name: value for name, value in asdict(settings).items() if name not in hidden}
+    return {name: str(value) if isinstance(value, StrEnum) else value for name, value in found.items()}

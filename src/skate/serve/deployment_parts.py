@@ -56,7 +56,7 @@ class RequestRouterConfig(Settings):
     initial_backoff_s: float = 0.025
     backoff_multiplier: float = 2.0
     max_backoff_s: float = 0.5
-    pickled: bytes = field(default=b"", repr=False, compare=False)
+    pickled: bytes = field(default=b"", repr=False)
     """The class itself, as it travels."""
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import skate
 from skate.serve.config import DeploymentConfig
 from skate.serve.gang import GangContext
+from skate.serve.state import GROUP
 
 
 def placed(config: DeploymentConfig, options: dict[str, Any], name: str, gang: GangContext | None) -> Any:
@@ -15,7 +16,7 @@ def placed(config: DeploymentConfig, options: dict[str, Any], name: str, gang: G
     if gang is None and not bundles:
         return None
     if gang is None:
-        group = _made(bundles, config.placement_group_strategy or "PACK", name, config)
+        group = _made(bundles, config.placement_group_strategy or "PACK", group_name(name, None), config)
         return _named(options, group, 0)
     assert config.gang_scheduling_config is not None
     own = bundles or [_needs(options)]
@@ -24,7 +25,7 @@ def placed(config: DeploymentConfig, options: dict[str, Any], name: str, gang: G
     group = found(config, name, gang)
     if group is None:
         strategy = str(config.gang_scheduling_config.gang_placement_strategy)
-        group = _made(own * gang.world_size, strategy, gang.pg_name, config)
+        group = _made(own * gang.world_size, strategy, group_name(name, gang), config)
     return _named(options, group, gang.rank * len(own))
 
 
@@ -33,9 +34,25 @@ def found(config: DeploymentConfig, name: str, gang: GangContext | None) -> Any:
     if gang is None and config.placement_group_bundles is None:
         return None
     try:
-        return skate.util.get_placement_group(gang.pg_name if gang is not None else name)
+        return skate.util.get_placement_group(group_name(name, gang))
     except ValueError:
         return None
+
+
+def group_name(replica: str, gang: GangContext | None) -> str:
+    """What the group of a replica's actor, or of its gang, is called."""
+    return gang.pg_name if gang is not None else GROUP + replica
+
+
+def remove_others(wanted: set[str]) -> None:
+    """Remove the groups of replicas that are gone, which a controller before this one did not come to."""
+    for row in skate.util.placement_group_table().values():
+        name = row["name"]
+        if name.startswith(GROUP) and name not in wanted and row["state"] != "REMOVED":
+            try:
+                skate.util.remove_placement_group(skate.util.get_placement_group(name))
+            except ValueError:
+                continue  # it went in this moment
 
 
 def _made(bundles: list[dict[str, float]], strategy: str, name: str, config: DeploymentConfig) -> Any:

@@ -267,6 +267,8 @@ class Replica:
                     await value
             finally:
                 type(instance).__del__ = lambda _: None
+        if self.shares and self.threads is not None:
+            self.threads.shutdown(wait=False)  # the process goes on
 
     # ------------------------------------------------------------------ requests
 

@@ -162,7 +162,7 @@ class Router(Listener):
         old = self.routing
         if routing is None:
             self.routing = None
-        elif old is None or old.config != routing or old.config.pickled != routing.pickled:
+        elif old is None or old.config != routing:
             from skate.serve.routing import Routing
 
             self.routing = Routing(self, routing)

@@ -21,6 +21,7 @@ class AppSpec:
         codes: pickled code by the names that targets have for it; bytes, or references to them.
         deployed_at: when it was deployed, in seconds since the epoch.
         declared: the configuration that it was built from; None: a program deployed it.
+        external_scaler: whether somebody else may say how many replicas there are.
     """
 
     name: str
@@ -31,3 +32,4 @@ class AppSpec:
     ingress_options: dict[str, Any] = field(default_factory=dict)
     deployed_at: float = 0.0
     declared: dict[str, Any] | None = None
+    external_scaler: bool = False

@@ -31,6 +31,8 @@ SHORT_LIFE = 5.0
 """Seconds; a replica that ends sooner counts as one that failed to start."""
 FIRST_WAIT, LONGEST_WAIT = 0.05, 30.0
 """Seconds between tries to start a replica: doubled each time."""
+GROUP = "SKATE_SERVE_GROUP::"
+"""Begins the names of placement groups; Ray Serve's own, in the same cluster, are not ours."""
 TRIES_PER_REPLICA = 3
 """So many failures for each replica wanted, at most ``max_constructor_retry_count``, and deploying has failed."""
 SICK = 3
@@ -285,7 +287,7 @@ class DeploymentState:
                 yield Start(entry.name, target, rank, gang)
 
     def _gang(self, names: list[str], place: int) -> GangContext:
-        group = f"SERVE_GANG::{self.app}#{self.name}#{names[0]}"
+        group = f"{GROUP}{self.app}#{self.name}#gang-{names[0]}"
         return GangContext(names[0], place, len(names), names, group)
 
     def _name(self) -> str:

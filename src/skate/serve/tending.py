@@ -32,6 +32,8 @@ class Tended:
         self.actor = actor
         self.slot = slot
         self.group = group
+        self.group_name = ""
+        """What it is called if there is one, of replicas that were found again."""
         self.node = ""
         self.where: dict[str, Any] = {}
         """Its process, as `context.whereabouts` has it; empty: it is not there yet."""
@@ -139,6 +141,10 @@ class Tender:
         if group is not None and all(known.group != group for known in self.tended.values()):
             skate.util.remove_placement_group(group)
 
+    def remove_groups(self) -> None:
+        """Give back the placement groups of replicas that were not found again."""
+        placing.remove_others({known.group_name for known in self.tended.values()})
+
     def _slot(self) -> int:
         """A slot of the board that nobody uses, its figures put back."""
         taken = {known.slot for known in self.tended.values()}
@@ -216,6 +222,7 @@ class Tender:
             skate.kill(actor)  # it was never told what it is
             return None
         known = Tended(actor, slot, placing.found(target.config, name, gang))
+        known.group_name = placing.group_name(name, gang)
         known.came(where)
         known.info = info or {}
         state.adopt(replica, target, rank, info is not None, clock(), gang)
