@@ -50,10 +50,17 @@ test-ray: $(RAY_STAMP)
 	@echo "The contract on the ray engine"
 	@SKATE_ENGINE=ray $(RAY_PYTHON) -m pytest -W ignore --pyargs skate.testing.contract
 	@$(RAY_PYTHON) -m pytest -W ignore tests/ray_engine
+	@echo "The tests of serve, MCP and plugins on the ray engine"
+	@SKATE_ENGINE=ray $(RAY_PYTHON) -m pytest -W ignore --timeout 150 $(RAY_SERVE_TESTS)
+
+RAY_SERVE_TESTS := $(foreach part,http_serve http_faults http_tls_grpc multiplex_routing declared gangs_and_actors \
+	request_routers serve_faults \
+	serve_handles serve_logs serve_metrics serve_streams,tests/serve/test_$(part).py) \
+	tests/serve/mcp/test_mcp_deployments.py tests/plugin/test_plugin_engines.py
 
 # Ray's daemons may come up late on a busy machine, and one that died takes the tests of a file with it: what failed is
 # tried once more, by a new process. A fault of ours fails twice.
-SHORT_RAY_TESTS := $(foreach part,addresses engine programs,tests/ray_engine/test_ray_$(part).py)
+SHORT_RAY_TESTS := $(foreach part,addresses engine programs serve serve_http,tests/ray_engine/test_ray_$(part).py)
 SHORT_RAY := $(RAY_PYTHON) -m pytest -W ignore -o cache_dir=.pytest_cache/ray
 
 test-ray-short: $(RAY_STAMP)
@@ -123,5 +130,5 @@ $(RAY_VENV)/.ray:
 	@echo "Installing Ray $(RAY_VERSION), in $(RAY_VENV) (about 300 MB)."
 	@echo "To use one that is installed already: make bench RAY_PYTHON=path/to/its/python"
 	@$(PYTHON) -m venv $(RAY_VENV)
-	@$(RAY_VENV)/bin/python $(PIP) install -e ".[numpy]" "ray[client]==$(RAY_VERSION)" "pytest>=8.3,<10" "pytest-timeout>=2.3,<3"
+	@$(RAY_VENV)/bin/python $(PIP) install -e ".[numpy,serve,mcp,plugin]" "ray[client]==$(RAY_VERSION)" "httpx>=0.27,<1" "pytest>=8.3,<10" "pytest-timeout>=2.3,<3"
 	@touch $@

@@ -1,10 +1,11 @@
 """HTTP of serve beside the bare server and Ray Serve, in one interleaved run.
 
-    python benchmarks/serve_http.py [--rival PYTHON] [--rounds N] [--seconds S] [--out FILE]
+    python benchmarks/serve_http.py [--rival PYTHON] [--engine-ray PYTHON] [--rounds N] [--seconds S] [--out FILE]
 
 Every contestant runs the same ASGI application with one replica. In each round all are measured one after another;
 ratios are of the same round, and their median is shown. Requests come from `wrk` (its path in WRK, or on the PATH).
-`--rival` names a Python that has ``ray[serve]``.
+`--rival` names a Python that has ``ray[serve]``, `--engine-ray` one that has Ray and Skate: there Skate's serve runs on
+the engine `ray`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import turns
 
 HERE = Path(__file__).resolve().parent
+ON_RAY = "skate-ray"
 CHUNKS = 100_000
 FIRST_ANSWER = """
 import http.client, sys, time
@@ -66,6 +68,8 @@ class Contestant:
         self.name = name
         self.port = free_port()
         environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+        if name == ON_RAY:
+            environment["SKATE_ENGINE"] = "ray"
         self.process = subprocess.Popen(
             [python, str(HERE / "serve_http_apps.py"), name, str(self.port)], env=environment, start_new_session=True
         )
@@ -170,10 +174,10 @@ def first_answers(rounds: int) -> list[str]:
 
 def report(found: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
     """The figures as lines."""
-    lines = [f"{'':24}{'requests/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'of bare':>9}{'p99 to bare':>13}{'to ray':>9}"]
+    lines = [f"{'':30}{'requests/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'of bare':>9}{'p99 to bare':>13}{'to ray':>9}"]
     for case, rows in found.items():
         for name, values in rows.items():
-            line = f"{case + ' ' + name:24}"
+            line = f"{case + ' ' + name:30}"
             if "rps" in values[0]:
                 line += f"{middle(values, 'rps'):12,.0f}{middle(values, 'p50'):9.3f}{middle(values, 'p99'):9.2f}"
                 line += f"{ratio(rows, name, 'bare', 'rps'):9.2f}{ratio(rows, name, 'bare', 'p99'):13.2f}"
@@ -186,13 +190,17 @@ def report(found: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
 
 
 def main() -> None:
-    options = turns.parser(__doc__, seconds=3).parse_args()
+    parser = turns.parser(__doc__, seconds=3)
+    parser.add_argument("--engine-ray", metavar="PYTHON", default="", help="a Python that has Ray and Skate")
+    options = parser.parse_args()
     wrk = os.environ.get("WRK") or shutil.which("wrk")
     if not wrk:
         sys.exit("this needs wrk: install it, or name it in WRK")
     contestants = [Contestant("bare", sys.executable), Contestant("skate", sys.executable)]
     if options.rival:
         contestants.append(Contestant("ray", options.rival))
+    if options.engine_ray:
+        contestants.append(Contestant(ON_RAY, options.engine_ray))
     found = {}
     try:
         for one in contestants:

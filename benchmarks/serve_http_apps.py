@@ -1,6 +1,6 @@
 """The contestants of `serve_http.py`: the same ASGI application on a bare server, on Skate's serve and on Ray's.
 
-python benchmarks/serve_http_apps.py bare|skate|ray PORT
+python benchmarks/serve_http_apps.py bare|skate|skate-ray|ray PORT
 """
 
 from __future__ import annotations
@@ -38,16 +38,19 @@ def bare(port: int) -> None:
     )
 
 
-def served(port: int, *, on_ray: bool) -> None:
-    """Skate's serve, or Ray's with its defaults."""
-    if on_ray:
+def served(port: int, which: str) -> None:
+    """Skate's serve, on its own engine or on Ray; or Ray's serve with its defaults."""
+    if which == "ray":
         import ray
         from ray import serve
 
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     else:
+        import skate
         from skate import serve  # type: ignore[no-redef]
 
+        if which == "skate-ray":
+            skate.init(engine="ray", num_cpus=2, include_dashboard=False, log_to_driver=False)
     app = serve.ingress(App())(type("Hello", (), {}))
     serve.start(http_options={"port": port})
     serve.run(serve.deployment(app).bind())
@@ -59,4 +62,4 @@ if __name__ == "__main__":
     if which == "bare":
         bare(where)
     else:
-        served(where, on_ray=which == "ray")
+        served(where, which)

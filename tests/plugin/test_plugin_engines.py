@@ -20,7 +20,8 @@ from plugin_services import EXAMPLE, data, forget
 
 from skate.plugin import run
 
-ENGINES = [name for name in ("inline", "local", "ray") if name != "ray" or os.environ.get("SKATE_TEST_RAY")]
+ENGINES = ["ray"] if os.environ.get("SKATE_ENGINE") == "ray" else ["inline", "local"]
+"""As `tests/serve` has it: ``SKATE_ENGINE=ray`` chooses real Ray."""
 
 
 @pytest.fixture(autouse=True)

@@ -156,6 +156,30 @@ class Apart(Machines):
             ip("netns", "delete", name)
 
 
+class Strangers(Apart):
+    """The same, and the second shares neither files nor process numbers with the first, and has a name of its own."""
+
+    def place(self, number: int) -> tuple[str, list[str]]:
+        """The address of a node, and what gives it a machine's view of itself."""
+        address, prefix = super().place(number)
+        if number > 1:
+            begin = f'mount -t tmpfs none "{self.folder}" && hostname machine{number} && exec "$@"'
+            prefix += [*UNSHARE, "sh", "-c", begin, "sh"]
+        return address, prefix
+
+
+UNSHARE = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+def can_be_strange() -> bool:
+    """Whether this machine lets us make what `Strangers` needs."""
+    try:
+        subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return can_be_apart()
+
+
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
 

@@ -1,7 +1,8 @@
-"""The example for three engines prints the same on all of them."""
+"""The examples for three engines print the same on all of them."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,18 +12,35 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: `make test-ray` installs it")
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "harvest.py"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def output(engine: str) -> str:
-    environment = {**os.environ, "SKATE_ENGINE": engine, "RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, timeout=100, env=environment)
+def output(name: str, engine: str) -> str:
+    environment = {
+        **os.environ, "SKATE_ENGINE": engine, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name], capture_output=True, text=True, timeout=100, env=environment
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.timeout(120)
-def test_the_example_prints_the_same_on_all_engines():
-    text = output("ray")
-    assert text == output("local") == output("inline")
-    assert "2 bundles, created" in text and text.endswith("harvest: the same on every engine\n")
+def needs(module: str) -> pytest.MarkDecorator:
+    missing = importlib.util.find_spec(module) is None
+    return pytest.mark.skipif(missing, reason=f"{module} is not installed")
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(
+    ("name", "tells"),
+    [
+        ("harvest.py", "2 bundles, created"),
+        ("serve_composition.py", "streamed: a and replica"),
+        pytest.param("mcp_server.py", "['copies', 'take_stock']", marks=needs("mcp")),
+    ],
+)
+def test_the_example_prints_the_same_on_all_engines(name, tells):
+    text = output(name, "ray")
+    assert text == output(name, "local") == output(name, "inline")
+    assert tells in text and text.splitlines()[-1].startswith(name.removesuffix(".py") + ": ")

@@ -18,12 +18,14 @@ from skate.serve import admin, context, rest
 from skate.serve.config_file import ServeDeploySchema
 from skate.serve.fields import SchemaError
 
+QUIET = {"proxy_location": "Disabled"}  # another program of this machine may listen at the usual port
+
 
 @pytest.fixture
 def folder(tmp_path: Path, clean: None) -> Iterator[Path]:
     write_module(tmp_path, "shop")
     yield tmp_path
-    admin.put({"applications": []})
+    admin.put({"applications": [], **QUIET})
 
 
 def config(folder: Path, *deployments: dict[str, Any], **app: Any) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def config(folder: Path, *deployments: dict[str, Any], **app: Any) -> dict[str, 
         "runtime_env": {"working_dir": str(folder)},
         "deployments": list(deployments),
     }
-    return {"applications": [{**fields, **app}]}
+    return {"applications": [{**fields, **app}], **QUIET}
 
 
 def put(config: dict[str, Any]) -> tuple[str, str]:
@@ -152,7 +154,7 @@ def test_a_program_can_take_an_application_over(folder: Path) -> None:
 
     handle = serve.run(own.bind(), route_prefix=None)
     assert handle.remote().result(timeout_s=60) == "own"
-    admin.put({"applications": []})
+    admin.put({"applications": [], **QUIET})
     assert handle.remote().result(timeout_s=60) == "own"
     assert admin.details()["applications"]["default"]["source"] == "imperative"
 
@@ -172,7 +174,7 @@ def test_the_controller_comes_back_with_what_was_declared(folder: Path, eventual
     details = admin.details()["applications"]["default"]
     assert details["source"] == "declarative" and details["deployed_app_config"]["import_path"] == "shop:app"
     assert processes() == before
-    admin.put({"applications": []})
+    admin.put({"applications": [], **QUIET})
     eventually(lambda: not serve.status().applications)
 
 
@@ -229,7 +231,7 @@ def test_the_rest_interface_deploys_shows_scales_and_deletes(
     assert ask(place, "PUT", config(folder)) == (200, "")
     assert admin.settled(["default"], 30)["default"][0] == "RUNNING"
     assert ask(scale, "POST", {"target_num_replicas": 2})[0] == 412
-    assert ask(place, "PUT", {"applications": []}) == (200, "")
+    assert ask(place, "PUT", {"applications": [], **QUIET}) == (200, "")
     eventually(lambda: json.loads(ask(place)[1])["applications"] == {})
 
 

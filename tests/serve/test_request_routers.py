@@ -275,7 +275,7 @@ def test_another_router_takes_over_without_new_replicas(eventually: Eventually) 
 
 def test_all_replicas_are_called_whatever_they_have_to_do() -> None:
     handle = serve.run(Who.options(max_ongoing_requests=1).bind(), route_prefix=None)
-    busy = [handle.hold.remote(0.5) for _ in range(3)]
+    busy = [handle.hold.remote(1.5) for _ in range(3)]
     assert len(set(handle.broadcast("__call__").results(timeout_s=10))) == 3
 
     async def main() -> list[Any]:

@@ -25,7 +25,9 @@ SOURCES = ("pip", "uv", "conda", "container", "image_uri")
 """Fields that say where packages come from."""
 FETCHED = ("file://", "http://", "https://")
 """Where archives can come from."""
-FOREIGN = ("s3://", "gs://", "azure://", "abfss://", "gcs://")
+FOREIGN = ("s3://", "gs://", "azure://", "abfss://")
+CLUSTERS = "gcs://"
+"""What a Ray cluster has been given already: what its programs ask for in their own environments looks like this."""
 
 
 def pack_environment(value: Any, *, job: bool) -> str:
@@ -175,7 +177,7 @@ def _uri(field: str, uri: str) -> str:
         if not os.path.isabs(local_path(uri)):
             raise ValueError(f"runtime_env[{field!r}]={uri!r}: must be an absolute path, as in local:///data/code")
         return uri
-    if not uri.startswith((*FETCHED, *FOREIGN)):
+    if not uri.startswith((*FETCHED, *FOREIGN, CLUSTERS)):
         raise ValueError(f"runtime_env[{field!r}]={uri!r}: archives come from {', '.join(FETCHED)}")
     if not uri.partition("?")[0].endswith(endings(field)):
         raise ValueError(f"runtime_env[{field!r}]={uri!r}: must end in one of {', '.join(endings(field))}")

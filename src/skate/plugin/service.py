@@ -238,6 +238,12 @@ def serve_at(service: Service, listener: Any) -> None:
     )
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[Any] | None = None) -> None:
+            """Libraries that plugins bring, Ray too, may have taken the signals meanwhile."""
+            await super().startup(sockets)
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, self.handle_exit)
+
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             """Signals end the server in good order, and nothing else: uvicorn would raise them once more after that."""

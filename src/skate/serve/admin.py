@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import skate
+from skate.exceptions import RayError
 from skate.serve import api, context
 from skate.serve.config_file import DEFAULT_APP, HTTPOptionsSchema, ServeDeploySchema, gRPCOptionsSchema
-from skate.util.state import list_actors
 
 NO_INSTANCE: dict[str, Any] = {"controller_info": {}, "proxies": {}, "applications": {}, "target_capacity": None}
-MOST_ACTORS = 10_000
+ANSWER_S = 2.0
+"""Seconds for which proxies are waited for."""
 PROXY = "SERVE_PROXY"
 
 
@@ -58,23 +60,17 @@ def details() -> dict[str, Any]:
         rows, settings = api.ask("status"), api.ask("get_settings")
     except RuntimeError:
         return dict(NO_INSTANCE)
-    actors = {
-        row.name: row
-        for row in list_actors(filters=[("state", "=", "ALIVE")], limit=MOST_ACTORS)
-        if row.ray_namespace == context.NAMESPACE and row.name
-    }
+    nodes = {row["NodeID"]: row["NodeManagerAddress"] for row in skate.nodes()}
     http = {name: value for name, value in (settings.get("http") or {}).items() if name in _HTTP}
     return {
-        "controller_info": _actor(actors.get(context.CONTROLLER), context.CONTROLLER),
-        "proxy_location": settings.get("location") or "HeadOnly",
+        "controller_info": _actor(rows["controller"], context.CONTROLLER, nodes),
+        "proxy_location": settings.get("location") or "EveryNode",
         "http_options": HTTPOptionsSchema(**http).model_dump(),
         "grpc_options": gRPCOptionsSchema(**(settings.get("grpc") or {})).model_dump(),
         "proxies": {
-            str(row.node_id): {**_actor(row, name), "status": "HEALTHY"}
-            for name, row in actors.items()
-            if name.startswith(PROXY)
+            where["node_id"]: {**_actor(where, name, nodes), "status": "HEALTHY"} for name, where in _proxies().items()
         },
-        "applications": {name: _application(name, row, actors) for name, row in rows["applications"].items()},
+        "applications": {name: _application(name, row, nodes) for name, row in rows["applications"].items()},
         "target_capacity": None,
         "target_groups": [],
         "restores_unset_config_options": True,
@@ -95,20 +91,35 @@ def url(app: str) -> str | None:
 _HTTP = frozenset(HTTPOptionsSchema._fields())
 
 
-def _actor(row: Any, name: str) -> dict[str, Any]:
+def _proxies() -> dict[str, dict[str, Any]]:
+    """Where the proxies are, by name: those that say so soon."""
+    asked = {}
+    for name in context.proxies():
+        with contextlib.suppress(ValueError):  # it has just ended
+            asked[name] = skate.get_actor(name, namespace=context.NAMESPACE).whereabouts.remote()
+    ready, _ = skate.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    found = {}
+    for name, ref in asked.items():
+        if ref in ready:
+            with contextlib.suppress(RayError):  # it has just ended
+                found[name] = skate.get(ref)
+    return found
+
+
+def _actor(where: Mapping[str, Any], name: str, nodes: Mapping[str, str]) -> dict[str, Any]:
     """What Ray tells of any actor of serve's."""
     return {
-        "node_id": row.node_id if row else None,
-        "node_ip": "127.0.0.1" if row else None,
+        "node_id": where.get("node_id"),
+        "node_ip": nodes.get(where.get("node_id", "")),
         "node_instance_id": "",
-        "actor_id": row.actor_id if row else None,
+        "actor_id": where.get("actor_id"),
         "actor_name": name,
         "worker_id": None,
         "log_file_path": None,
     }
 
 
-def _application(name: str, row: Mapping[str, Any], actors: Mapping[str, Any]) -> dict[str, Any]:
+def _application(name: str, row: Mapping[str, Any], nodes: Mapping[str, str]) -> dict[str, Any]:
     declared = row.get("declared")
     return {
         "name": name,
@@ -119,13 +130,13 @@ def _application(name: str, row: Mapping[str, Any], actors: Mapping[str, Any]) -
         "last_deployed_time_s": row["last_deployed_time_s"],
         "deployed_app_config": {"name": DEFAULT_APP, **declared} if declared else None,
         "source": "declarative" if declared else "imperative",
-        "deployments": {each: _deployment(name, each, found, actors) for each, found in row["deployments"].items()},
+        "deployments": {each: _deployment(name, each, found, nodes) for each, found in row["deployments"].items()},
         "external_scaler_enabled": row.get("external_scaler") or bool((declared or {}).get("external_scaler_enabled")),
         "deployment_topology": None,
     }
 
 
-def _deployment(app: str, name: str, row: Mapping[str, Any], actors: Mapping[str, Any]) -> dict[str, Any]:
+def _deployment(app: str, name: str, row: Mapping[str, Any], nodes: Mapping[str, str]) -> dict[str, Any]:
     config = {key: value for key, value in row["config"].items() if value is not None}
     options = dict(config.pop("ray_actor_options", {}))
     if "autoscaling_config" in config:
@@ -138,7 +149,7 @@ def _deployment(app: str, name: str, row: Mapping[str, Any], actors: Mapping[str
         "deployment_config": {"name": name, **config, "ray_actor_options": options},
         "target_num_replicas": row["target_num_replicas"],
         "required_resources": {"CPU": options.get("num_cpus", 0), **(options.get("resources") or {})},
-        "replicas": [_replica(app, name, replica, actors) for replica in row["replicas"]],
+        "replicas": [_replica(app, name, replica, nodes) for replica in row["replicas"]],
         "recent_dead_replicas": [],
         "autoscaling_detail": {
             "scaling_status": row["status"] if row["status"] in ("UPSCALING", "DOWNSCALING") else "STABLE",
@@ -153,14 +164,13 @@ def _deployment(app: str, name: str, row: Mapping[str, Any], actors: Mapping[str
     }
 
 
-def _replica(app: str, deployment: str, row: Mapping[str, Any], actors: Mapping[str, Any]) -> dict[str, Any]:
+def _replica(app: str, deployment: str, row: Mapping[str, Any], nodes: Mapping[str, str]) -> dict[str, Any]:
     name = context.ReplicaID(row["replica_id"], context.DeploymentID(deployment, app)).to_full_id_str()
-    actor = actors.get(name)
     return {
-        **_actor(actor, name),
+        **_actor(row["where"], name, nodes),
         "replica_id": row["replica_id"],
         "state": row["state"],
-        "pid": actor.pid if actor else None,
+        "pid": row["where"].get("pid"),
         "start_time_s": row["since_s"],
         "ongoing": row["ongoing"],
     }

@@ -47,7 +47,8 @@ def start(
     """Start serve in this session (`run` does so by itself); nothing happens when it runs already.
 
     Args:
-        proxy_location: ``"HeadOnly"``, ``"EveryNode"`` or ``"Disabled"``: whether there is HTTP.
+        proxy_location: ``"HeadOnly"``, ``"EveryNode"`` (each machine that has replicas; the default) or ``"Disabled"``:
+            where there is HTTP.
         http_options: see `HTTPOptions`.
         grpc_options: see `gRPCOptions`.
         logging_config: how replicas log that have none of their own: a dict or a `LoggingConfig`.
@@ -114,6 +115,7 @@ def _controller(
     from skate.serve.vault import Vault
 
     own = {"num_cpus": 0, "namespace": context.NAMESPACE, "lifetime": "detached", "max_restarts": -1}
+    own |= context.at_home(soft=True)
     try:
         skate.remote(Vault).options(**own, name=context.VAULT).remote()
         fresh = True
@@ -139,7 +141,7 @@ def _proxy() -> Any:
 
     settings = ask("get_settings")
     options = HTTPOptions.read(settings.get("http") or {}, "http_options")
-    if "Disabled" in (settings.get("location"), options.location) or not proxy.session_folder():
+    if "Disabled" in (settings.get("location"), options.location):
         return None
     grpc = settings.get("grpc")
     return proxy.start_proxy(options, gRPCOptions.read(grpc, "grpc_options") if grpc else None)
@@ -201,7 +203,8 @@ def run_many(
     _check_names(targets)
     _controller()
     front = _proxy() if any(each.route_prefix is not None for each in targets) else None
-    specs = [_spec(each) for each in targets]
+    environment = _own_environment()
+    specs = [_spec(each, environment) for each in targets]
     ask("deploy", specs)
     handles: list[DeploymentHandle[Any]] = [DeploymentHandle(spec.ingress, spec.name) for spec in specs]
     if wait_for_applications_running:
@@ -220,9 +223,10 @@ def run_many(
     return handles
 
 
-def _spec(target: RunTarget) -> AppSpec:
-    """An application for the controller."""
-    spec = build_app(target.target, target.name, target.route_prefix, adjust=_with_logging(target.logging_config))
+def _spec(target: RunTarget, environment: dict[str, Any]) -> AppSpec:
+    """An application for the controller; see `_adjusting` for the environment."""
+    adjust = _adjusting(target.logging_config, environment)
+    spec = build_app(target.target, target.name, target.route_prefix, adjust=adjust)
     if not target.external_scaler_enabled:
         return spec
     for name, wanted in spec.targets.items():
@@ -250,16 +254,33 @@ def _ask(actor: Any, method: str, *args: Any, **kwargs: Any) -> Any:
             time.sleep(0.02)
 
 
-def _with_logging(given: Any) -> Any:
-    """For `build_app`: gives deployments that have no ``logging_config`` this one."""
-    config = logging_of(given)
-    if config is None:
-        return None
+def _own_environment() -> dict[str, Any]:
+    """The runtime environment of this program, where the controller is another's: replicas would have that one's."""
+    here = skate.get_runtime_context()
+    given = dict(here.runtime_env or {})
+    return given if given and ask("get_settings").get("job") != here.get_job_id() else {}
+
+
+def _adjusting(logging: Any, environment: dict[str, Any]) -> Any:
+    """For `build_app`: gives deployments this ``logging_config`` and this environment, where they have none. To an
+    environment of a deployment's own the ``working_dir`` is added, as in Ray.
+    """
+    config = logging_of(logging)
 
     def adjust(name: str, deployment: Deployment) -> Deployment:
-        return deployment if deployment._config.logging_config else deployment.options(logging_config=config)
+        options: dict[str, Any] = {}
+        if config is not None and not deployment._config.logging_config:
+            options["logging_config"] = config
+        actor = dict(deployment._config.ray_actor_options)
+        own = actor.get("runtime_env")
+        if environment and not own:
+            options["ray_actor_options"] = {**actor, "runtime_env": environment}
+        elif environment.get("working_dir") and own and "working_dir" not in own:
+            merged = {**own, "working_dir": environment["working_dir"]}
+            options["ray_actor_options"] = {**actor, "runtime_env": merged}
+        return deployment.options(**options) if options else deployment
 
-    return adjust
+    return adjust if config is not None or environment else None
 
 
 def _check_names(targets: Sequence[RunTarget]) -> None:
@@ -322,7 +343,7 @@ def shutdown() -> None:
         ask("shutdown")
     except exceptions.RayError as error:
         print(f"serve: the controller did not shut down cleanly: {error}")
-    for name in (context.PROXY, context.CONTROLLER, context.VAULT):
+    for name in (*context.proxies(), context.CONTROLLER, context.VAULT):
         try:
             skate.kill(skate.get_actor(name, namespace=context.NAMESPACE))
         except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import skate
@@ -23,9 +24,17 @@ def get_http_address() -> str:
     except ValueError:
         raise RayServeException("No HTTP is served: no application has a route prefix yet, or it is disabled") from None
     host, port = skate.get(front.address.remote())
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    if host in ("0.0.0.0", "::"):
+        host = _head() or {"0.0.0.0": "127.0.0.1", "::": "::1"}[host]
     scheme = "https" if settings.get("ssl_certfile") else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _head() -> str:
+    """The address of the machine where the proxy is; empty: it is this one."""
+    heads = [row for row in skate.nodes() if row["Alive"] and context.HEAD in row["Resources"]]
+    elsewhere = heads and heads[0]["NodeManagerHostname"] != socket.gethostname()
+    return str(heads[0]["NodeManagerAddress"]) if elsewhere else ""
 
 
 def get_asgi_app(name: str | None = None) -> Any:

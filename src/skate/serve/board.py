@@ -3,21 +3,24 @@
 Routers read it without asking anybody. The controller makes it; others map it by way of ``/proc/PID/fd``. Each replica
 has a *slot*: a word for the number of its ongoing requests, a word that counts the requests that it ever began, and a
 ring of the numbers of those that it began last, by which a caller knows whether a replica that died had begun his.
-A replica on another machine cannot reach the board, and has one of its own that nobody else reads.
+On another machine than the controller's a file in the session's folder takes the board's place: the processes there
+have it in common. Each such page has an *identity*, by which a router knows whether a replica writes where it reads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 RING = 252
 WORDS = 256
 """Words of a slot, each of 8 bytes."""
-ONGOING, BEGUN, OWNER = 0, 1, 2
-"""Words in a slot: ongoing requests; requests ever begun; a number that tells whose slot it is."""
+ONGOING, BEGUN, OWNER, IDENTITY = 0, 1, 2, 3
+"""Words in a slot: ongoing requests; requests ever begun; in slot 0 the board's token, and which page of it this is."""
 FIRST = 4
 SLOTS = 4096
 
@@ -40,6 +43,11 @@ class Board:
         self.kept = -1
         """A descriptor by which others find the board here."""
 
+    @property
+    def identity(self) -> int:
+        """A number that no other page has, with luck."""
+        return int(self.words[IDENTITY])
+
     def __del__(self) -> None:
         if self.kept >= 0:
             os.close(self.kept)
@@ -51,15 +59,23 @@ def create(*, alone: bool = False) -> Board:
     if not alone:
         os.ftruncate(fd, SLOTS * WORDS * 8)  # only what is written to takes memory
     token = int.from_bytes(os.urandom(7), "little")
-    board = Board(fd, Place(os.getpid(), fd, token))
+    board = _marked(Board(fd, Place(os.getpid(), fd, token)), token)
     board.kept = fd
-    board.words[OWNER] = token  # slot 0 belongs to nobody
     _made[token] = board
+    return board
+
+
+def _marked(board: Board, token: int) -> Board:
+    """A page that is new: slot 0 belongs to nobody, and tells whose it is."""
+    board.words[IDENTITY] = int.from_bytes(os.urandom(7), "little")
+    board.words[OWNER] = token
     return board
 
 
 _known: dict[int, Board] = {}
 """Boards of other processes that this one maps, by token."""
+_local: dict[int, Board] = {}
+"""Pages of this machine that take their place."""
 _made: WeakValueDictionary[int, Board] = WeakValueDictionary()
 """Those that were made here, for as long as somebody here has them."""
 
@@ -68,18 +84,51 @@ def _here(place: Place) -> Board | None:
     return _made.get(place.token) or _known.get(place.token)
 
 
-def attach(place: Place) -> Board:
-    """The board at `place`, or where it cannot be reached a private one."""
+def attach(place: Place, folder: Callable[[], str] = str) -> Board:
+    """The board at `place`; on another machine the page that the processes there have in common, a file in `folder`
+    (asked for only there); and without a folder a private one.
+    """
     known = _here(place)
     if known is not None:
         return known
     opened = _open(place)
     if opened is None:
-        return private()
+        if place.token not in _local:
+            shared = _shared(place, folder())
+            if shared is None:
+                return private()
+            _local[place.token] = shared
+        return _local[place.token]
     fd, board = opened
     os.close(fd)
     _known[place.token] = board
     return board
+
+
+def _shared(place: Place, folder: str) -> Board | None:
+    """This machine's own page, made by whoever needs it first; None where there can be none."""
+    if not folder:
+        return None
+    path = os.path.join(folder, f"serve-board-{place.token:x}")
+    made = f"{path}.{os.getpid()}"
+    try:
+        if not os.path.exists(path):
+            fd = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(fd, SLOTS * WORDS * 8)
+                _marked(Board(fd, None), place.token)
+                with contextlib.suppress(FileExistsError):  # somebody else was quicker
+                    os.link(made, path)
+            finally:
+                os.close(fd)
+                os.unlink(made)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return Board(fd, None)
+    finally:
+        os.close(fd)
 
 
 def is_known(place: Place) -> bool:
@@ -90,6 +139,7 @@ def is_known(place: Place) -> bool:
 def forget() -> None:
     """Know no boards of others any more; their memory goes with those who still use it."""
     _known.clear()
+    _local.clear()
 
 
 def held(place: Place) -> Board | None:
@@ -124,7 +174,7 @@ def private() -> Board:
     fd = os.memfd_create("skate-serve-private", os.MFD_CLOEXEC)
     try:
         os.ftruncate(fd, SLOTS * WORDS * 8)
-        return Board(fd, None)
+        return _marked(Board(fd, None), 0)
     finally:
         os.close(fd)
 

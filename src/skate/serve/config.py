@@ -314,7 +314,7 @@ class HTTPOptions(Settings):
         request_timeout_s: seconds after which a request is answered 408; None: none.
         keep_alive_timeout_s: seconds for which an idle connection is kept.
         max_body_bytes: the largest body of a request; a larger one is answered 413. None: any. Not in Ray.
-        location: a `ProxyLocation`; ``"NoServer"``, its old name, is ``"Disabled"``.
+        location: a `ProxyLocation`, None: as `proxy_location` says; ``"NoServer"``, its old name, is ``"Disabled"``.
         middlewares, num_cpus: must stay empty, as in Ray 2.60: an application adds its own middlewares.
         root_url: not used, as in Ray 2.60.
         ssl_keyfile, ssl_certfile, ssl_keyfile_password, ssl_ca_certs: files for HTTPS.
@@ -326,7 +326,7 @@ class HTTPOptions(Settings):
     request_timeout_s: float | None = None
     keep_alive_timeout_s: float = 90
     max_body_bytes: int | None = None
-    location: str = ProxyLocation.HeadOnly
+    location: str | None = None
     middlewares: list[Any] = field(default_factory=list)
     num_cpus: int = 0
     root_url: str = ""
@@ -361,7 +361,7 @@ class HTTPOptions(Settings):
 
 
 def _check_location(options: HTTPOptions) -> None:
-    location = location_of(options.location, "http_options.location")
+    location = location_of(options.location, "http_options.location") if options.location is not None else None
     if options.host is None:
         set_field(options, "host", HTTPOptions.host)
         location = ProxyLocation.Disabled

@@ -17,6 +17,9 @@ NAMESPACE = "serve"
 CONTROLLER = "SKATE_SERVE_CONTROLLER"
 VAULT = "SKATE_SERVE_VAULT"
 PROXY = "SERVE_PROXY"
+"""The proxy of the head; those of other machines have their node's id behind it."""
+HEAD = "node:__internal_head__"
+"""A resource that the head of a cluster has."""
 
 
 class RequestContext(NamedTuple):
@@ -186,6 +189,42 @@ def forget_prefix() -> None:
 
 
 os.register_at_fork(after_in_child=forget_prefix)
+
+
+def names() -> list[str]:
+    """The names of serve's actors."""
+    rows: list[Any] = skate.util.list_named_actors(all_namespaces=True)
+    return [row["name"] for row in rows if row["namespace"] == NAMESPACE]
+
+
+def proxies() -> list[str]:
+    """The names of the proxies."""
+    return [name for name in names() if name.startswith(PROXY)]
+
+
+def whereabouts() -> dict[str, Any]:
+    """Which actor, process and node the calling code is in."""
+    here = skate.get_runtime_context()
+    return {"node_id": here.get_node_id(), "actor_id": here.get_actor_id(), "pid": os.getpid()}
+
+
+def session_folder() -> str:
+    """The folder that processes of this session and machine have in common, or an empty string where there is none."""
+    return str(skate.init(ignore_reinit_error=True).address_info.get("session_dir") or "")
+
+
+def at_home(*, soft: bool) -> dict[str, Any]:
+    """Options that keep an actor at the head of a cluster, also when it is restarted.
+
+    Args:
+        soft: whether it may be elsewhere when there is no room.
+    """
+    heads = (row["NodeID"] for row in skate.nodes() if row["Alive"] and HEAD in row["Resources"])
+    head = next(heads, None)
+    if head is None:
+        return {}
+    place = skate.util.scheduling_strategies.NodeAffinitySchedulingStrategy(head, soft=soft)
+    return {"scheduling_strategy": place}
 
 
 def controller() -> skate.actor.ActorHandle[Any]:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
+import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from skate.serve import board, context, telling
 from skate.serve.autoscaling import Autoscaler
 from skate.serve.declared import Declared
 from skate.serve.exceptions import RouteTakenError
+from skate.serve.fronts import Fronts
 from skate.serve.specs import AppSpec
 from skate.serve.state import DeploymentState, application_status
 from skate.serve.target import ApplicationStatus, DeploymentStatus, Target
@@ -28,6 +30,7 @@ from skate.serve.topics import Topics
 clock = time.monotonic
 Key = tuple[str, str]
 VAULT_AGAIN_S = 0.05
+LEARN_AGAIN_S = 0.2
 FORGET_S = 10.0
 """Seconds for which what a router told of its queue is believed."""
 
@@ -69,6 +72,9 @@ class Controller:
             self._drop,
             self.topics.notify,
         )
+        self.fronts = Fronts(
+            lambda: {known.node for known in self.tender.tended.values() if known.node}, lambda: self.settings
+        )
         self.timer: asyncio.TimerHandle | None = None
         self.scaling: asyncio.TimerHandle | None = None
         self.ready = asyncio.Event()
@@ -79,16 +85,28 @@ class Controller:
 
     async def _begin(self) -> None:
         """Return when everything is known again. The first call of a controller's life sees to it."""
-        if self.begun:
-            await self.ready.wait()
-            return
-        self.begun = True
-        if self.fresh and not skate.get_runtime_context().was_current_actor_reconstructed:
-            self._own_board()
-        else:
-            await self._recover()
-        self.ready.set()
+        if not self.begun:
+            self.begun = True
+            # in a task of its own: what becomes of the call that happens to be the first shall not matter
+            self.tender.task(self._learn())
+        await self.ready.wait()
+
+    async def _learn(self) -> None:
+        """Get to know everything, however often it takes: actors that are asked may just be starting, or dying."""
+        fresh = self.fresh and not skate.get_runtime_context().was_current_actor_reconstructed
+        while not self.ready.is_set():
+            try:
+                if fresh:
+                    self._own_board()
+                else:
+                    await self._recover()
+            except Exception:  # noqa: BLE001  whatever it is: a controller that gives up would hold everybody up
+                traceback.print_exc()
+                await asyncio.sleep(LEARN_AGAIN_S)
+            else:
+                self.ready.set()
         self.tender.task(self._see_vault())
+        self.tender.task(self.fronts.watch())
         self.decide()
 
     def _keep(self, name: str, value: Any) -> Any:
@@ -130,7 +148,7 @@ class Controller:
             if name.startswith("app:"):
                 self._set(spec, clock())
         self.declared.recover(kept)
-        names = filter(context.is_replica, _names_of_actors())
+        names = filter(context.is_replica, context.names())
         found = await asyncio.gather(
             *(self.tender.find_again(self.apps.get(context.parts_of(name)[0]), name) for name in names)
         )
@@ -140,7 +158,7 @@ class Controller:
             for state in app.states.values()
             for version in state.versions()
         }
-        self.tender.shared.end_others(_names_of_actors(), wanted)
+        self.tender.shared.end_others(context.names(), wanted)
         self.tender.remove_groups()
         there: dict[int, int] = {}
         for state, _ in filter(None, found):
@@ -280,7 +298,10 @@ class Controller:
     async def status(self) -> dict[str, Any]:
         """What runs, as plain values."""
         await self._begin()
-        return {"applications": {name: self._app_row(name) for name in {**self.apps, **self.declared.configs}}}
+        return {
+            "applications": {name: self._app_row(name) for name in {**self.apps, **self.declared.configs}},
+            "controller": context.whereabouts(),
+        }
 
     def _app_row(self, name: str) -> dict[str, Any]:
         status, message = self._app_status(name)
@@ -329,6 +350,13 @@ class Controller:
                 del told[router]
         return sum(number for number, _ in told.values())
 
+    async def has_in_hand(self, replica: str, requests: int, page: int) -> dict[int, int]:
+        """A replica whose page of the board cannot be seen from here tells how many requests it has, and hears how many
+        those have who do not write on that page, by slot.
+        """
+        self.tender.saw(replica, requests)
+        return self.tender.loads(page)
+
     async def holds_models(self, app: str, deployment: str, replica: str, models: tuple[str, ...]) -> None:
         """A replica tells which multiplexed models it holds."""
         known = self.tender.tended.get(replica)
@@ -342,7 +370,7 @@ class Controller:
 
     async def get_settings(self) -> dict[str, Any]:
         """The options that serve was started with."""
-        return self.settings
+        return {**self.settings, "job": skate.get_runtime_context().get_job_id()}
 
     async def shutdown(self) -> None:
         """End all applications and replicas; answers when they are gone."""
@@ -434,8 +462,3 @@ async def _recorded(refs: list[Any]) -> None:
     for ref in refs:
         with contextlib.suppress(exceptions.ActorUnavailableError):
             await ref
-
-
-def _names_of_actors() -> list[str]:
-    rows: list[Any] = skate.util.list_named_actors(all_namespaces=True)
-    return [row["name"] for row in rows if row["namespace"] == context.NAMESPACE]

@@ -15,6 +15,7 @@ from typing import Any
 
 import skate
 from skate import exceptions
+from skate.serve import context
 from skate.serve.config import DeploymentConfig
 from skate.serve.settings import Settings
 from skate.serve.specs import AppSpec
@@ -123,7 +124,7 @@ class Declared:
         environment, _ = split_environment(ServeApplicationSchema.model_validate(config).runtime_env)
         options: dict[str, Any] = {"runtime_env": environment} if environment else {}
         try:
-            builder: Any = skate.remote(Builder).options(num_cpus=0, **options).remote()
+            builder: Any = skate.remote(Builder).options(num_cpus=0, **context.at_home(soft=True), **options).remote()
             try:
                 spec = await builder.build.remote(config, os.getpid())
             finally:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from skate.serve import http_ingress as ingress
 from skate.serve import logs, measures
-from skate.serve.context import request_context
+from skate.serve.context import request_context, session_folder
 from skate.serve.handle import DeploymentHandle
 from skate.serve.http_answers import handler_app
 from skate.serve.http_entry import Answer, BrokenAnswerError, Entry
 from skate.serve.http_relay import Relayed
 from skate.serve.http_replica import ReplicaHTTP
-from skate.serve.proxy import session_folder, socket_path
+from skate.serve.proxy import socket_path
 from skate.serve.router import router_of
 
 if TYPE_CHECKING:

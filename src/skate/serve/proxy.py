@@ -41,11 +41,6 @@ def socket_path(folder: str, replica: str) -> str:
     return os.path.join(folder, f"serve-{zlib.crc32(replica.encode()):08x}-{replica[-24:]}")
 
 
-def session_folder() -> str:
-    """The folder of this session, or an empty string where there is none."""
-    return str(skate.init(ignore_reinit_error=True).address_info.get("session_dir") or "")
-
-
 def tls_context(options: HTTPOptions) -> ssl.SSLContext | None:
     """What HTTPS needs, from the files that the options name; None without them. Errors name the files."""
     if not options.ssl_certfile:
@@ -68,8 +63,12 @@ def tls_context(options: HTTPOptions) -> ssl.SSLContext | None:
     return made
 
 
-def start_proxy(options: HTTPOptions, grpc: gRPCOptions | None = None) -> Any:
-    """The proxy's handle; it is started where there is none. ImportError names what is missing."""
+def start_proxy(options: HTTPOptions, grpc: gRPCOptions | None = None, node: str = "") -> Any:
+    """The proxy's handle; it is started where there is none. ImportError names what is missing.
+
+    Args:
+        node: where it is to be; empty: at the head.
+    """
     for module in ("uvicorn", "httptools", "starlette", "websockets"):
         if importlib.util.find_spec(module) is None:
             raise ImportError(f"HTTP needs {module}: pip install 'skate-ray[serve]'")
@@ -81,19 +80,23 @@ def start_proxy(options: HTTPOptions, grpc: gRPCOptions | None = None) -> Any:
     frameworks = [name for name in ("starlette.responses", "fastapi") if name in sys.modules]
     skate.util.preload("skate.serve.http_front", "skate.serve.http_side", *frameworks)
     own = {"num_cpus": 0, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 100_000}
+    there = skate.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False) if node else None
+    place = {"scheduling_strategy": there} if there else context.at_home(soft=False)
+    name = f"{NAME}:{node}" if node else NAME
     return (
         skate.remote(Proxy)
-        .options(**own, name=NAME, namespace=context.NAMESPACE, get_if_exists=True)
-        .remote(FastLoop(), options, grpc)
+        .options(**own, **place, name=name, namespace=context.NAMESPACE, get_if_exists=True)
+        .remote(FastLoop(), options, grpc, name)
     )
 
 
 class Proxy:
     """One proxy. `address` answers once it listens, or raises why it cannot."""
 
-    def __init__(self, loop: FastLoop, options: HTTPOptions, grpc: gRPCOptions | None = None) -> None:
+    def __init__(self, loop: FastLoop, options: HTTPOptions, grpc: gRPCOptions | None = None, name: str = NAME) -> None:
         from skate.serve.http_front import Front
 
+        self.name = name
         self.options = options
         self.grpc: Any = None
         self.grpc_port = 0
@@ -101,7 +104,7 @@ class Proxy:
             from skate.serve.grpc_proxy import GRPCFront
 
             self.grpc = GRPCFront(grpc, _handle, self._ingress, lambda: [app for app, _ in self._targets()])
-        self.folder = session_folder()
+        self.folder = context.session_folder()
         self.loop = asyncio.get_running_loop()
         context.loop = self.loop
         self.entry = Entry(_handle)
@@ -123,7 +126,8 @@ class Proxy:
         await self._greeted()
         port = self.options.port or kept.get("proxy:port", 0)
         self.where = self.front.listen(self.options.host or "127.0.0.1", port)
-        vault.put.remote("proxy:port", self.where[1])
+        if self.name == NAME:
+            vault.put.remote("proxy:port", self.where[1])
         if self.grpc is not None:
             self.grpc_port = await self.grpc.start(self.options.host or "127.0.0.1")
 
@@ -180,7 +184,7 @@ class Proxy:
     def _demand(self, target: Target, count: int) -> None:
         """Tell the controller that connections wait, so that an application without replicas gets one."""
         try:
-            context.controller().waiting.remote(*target, NAME, count)
+            context.controller().waiting.remote(*target, self.name, count)
         except (exceptions.RayError, RuntimeError):
             return  # it is told again while they wait
 
@@ -226,6 +230,10 @@ class Proxy:
             "accepted": front.door.accepted,
             "pid": os.getpid(),
         }
+
+    async def whereabouts(self) -> dict[str, Any]:
+        """Which actor, process and node this is."""
+        return context.whereabouts()
 
     async def measured(self) -> Table:
         """What was measured in this process."""

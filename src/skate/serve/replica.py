@@ -35,6 +35,8 @@ from skate.serve.target import Target
 from skate.util.metrics_registry import Table
 
 MOST_THREADS = 256
+TELL_S, TELL_AGAIN_S = 0.2, 2.0
+"""Seconds between two reports of what is in hand, where that must be told; and after which it is told in any case."""
 
 
 class Refused(NamedTuple):
@@ -59,10 +61,11 @@ class Replica:
         self.gang = gang
         self.shares = place is not None and board.is_known(place)
         """Whether the process holds more than this replica."""
-        self.board = board.attach(place) if place is not None else board.private()
+        self.board = board.attach(place, context.session_folder) if place is not None else board.private()
         self.slot = slot
         self.words = self.board.words
         self.word = board.word_of(slot)
+        self.words[self.word] = 0  # another replica of this machine may have had it
         self.ongoing = 0
         self.max_ongoing = 1
         self.methods: dict[str, Callable[..., Any]] = {}
@@ -83,17 +86,20 @@ class Replica:
         """HTTP requests that wait here for their turn."""
         self.http: Any = None
         self.grpc: Calls | None = None
-        self.info: dict[str, Any] = {}
+        self.telling: asyncio.Task[None] | None = None
+        self.info: dict[str, Any] = {"board": self.board.identity}
         """What callers have to know of this replica."""
 
     # ------------------------------------------------------------------ the controller's
 
-    async def placed(self) -> str:
-        """That the process is there: its node."""
-        return skate.get_runtime_context().get_node_id()
+    async def placed(self) -> dict[str, Any]:
+        """That the process is there, and where."""
+        return context.whereabouts()
 
-    async def who(self) -> tuple[Target | None, int, int, str, dict[str, Any] | None, GangContext | None]:
-        """Target, rank, slot, node, what `start` told if it has ended, gang: for a controller that was restarted."""
+    async def who(
+        self,
+    ) -> tuple[Target | None, int, int, dict[str, Any], dict[str, Any] | None, GangContext | None]:
+        """Target, rank, slot, place, what `start` told if it has ended, gang: for a controller that was restarted."""
         made = self.made.is_set() and self.problem is None
         return self.target, self.rank, self.slot, await self.placed(), self.info if made else None, self.gang
 
@@ -119,7 +125,30 @@ class Replica:
             raise
         finally:
             self.made.set()
+        if self.board.place is None:
+            self.telling = asyncio.get_running_loop().create_task(self._tell_load())
         return self.info
+
+    async def _tell_load(self) -> None:
+        """On another machine than the controller's, where it cannot see the board: tell it what is in hand here, and
+        write down for the callers of this machine what others have.
+        """
+        told, when, ask, page = 0, 0.0, None, self.board
+        written: set[int] = set()
+        while True:
+            await asyncio.sleep(TELL_S)
+            if self.ongoing == told and perf_counter() - when < TELL_AGAIN_S:
+                continue
+            told, when = self.ongoing, perf_counter()
+            try:
+                ask = ask or context.controller()
+                others = await ask.has_in_hand.remote(self.id.unique_id, told, page.identity)
+            except (exceptions.RayError, RuntimeError):
+                ask = None  # it is being restarted
+                continue
+            for slot in written.union(others):
+                page.words[board.word_of(slot)] = others.get(slot, 0)
+            written = set(others)
 
     async def _make(self, code: bytes, target: Target) -> None:
         config = target.config

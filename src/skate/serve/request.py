@@ -191,12 +191,15 @@ class Request:
 
     def send_again(self, ref: Any, error: exceptions.RayError) -> bool:
         """Whether it, which failed, is sent anew: it had not begun, or what failed is one whose answer it takes."""
-        if not _is_lost(error):
-            return False
+        lost = _is_lost(error)
+        if not lost and not (self._upstream and isinstance(error, exceptions.RayActorError)):
+            return False  # on some engines an argument that is lost is told as an error of the task that needs it
         mended = self.mend()
         if mended:
             self.router.again(self, ref, Refused("argument"))
-        return mended if mended is not None else self.router.lost(self, ref)
+        if mended is not None:
+            return mended
+        return lost and self.router.lost(self, ref)
 
     def was_refused(self, ref: Any, refused: Refused) -> None:
         """It is sent anew."""

@@ -129,7 +129,7 @@ class Router(Listener):
             if asked is not None and asked != self.version and version < self.version:
                 return  # something newer has come since
             self.version, self.alone_since = version, 0.0
-            page = board.attach(published.place) if published.place is not None else board.private()
+            page = board.private() if published.place is None else board.attach(published.place, context.session_folder)
             known = {}
             for entry in published.replicas:
                 target = self.known.get(entry.name)

@@ -71,6 +71,7 @@ def row(state: DeploymentState, tender: Tender, queued: int, problem: str) -> di
                 "state": entry.phase.value,
                 "ongoing": tender.ongoing(entry.name),
                 "since_s": time.time() - clock() + entry.since,
+                "where": tender.where(entry.name),
             }
             for entry in state.replicas.values()
         ],

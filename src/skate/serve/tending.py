@@ -35,12 +35,18 @@ class Tended:
         self.group_name = ""
         """What it is called if there is one, of replicas that were found again."""
         self.node = ""
+        self.where: dict[str, Any] = {}
+        """Its process, as `context.whereabouts` has it; empty: it is not there yet."""
         self.info: dict[str, Any] = {}
         """What the replica told when it was ready."""
         self.models: tuple[str, ...] = ()
         """Multiplexed models that it holds."""
         self.stats: dict[str, Any] = {}
         """What its ``record_routing_stats`` gave last."""
+
+    def came(self, where: dict[str, Any]) -> None:
+        """Its process is there."""
+        self.where, self.node = where, where["node_id"]
 
 
 class Tender:
@@ -117,7 +123,7 @@ class Tender:
                     command.gang,
                 )
             )  # fmt: skip
-        except (exceptions.RayError, ValueError, TypeError, ImportError) as error:
+        except Exception as error:  # noqa: BLE001  whatever is wrong with the options, it is the deployment's failure
             self._remove(group)
             self._report(state.failed, name, told(error), clock())
             return
@@ -176,7 +182,7 @@ class Tender:
         placed = actor.placed.remote()
         started = actor.start.remote(self.codes[target.code], target)
         try:
-            known.node = await placed
+            known.came(await placed)
             state.placed(name)
             known.info = await started
         except exceptions.RayError as error:
@@ -206,8 +212,10 @@ class Tender:
         if state is None:
             skate.kill(actor)
             return None
+        if replica in self.tended:
+            return state, replica
         try:
-            target, rank, slot, node, info, gang = await actor.who.remote()
+            target, rank, slot, where, info, gang = await actor.who.remote()
         except exceptions.RayError:
             return None
         if target is None:
@@ -215,7 +223,7 @@ class Tender:
             return None
         known = Tended(actor, slot, placing.found(target.config, name, gang))
         known.group_name = placing.group_name(name, gang)
-        known.node = node
+        known.came(where)
         known.info = info or {}
         state.adopt(replica, target, rank, info is not None, clock(), gang)
         self.know(state, replica, known)
@@ -324,6 +332,25 @@ class Tender:
         except exceptions.RayError as error:
             print(f"serve: replica {name} of {state.name} did not end well: {told(error)}")
         skate.kill(actor)
+
+    def saw(self, name: str, requests: int) -> None:
+        """A replica on another machine has so many requests in hand. On the board those read it who are here."""
+        known = self.tended.get(name)
+        if known is not None and self.board is not None and known.info.get("board") != self.board.identity:
+            self.board.words[board.word_of(known.slot)] = requests
+
+    def loads(self, page: int) -> dict[int, int]:
+        """Requests in hand by slot, of replicas that have some and write on another page of the board."""
+        if self.board is None:
+            return {}
+        words = self.board.words
+        others = (known.slot for known in self.tended.values() if known.info.get("board") != page)
+        return {slot: count for slot in others if (count := int(words[board.word_of(slot)]))}
+
+    def where(self, name: str) -> dict[str, Any]:
+        """Where a replica's process is; empty: nowhere yet."""
+        known = self.tended.get(name)
+        return known.where if known is not None else {}
 
     def ongoing(self, name: str) -> int:
         """Requests that a replica has in hand, as far as can be seen from here."""

@@ -60,8 +60,8 @@ class Target:
         self.stream = entry.actor.stream.options(_generator_backpressure_num_objects=STREAM_AHEAD)
         self.word = board.word_of(entry.slot)
         self.words = page.words
-        self.alone = page.place is None
-        """Whether the replica's part of the board cannot be seen from here."""
+        self.alone = entry.info.get("board") != page.identity
+        """Whether what the replica has begun cannot be seen from here."""
         self.flying: dict[int, Any] = {}
         """References of this caller's requests, by number, that are not known to have ended."""
         self.kept = 0

@@ -24,7 +24,7 @@ from skate.engines.ray import groups, state
 from skate.engines.ray import options as as_ray
 from skate.engines.ray.errors import translated
 from skate.engines.ray.joining import connect
-from skate.engines.ray.refs import make_ray_ref, native_of, results
+from skate.engines.ray.refs import make_ray_ref, native_of, on_done, results
 from skate.engines.ray.shipping import check_worker
 
 SWEEP_EVERY = 0.2
@@ -68,7 +68,7 @@ class RayEngine:
         self.address_info: dict[str, Any] = connect(settings) if self.driver else {}
         """What Ray's own `init` told."""
         self.address = self.address_info.get("address") or ray.get_runtime_context().gcs_address
-        self.folder = self.address_info.get("session_dir") or ""
+        self.folder = self.address_info.get("session_dir") or state.own_folder()
         threading.Thread(target=self._sweep, name="skate-handles", daemon=True).start()
 
     # ------------------------------------------------------------------- calls
@@ -225,7 +225,7 @@ class RayEngine:
 
     def on_ready(self, ref: ObjectRef[Any], callback: Ready) -> None:
         """Call back when `ref` is ready."""
-        native_of(ref).future().add_done_callback(lambda _: callback())
+        on_done(native_of(ref), lambda _: callback())
 
     def asyncio_future(self, ref: ObjectRef[Any]) -> asyncio.Future[Any]:
         """A future of the running loop."""

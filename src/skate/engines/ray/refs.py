@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import ray
@@ -55,7 +57,7 @@ class RayRef(ObjectRef[R_co]):
             else:
                 future.set_exception(translated(error))
 
-        self._native.future().add_done_callback(settle)
+        on_done(self._native, settle)
         return future
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -71,6 +73,27 @@ def make_ray_ref(native: Any) -> RayRef[Any]:
     ref._native = native
     ref._index = 0
     return ref
+
+
+_aside: ThreadPoolExecutor | None = None
+
+
+def on_done(native: Any, callback: Callable[[Future[Any]], Any]) -> None:
+    """Call back, in a thread of ours, when a reference of Ray's is ready.
+
+    Ray would do it in the thread that hears from the cluster. There whatever asks the cluster, as `get_actor` does now
+    and then, waits for itself.
+    """
+    global _aside
+    if _aside is None:
+        _aside = ThreadPoolExecutor(8, "skate-callbacks")
+    submit = _aside.submit
+
+    def later(done: Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the interpreter ends, and has no more threads
+            submit(callback, done)
+
+    native.future().add_done_callback(later)
 
 
 def native_of(ref: ObjectRef[Any]) -> Any:

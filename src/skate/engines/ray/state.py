@@ -63,12 +63,16 @@ def _reconstructed(here: Any) -> bool:
         return bool(here.was_current_actor_reconstructed)
 
 
+def own_folder() -> str:
+    """The folder of Ray's session on this machine; empty through Ray Client, which may be on another one."""
+    node = ray._private.worker._global_node
+    return str(node.get_session_dir_path()) if node is not None else ""
+
+
 def session_folder() -> str:
     """The folder of Ray's session."""
-    node = ray._private.worker._global_node
-    if node is not None:
-        return str(node.get_session_dir_path())
-    return str(ray.get(ray.remote(num_cpus=0)(session_folder).remote()))  # through Ray Client: a worker knows
+    # through Ray Client a worker knows
+    return own_folder() or str(ray.get(ray.remote(num_cpus=0)(session_folder).remote()))
 
 
 def locations(natives: list[Any], timeout: float | None, ask: bool) -> list[dict[str, Any] | None]:
