@@ -124,9 +124,9 @@ async def test_a_cancelled_call_is_cancelled_at_its_server(mode: str) -> None:
         endpoint = await stack.enter_async_context(serving(mcp.gateway({"far": url})))
         client = await stack.enter_async_context(Client(endpoint, mode=mode))
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(1.5):
                 await client.call_tool("far__sleep", {"seconds": 33})
-        for _ in range(100):
+        for _ in range(3000):
             if CANCELLED:
                 break
             await asyncio.sleep(0.02)
