@@ -44,8 +44,8 @@ class Program:
         return self.process.pid
 
     def until(self, line: str) -> None:
-        """Read its output up to this line."""
-        for found in self.process.stdout:
+        """Read its output up to this line, and not a byte further: what follows is for `end` and for select()."""
+        while found := _line(self.process.stdout.fileno()):
             if found.strip() == line:
                 return
         raise AssertionError(f"the program ended without {line!r}: {self.process.stderr.read()}")
@@ -72,6 +72,13 @@ class Program:
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def _line(descriptor: int) -> str:
+    read = b""
+    while not read.endswith(b"\n") and (byte := os.read(descriptor, 1)):
+        read += byte
+    return read.decode(errors="backslashreplace")
 
 
 @contextmanager

@@ -111,8 +111,8 @@ def test_fifteen_hundred_rounds_leave_nothing_behind() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_ten_thousand_rounds_leave_nothing_behind() -> None:
-    print(output_of(PROGRAM, "10000", timeout=290))
+def test_four_thousand_rounds_leave_nothing_behind() -> None:
+    print(output_of(PROGRAM, "4000", timeout=290))
 
 
 FRAMES = """

@@ -74,8 +74,7 @@ def serve_app(app: Any, host: str, port: int, replicas: int, path: str) -> None:
         try:
             serve.start(http_options={"host": host, "port": port})
             serve.run(mcp.deployment(app, num_replicas=replicas), route_prefix="/", name="mcp")
-            click.echo(f"MCP at http://{host}:{port}{path}, {replicas} replicas. Ctrl-C ends it.", err=True)
-            until_told_to_end()
+            until_told_to_end(f"MCP at http://{host}:{port}{path}, {replicas} replicas. Ctrl-C ends it.")
         finally:
             serve.shutdown()
             skate.shutdown()
@@ -99,10 +98,11 @@ def serve_app(app: Any, host: str, port: int, replicas: int, path: str) -> None:
         sys.exit(1)
 
 
-def until_told_to_end() -> None:
-    """Return on Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def until_told_to_end(told: str) -> None:
+    """Say so, and return on Ctrl-C or SIGTERM: from when it is said, both are heard."""
     with contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        click.echo(told, err=True)
         while True:
             time.sleep(3600)
 

@@ -93,6 +93,8 @@ def start(
     except (RuntimeError, ValueError, TypeError) as error:
         raise click.ClickException(str(error)) from error
     try:
+        if block:
+            signal.signal(signal.SIGTERM, _leave)  # before anybody hears that there is something to end
         _tell(hub, block)
         if block:
             _wait(hub)
@@ -116,13 +118,13 @@ def _named(name: str) -> str:
     return f" --name {name}" if name else ""
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    """SIGTERM is as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def _wait(hub: Hub) -> None:
-    """Until the hub ends; SIGTERM is as Ctrl-C."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, leave)
+    """Until the hub ends."""
     process = pidfd_open(hub.pid)
     try:
         select.select([process], [], [])

@@ -124,9 +124,9 @@ async def test_a_cancelled_call_is_cancelled_at_its_server(mode: str) -> None:
         endpoint = await stack.enter_async_context(serving(mcp.gateway({"far": url})))
         client = await stack.enter_async_context(Client(endpoint, mode=mode))
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(1.5):
                 await client.call_tool("far__sleep", {"seconds": 33})
-        for _ in range(100):
+        for _ in range(3000):
             if CANCELLED:
                 break
             await asyncio.sleep(0.02)
@@ -175,11 +175,12 @@ async def test_a_server_that_comes_back_is_used_again(tmp_path: Path) -> None:
         first = words(await client.call_tool("rude__pid", {}))
         with pytest.raises(MCPError, match="ended with 3"):
             await client.call_tool("rude__exit", {})
-        for _ in range(100):
+        second, deadline = "", time.monotonic() + 60
+        while not second:
             try:
                 second = words(await client.call_tool("rude__pid", {}))
-                break
             except MCPError:
+                assert time.monotonic() < deadline
                 await asyncio.sleep(0.02)
         assert second != first
         assert gateway.status()["rude"] == {"state": "up", "failure": None, "restarts": 1}
