@@ -1,14 +1,15 @@
 """HTTP of serve beside the bare server and Ray Serve, in one interleaved run.
 
-    python benchmarks/serve_http.py [--rival PYTHON] [--rounds N] [--seconds S] [--out FILE]
+    python benchmarks/serve_http.py [--ray PYTHON] [--rounds N] [--seconds S] [--out FILE]
 
 Every contestant runs the same ASGI application with one replica. In each round all are measured one after another;
 ratios are of the same round, and their median is shown. Requests come from `wrk` (its path in WRK, or on the PATH).
-`--rival` names a Python that has ``ray[serve]``.
+`--ray` names a Python that has ``ray[serve]``.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import re
@@ -21,8 +22,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-import turns
 
 HERE = Path(__file__).resolve().parent
 CHUNKS = 100_000
@@ -186,13 +185,18 @@ def report(found: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
 
 
 def main() -> None:
-    options = turns.parser(__doc__, seconds=3).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ray", default="", help="a Python that has ray[serve]")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--out", default="")
+    options = parser.parse_args()
     wrk = os.environ.get("WRK") or shutil.which("wrk")
     if not wrk:
         sys.exit("this needs wrk: install it, or name it in WRK")
     contestants = [Contestant("bare", sys.executable), Contestant("skate", sys.executable)]
-    if options.rival:
-        contestants.append(Contestant("ray", options.rival))
+    if options.ray:
+        contestants.append(Contestant("ray", options.ray))
     found = {}
     try:
         for one in contestants:
@@ -215,7 +219,9 @@ def main() -> None:
         *report(found),
         *first_answers(options.rounds),
     ]
-    turns.keep(options.out, lines, {"load": load, "found": found})
+    print("\n".join(lines))
+    if options.out:
+        Path(options.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
