@@ -169,7 +169,7 @@ class _Made:
 
 
 def make_actor_class(plain: type[T], options: dict[str, Any]) -> ActorClass[T]:
-    """`plain` as an actor class; ValueError for an option it does not know."""
+    """`plain` as an actor class; ValueError for an option it does not know, TypeError for an abstract class."""
     check_actor_options(options)
     missing = sorted(getattr(plain, "__abstractmethods__", ()))
     if missing:

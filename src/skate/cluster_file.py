@@ -207,7 +207,7 @@ def read(path: str | os.PathLike[str]) -> Cluster:
 
 
 def check(text: str, name: str = "cluster.yaml") -> Cluster:
-    """The same for a file's text; `name` is what errors call it."""
+    """The same for a file's text; `name` is what errors call it. Raises ClusterFileError and ImportError as `read`."""
     try:
         import yaml
     except ImportError as missing:

@@ -110,20 +110,21 @@ def run(reload: bool, **options: Any) -> Program:
         folder = os.getcwd()
         if folder not in sys.path:  # plugins are beside config.toml
             sys.path.insert(0, folder)
-        _told(lambda: _run(flags, reload))
+        _told(_needs)
+        if reload:
+            from skate.plugin.reload import watch
+
+            watch(flags)
+            return
+        from skate.plugin import run as serve
+
+        _told(lambda: serve(flags=flags))
 
     return program
 
 
-def _run(flags: dict[str, Any], reload: bool) -> None:
-    if reload:
-        from skate.plugin.reload import watch
-
-        watch(flags)
-        return
-    from skate.plugin import run as serve
-
-    serve(flags=flags)
+def _needs() -> None:
+    need("plugin", "pydantic", "fastapi", "uvicorn")
 
 
 def _told(program: Callable[[], object]) -> None:
@@ -132,7 +133,6 @@ def _told(program: Callable[[], object]) -> None:
     from skate.plugin.errors import PluginError
 
     try:
-        need("plugin", "pydantic", "fastapi", "uvicorn")
         program()
     except (ConfigError, PluginError, ImportError) as error:
         click.echo(f"Error: {error}", err=True)
@@ -149,6 +149,7 @@ def list_plugins(as_json: bool, **options: Any) -> Program:
     def program() -> None:
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
+        _told(_needs)
         _told(lambda: _list(_loaded(flags), as_json))
 
     return program

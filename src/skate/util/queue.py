@@ -80,14 +80,14 @@ class Queue:
         return self.get(block=False)
 
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
-        """Add all items in one go, or none and raise Full."""
+        """Add all items in one go, or none and raise Full; TypeError for what holds no items."""
         if not isinstance(items, Iterable):
             raise TypeError(f"put_nowait_batch takes items to add, not a {type(items).__name__}")
         if not get(self.actor.put_batch.remote(list(items))):
             raise Full("The queue has no room for all of these items.")
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
-        """Take `num_items` in one go, or none and raise Empty."""
+        """Take `num_items` in one go, or none and raise Empty; TypeError, ValueError: no whole number from 0 on."""
         if not isinstance(num_items, int):
             raise TypeError(f"num_items must be an integer, not a {type(num_items).__name__}")
         if num_items < 0:
@@ -98,7 +98,9 @@ class Queue:
         return items
 
     def shutdown(self, force: bool = False, grace_period_s: int = 5) -> None:
-        """End the queue's actor: after what was asked of it is done, or at once if `force`."""
+        """End the queue's actor: when what was asked of it is done, after `grace_period_s` seconds at the latest, or at
+        once if `force`.
+        """
         actor, self.actor = self.actor, None
         if actor is None:
             return

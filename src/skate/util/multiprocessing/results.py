@@ -65,13 +65,13 @@ class AsyncResult:
         return values[0] if self._single_result else values
 
     def wait(self, timeout: float | None = None) -> None:
-        """Return when it is ready, or after `timeout`."""
+        """Return when it is ready, or after `timeout` seconds."""
         self._done.wait(timeout)
 
     def get(self, timeout: float | None = None) -> Any:
         """The result, of `map` in the order of the input; raises what the first call that failed raised.
 
-        Raises `multiprocessing.TimeoutError` when it is not ready after `timeout`.
+        Raises `multiprocessing.TimeoutError` when it is not ready after `timeout` seconds.
         """
         if not self._done.wait(timeout):
             raise TimeoutError
