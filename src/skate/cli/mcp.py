@@ -218,7 +218,7 @@ def gateway(config: str, host: str | None, port: int | None, replicas: int, chec
             click.echo(f"{config} is fine.")
             return
         where = found.host if host is None else host
-        serve_app(found.app, where, found.port if port is None else port, replicas, found.app.path)
+        serve_app(found.app, where, found.port if port is None else port, replicas, found.app.options.path)
 
 
 def with_peer(url: str, token_env: str | None, timeout: float, use: Callable[[Peer], Coroutine[Any, Any, Any]]) -> Any:

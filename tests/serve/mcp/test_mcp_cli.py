@@ -203,10 +203,11 @@ backoff = 9
     found = config.read(path)
     assert (found.host, found.port) == ("0.0.0.0", 9)
     app = found.app
-    assert (app.path, app.name, app.instructions, app.stateless, app.check_output, app.max_sessions) == (
+    options = app.options
+    assert (options.path, app.name, app.instructions, options.stateless, app.check_output, options.max_sessions) == (
         "/x", "mine", "use it", True, False, 5,
     )  # fmt: skip
     assert app.servers["one"].command == (("a", "b"), {"K": "<value>"}, "/tmp")
     assert app.servers["one"].per_session and app.servers["two"].url == "https://example.com/mcp"
-    assert app.access == mcp.Access([], ["example.com"], ["https://example.com"])
+    assert options.access == mcp.Access([], ["example.com"], ["https://example.com"])
     assert (app.limits.call, app.limits.backoff, app.limits.start) == (1.5, 9, 30)

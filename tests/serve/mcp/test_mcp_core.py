@@ -308,7 +308,7 @@ def test_applications_can_be_sent_to_other_processes() -> None:
     )
     copy = pickle.loads(pickle.dumps(made))
     assert copy.servers.keys() == made.servers.keys()
-    assert copy.access == made.access and copy.status() == {}
+    assert copy.options == made.options and copy.status() == {}
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_sessions_find_their_replica(base: str) -> None:
     for _ in range(12):  # each request has a connection of its own, which any replica may get
         begun = httpx2.post(url, json=INITIALIZE, headers=HEADERS)
         session = {**HEADERS, "mcp-session-id": begun.headers["mcp-session-id"]}
-        found = {httpx2.post(url, json=CALL, headers=session).text for _ in range(6)}
+        found = {httpx2.post(url, json=CALL, headers=session).text.partition("data: {")[2] for _ in range(6)}
         assert len(found) == 1 and '"error"' not in found.copy().pop()
         pids[found.pop()] = session
         if len(pids) == 2:

@@ -58,7 +58,7 @@ class McpReplica:
             for name, handle in children.items():
                 app.servers[name] = _Handled(handle)
         self._inner = app
-        self._app: App = app if app.stateless else Sticky(app, _has_others)
+        self._app: App = app if app.options.stateless else Sticky(app, _has_others, app.options.max_body)
         self._link = AppLink(self._app)
 
     def __del__(self) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 
 from skate._version import __version__
 from skate.serve.mcp import messages
-from skate.serve.mcp.access import Caller
+from skate.serve.mcp.backend import Asked, Description
 from skate.serve.mcp.changes import Changes
 from skate.serve.mcp.checks import OutputChecks
-from skate.serve.mcp.endpoint import Asked, Description
 from skate.serve.mcp.messages import (
     EMPTY,
     INVALID_PARAMS,
@@ -28,6 +27,7 @@ from skate.serve.mcp.messages import (
 )
 from skate.serve.mcp.names import CHANGES, KINDS, Kind, split, split_uri
 from skate.serve.mcp.peers import Peer
+from skate.serve.mcp.rights import Caller
 from skate.serve.mcp.rounds import Rounds
 from skate.serve.mcp.sessions import Session
 from skate.serve.mcp.upstream import Item, Limits, Upstream
@@ -159,29 +159,29 @@ class Forwarder:
         method = self._methods.get(asked.request.method)
         if method is not None:
             return await method(asked)
-        if self._only is not None:
+        if self._only is not None and not asked.caller.rights.limited:  # what it does is not known here
             return await self._pass_on(asked, self._only, asked.request.params)
         raise RpcError(METHOD_NOT_FOUND, f"Method not found: {asked.request.method}")
 
     async def _call_tool(self, asked: Asked) -> Json:
-        upstream, inner, params = self._named(asked)
+        upstream, inner, params = self._named(asked, "tools")
         result = await self._pass_on(asked, upstream, params)
         if self._checks is not None:
             self._checks.check(inner, upstream.schemas.get(inner), result)
         return upstream.names.with_outer_uris(result)
 
     async def _get_prompt(self, asked: Asked) -> Json:
-        upstream, _, params = self._named(asked)
+        upstream, _, params = self._named(asked, "prompts")
         return upstream.names.with_outer_uris(await self._pass_on(asked, upstream, params))
 
-    def _named(self, asked: Asked) -> tuple[Upstream, str, Json]:
+    def _named(self, asked: Asked, kind: str) -> tuple[Upstream, str, Json]:
         """The server of a tool or prompt, its name there, and the parameters for there."""
         params = messages.fields(asked.request.params)
         name = messages.text(params, "name")
-        if not asked.caller.may_use(name):
+        if not asked.caller.rights.may(kind, name):
             raise RpcError(INVALID_PARAMS, f"Unknown name {name!r}")  # as if there were none
         if self._only is not None:
-            return self._only, name, asked.request.params
+            return self._only, name, messages.join(params)  # a name given twice is what was looked at
         server, inner = split(name)
         upstream = self.upstreams.get(server)
         if upstream is None:
@@ -197,7 +197,7 @@ class Forwarder:
         """The server of a resource, its address there, and the parameters for there."""
         params = messages.fields(asked.request.params)
         uri = messages.text(params, "uri")
-        if not asked.caller.may_read(uri):
+        if not asked.caller.rights.may("resources", uri):
             raise RpcError(INVALID_PARAMS, f"Unknown resource {uri!r}")
         upstream, inner = self._resource(uri)
         params["uri"] = messages.encode(inner)
@@ -231,12 +231,12 @@ class Forwarder:
         ref = messages.fields(params.get("ref", EMPTY))
         if messages.text(ref, "type") == "ref/resource":
             uri = messages.text(ref, "uri")
-            allowed = asked.caller.may_read(uri)
+            allowed = asked.caller.rights.may("resources", uri)
             upstream, inner = self._resource(uri)
             ref["uri"] = messages.encode(inner)
         else:
             name = messages.text(ref, "name")
-            allowed = asked.caller.may_use(name)
+            allowed = asked.caller.rights.may("prompts", name)
             server, inner = (None, name) if self._only is not None else split(name)
             found = self._only if server is None else self.upstreams.get(server)
             if found is None:
@@ -268,13 +268,13 @@ class Forwarder:
             found = [await self._only.items(kind)]
         else:
             found = await asyncio.gather(*(self._items(upstream, kind) for upstream in self.upstreams.values()))
-        token = asked.caller.token
-        shown = [item.shown for items in found for item in items if token is None or self._may_see(asked, kind, item)]
+        free = not asked.caller.rights.limited
+        shown = [item.shown for items in found for item in items if free or self._may_see(asked, kind, item)]
         return b'{"%b":[%b]}' % (kind.field.encode(), b",".join(shown))
 
     def _may_see(self, asked: Asked, kind: Kind, item: Item) -> bool:
         name = messages.text(messages.fields(item.shown), kind.key)
-        return asked.caller.may_use(name) if kind.key == "name" else asked.caller.may_read(name)
+        return asked.caller.rights.may(kind.capability, name)
 
     async def _items(self, upstream: Upstream, kind: Kind) -> list[Item]:
         """What a server has, nothing if it fails or takes too long: it must not hide what others have."""

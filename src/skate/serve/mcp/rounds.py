@@ -11,9 +11,9 @@ import asyncio
 import secrets
 
 from skate.serve.mcp import messages
+from skate.serve.mcp.backend import Asked
 from skate.serve.mcp.calls import Relay
-from skate.serve.mcp.endpoint import Asked
-from skate.serve.mcp.messages import EMPTY, INVALID_PARAMS, Failure, Json, Request, Result, RpcError
+from skate.serve.mcp.messages import EMPTY, INVALID_PARAMS, SERVER_DOWN, Failure, Json, Request, Result, RpcError
 from skate.serve.mcp.names import CHANGES
 from skate.serve.mcp.peers import Peer
 from skate.serve.mcp.sessions import Exchange
@@ -24,8 +24,13 @@ PATIENCE = 300.0
 """Seconds that a client has to answer."""
 IDLE = 16
 """Sessions of one kind that are kept for later calls."""
+KINDS = 64
+"""Kinds of sessions that are kept; of those not used for longest the sessions end."""
+WAITING = 1000
+"""Rounds that wait for clients at a time."""
 
-_Kind = tuple[str, str, Json]
+_Kind = tuple[str, tuple[str, ...], Json]
+"""A server, whose client it is, and what that can do: nobody gets a session that another has used."""
 
 
 class _Round:
@@ -135,6 +140,10 @@ class Rounds:
         if result is not None:
             self._give_back(current)
             return result
+        if len(self._waiting) >= WAITING:
+            await current.end()
+            self._give_back(current)
+            raise RpcError(SERVER_DOWN, "too many calls wait for their clients' answers")
         token = secrets.token_urlsafe(18)
         self._waiting[token] = current
         current.expiry = asyncio.get_running_loop().call_later(PATIENCE, self._expire, token)
@@ -147,7 +156,7 @@ class Rounds:
         )
 
     async def _begun(self, asked: Asked, upstream: Upstream, params: Json) -> _Round:
-        kind = (upstream.name, asked.caller.name, asked.client.capabilities)
+        kind = (upstream.name, asked.caller.identity, asked.client.capabilities)
         idle = self._idle.get(kind, [])
         peer = None
         while idle and peer is None:
@@ -173,11 +182,14 @@ class Rounds:
         peer = current.peer
         if peer is None or not peer.alive:
             return
-        idle = self._idle.setdefault(current.kind, [])
-        if len(idle) < IDLE:
-            idle.append(peer)
-        else:
-            current.upstream.in_background(peer.close())
+        idle = self._idle.pop(current.kind, [])
+        self._idle[current.kind] = idle  # the last one used
+        idle.append(peer)
+        unused = [idle.pop(0)] if len(idle) > IDLE else []
+        if len(self._idle) > KINDS:
+            unused += self._idle.pop(next(iter(self._idle)))
+        for each in unused:
+            current.upstream.in_background(each.close())
 
     def _expire(self, token: str) -> None:
         current = self._waiting.pop(token)

@@ -94,17 +94,26 @@ class StdioPeer:
         stray: takes what belongs to no call.
         ended: called once when the process has ended, with what there is to say of it.
         timeout: seconds that a call may take.
+        start: seconds that beginning a session may take.
     """
 
     server: Server
 
     def __init__(
-        self, command: Command, client: Client, stray: Relay, ended: Callable[[str], None], *, timeout: float
+        self,
+        command: Command,
+        client: Client,
+        stray: Relay,
+        ended: Callable[[str], None],
+        *,
+        timeout: float,
+        start: float = 30.0,
     ) -> None:
         self._command = command
         self._client = client
         self._ended = ended
         self._timeout = timeout
+        self._start = start
         self._calls = Calls(stray)
         self._process: subprocess.Popen[bytes] | None = None
         self._input: asyncio.WriteTransport | None = None
@@ -234,13 +243,14 @@ class StdioPeer:
 
     async def request(self, method: str, params: Json, relay: Relay | None = None) -> Json:
         call, line = self._calls.begin(method, params, relay)
+        timeout = self._start if method == "initialize" else self._timeout
         try:
             self._write(line)
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout):
                 return await call.answer
         except TimeoutError:
             self._write_if_possible(self._calls.cancelled(call, "timed out"))
-            raise RpcError(TIMED_OUT, f"no answer to {method} in {self._timeout:g} s") from None
+            raise RpcError(TIMED_OUT, f"no answer to {method} in {timeout:g} s") from None
         except asyncio.CancelledError:
             self._write_if_possible(self._calls.cancelled(call, "the client cancelled"))
             raise
