@@ -45,6 +45,8 @@ class _Own:
     def __init__(self) -> None:
         self.opening = asyncio.Lock()
         self.peer: Peer | None = None
+        self.lists: dict[str, list[Item]] = {}
+        """What this session's server has listed, by method, as long as it says that it tells of changes."""
 
 
 class Forwarder:
@@ -265,9 +267,9 @@ class Forwarder:
     async def _list(self, asked: Asked) -> Json:
         kind = KINDS[asked.request.method]
         if self._only is not None:
-            found = [await self._only.items(kind)]
+            found = [await self._listed(asked, self._only, kind)]
         else:
-            found = await asyncio.gather(*(self._items(upstream, kind) for upstream in self.upstreams.values()))
+            found = await asyncio.gather(*(self._items(asked, upstream, kind) for upstream in self.upstreams.values()))
         free = not asked.caller.rights.limited
         shown = [item.shown for items in found for item in items if free or self._may_see(asked, kind, item)]
         return b'{"%b":[%b]}' % (kind.field.encode(), b",".join(shown))
@@ -276,11 +278,26 @@ class Forwarder:
         name = messages.text(messages.fields(item.shown), kind.key)
         return asked.caller.rights.may(kind.capability, name)
 
-    async def _items(self, upstream: Upstream, kind: Kind) -> list[Item]:
+    async def _listed(self, asked: Asked, upstream: Upstream, kind: Kind) -> list[Item]:
+        """What a server has, as this client is shown it: by its own session, if there is one."""
+        session = asked.session
+        own = None if session is None else session.held.get(upstream.name)
+        if upstream.one_session or session is None or (own is None and self._only is None):
+            return await upstream.view(asked.client).items(kind)
+        peer = await self._peer(asked, upstream)
+        if not peer.server.can(kind.capability):
+            return []
+        lists: dict[str, list[Item]] = session.held[upstream.name].lists
+        if kind.method not in lists or not peer.server.tells_changes(kind.capability):
+            lists[kind.method] = await upstream.fetch(peer, kind)
+        return lists[kind.method]
+
+    async def _items(self, asked: Asked, upstream: Upstream, kind: Kind) -> list[Item]:
         """What a server has, nothing if it fails or takes too long: it must not hide what others have."""
-        if (known := upstream.known(kind)) is not None:
+        in_session = asked.session is not None and upstream.name in asked.session.held
+        if not in_session and (known := upstream.view(asked.client).known(kind)) is not None:
             return known
-        task = self._spawn(upstream.items(kind))  # goes on when this one waits no longer
+        task = self._spawn(self._listed(asked, upstream, kind))  # goes on when this one waits no longer
         await asyncio.wait({task}, timeout=self._limits.lists)
         if not task.done():
             logger.warning("MCP server %s: no %s within %g s", upstream.name, kind.method, self._limits.lists)
@@ -321,6 +338,7 @@ class Forwarder:
             own = session.held[upstream.name] = _Own()
         async with own.opening:
             if own.peer is None or not own.peer.alive:
+                own.lists.clear()
                 own.peer = await upstream.own(session.client, _relay(asked, upstream, None, own))
                 if (level := session.held.get(LEVEL)) is not None:
                     with contextlib.suppress(RpcError):
@@ -339,6 +357,13 @@ class Forwarder:
         for held in list(session.held.values()):
             if isinstance(held, _Own) and held.peer is not None and held.peer.alive:
                 await held.peer.send(notification)
+
+
+def _forget(session: Session | None, upstream: Upstream, capability: str) -> None:
+    """A list has changed: that of a client's own session, and maybe everybody's."""
+    if session is not None and (own := session.held.get(upstream.name)) is not None:
+        own.lists.clear()
+    upstream.forget(capability)
 
 
 def _relay(
@@ -363,7 +388,7 @@ def _relay(
             else:
                 session.ask(message, exchange, answer_with)
         elif message.method in CHANGES:
-            upstream.forget(CHANGES[message.method])
+            _forget(session, upstream, CHANGES[message.method])
         elif message.method == "notifications/cancelled":
             if session is not None:
                 with contextlib.suppress(RpcError):

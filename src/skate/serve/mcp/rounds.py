@@ -17,7 +17,7 @@ from skate.serve.mcp.messages import EMPTY, INVALID_PARAMS, SERVER_DOWN, Failure
 from skate.serve.mcp.names import CHANGES
 from skate.serve.mcp.peers import Peer
 from skate.serve.mcp.sessions import Exchange
-from skate.serve.mcp.upstream import Upstream
+from skate.serve.mcp.upstream import INTERACTIVE, Upstream
 
 METHODS = ("tools/call", "prompts/get", "resources/read")
 PATIENCE = 300.0
@@ -43,6 +43,8 @@ class _Round:
         self.peer: Peer | None = None
         self.task: asyncio.Task[Json] | None = None
         self.expiry: asyncio.TimerHandle | None = None
+        self.progress: Json | None = None
+        """The progress token of the request that goes on with the call."""
         self.upstream = upstream
         self._open: dict[str, Request] = {}
         self._last = 0
@@ -69,6 +71,8 @@ class _Round:
             self._open = {key: request for key, request in self._open.items() if request.id != wanted}
         elif self.exchange is not None:
             params = self.upstream.names.with_outer_uris(message.params)
+            if self.progress is not None and message.method == "notifications/progress":
+                params = messages.join({**messages.fields(params), "progressToken": self.progress})
             self.exchange.tell(messages.Notification(message.method, params))
 
     def _send(self, answer: Result | Failure) -> None:
@@ -114,9 +118,7 @@ class Rounds:
 
     def concern(self, asked: Asked) -> bool:
         """Whether the server may have questions that this client can answer."""
-        return asked.request.method in METHODS and any(
-            word in asked.client.capabilities for word in (b'"sampling"', b'"elicitation"', b'"roots"')
-        )
+        return asked.request.method in METHODS and any(word in asked.client.capabilities for word in INTERACTIVE)
 
     async def answer(self, asked: Asked, upstream: Upstream, params: Json) -> Json:
         """The server's result, or its questions."""
@@ -128,6 +130,7 @@ class Rounds:
         else:
             current = self._resumed(messages.decode(state), asked)
             current.hear(messages.fields(answers))
+            current.progress = messages.fields(found.get("_meta", EMPTY)).get("progressToken")
         current.exchange = asked.exchange
         try:
             result = await current.step()

@@ -179,6 +179,7 @@ class Exchange:
 
     async def finish(self, answer: bytes, status: int = 200) -> None:
         """Send the answer."""
+        self.task = None  # too late to be cancelled
         if self._silence is not None:
             self._silence.cancel()
         if self.trail is not None:

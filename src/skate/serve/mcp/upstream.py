@@ -31,6 +31,10 @@ PAGES = 100
 """Pages of a list that are asked for; a server whose list goes on after that is cut off."""
 STEADY = 5.0
 """Seconds that a session must last for its end to count as the first failure again."""
+VIEWS = 8
+"""Sets of abilities of clients for which a server's lists are told apart."""
+INTERACTIVE = (b'"sampling"', b'"elicitation"', b'"roots"')
+"""What a server can only ask clients that are able to."""
 ANSWERS_PING = 5.0
 """Seconds that a server has for a ping."""
 
@@ -88,13 +92,14 @@ class Upstream:
         connector: how sessions are begun.
         names: how its names are shown.
         limits: how long things may take.
+        client: who asks in the session that is this process's own.
 
     Attributes:
         changed: called with "tools", "prompts" or "resources" when such a list has changed.
         heard: called with what the shared session says and what belongs to no call.
     """
 
-    def __init__(self, name: str, connector: Connector, names: Names, limits: Limits) -> None:
+    def __init__(self, name: str, connector: Connector, names: Names, limits: Limits, client: Client = NOBODY) -> None:
         self.name = name
         self.names = names
         self.limits = limits
@@ -104,6 +109,8 @@ class Upstream:
         self.schemas: dict[str, Json] = {}
         """Output schemas of tools, by the server's names for them."""
         self._connector = connector
+        self._client = client
+        self._views: dict[Json, Upstream] = {}
         self.changed: Callable[[str], None] = _nothing
         self.heard: Callable[[Upstream, Notification], None] = _nothing
         self._peer: Peer | None = None
@@ -133,7 +140,7 @@ class Upstream:
         async with self._connecting:
             if self._peer is not None and self._peer.alive:
                 return self._peer
-            self._peer = await self._connect(NOBODY, self._stray, self._ended)
+            self._peer = await self._connect(self._client, self._stray, self._ended)
             self._since = time.monotonic()
             self.failure = None
             self.restarts += 1
@@ -199,8 +206,9 @@ class Upstream:
 
     def forget(self, capability: str) -> None:
         """A list has changed: the next one to ask for it gets it anew."""
-        for method in [method for method in self._lists if method.startswith(capability)]:
-            del self._lists[method]
+        for each in (self, *self._views.values()):
+            for method in [method for method in each._lists if method.startswith(capability)]:
+                del each._lists[method]
         self.changed(capability)
 
     def _forget_all(self) -> None:
@@ -220,12 +228,26 @@ class Upstream:
             if (known := self.known(kind)) is not None:
                 return known
             peer = await self.shared()
-            items = await self._fetch(peer, kind) if peer.server.can(kind.capability) else []
+            items = await self.fetch(peer, kind) if peer.server.can(kind.capability) else []
             told = peer.hears and peer.server.tells_changes(kind.capability)
             self._lists[kind.method] = (time.monotonic() + (86_400.0 if told else self.limits.fresh), items)
             return items
 
-    async def _fetch(self, peer: Peer, kind: Kind) -> list[Item]:
+    def view(self, client: Client) -> Upstream:
+        """What clients that can do the same as this one are shown: servers have tools that only some can use."""
+        if self.one_session or not any(word in client.capabilities for word in INTERACTIVE):
+            return self
+        able = messages.fields(client.capabilities)
+        able = {name: able[name] for name in sorted(able) if name in ("sampling", "elicitation", "roots")}
+        key = messages.join(able)
+        if not able or (key not in self._views and len(self._views) >= VIEWS):
+            return self
+        if key not in self._views:
+            made = self._views[key] = Upstream(self.name, self._connector, self.names, self.limits, Client(key))
+            made.changed, made.heard = self.changed, self.heard
+        return self._views[key]
+
+    async def fetch(self, peer: Peer, kind: Kind) -> list[Item]:
         """All pages of a list. What in it cannot be used is left out and told."""
         items: dict[str, Item] = {}
         params = messages.EMPTY
@@ -257,7 +279,9 @@ class Upstream:
             cursors.add(cursor)
             params = messages.join({"cursor": cursor})
         if kind is TOOLS:
-            self.schemas = schemas
+            for name in items:
+                self.schemas.pop(name, None)
+            self.schemas.update(schemas)
         return list(items.values())
 
     # health
@@ -310,8 +334,8 @@ class Upstream:
 
     async def close(self) -> None:
         self._closed = True
-        if self._peer is not None:
-            await self._peer.close()
+        views = [view._peer for view in self._views.values()]
+        await asyncio.gather(*(peer.close() for peer in (self._peer, *views) if peer is not None))
         await self._connector.close()
 
 
