@@ -236,7 +236,7 @@ def with_peer(url: str, token_env: str | None, timeout: float, use: Callable[[Pe
         connector = web(url, headers)
         try:
             limits = Limits(call=timeout)
-            peer = await connector.connect(NOBODY, lambda _: None, lambda _: None, limits)
+            peer = await connector.connect(NOBODY, lambda _: None, lambda *_: None, limits)
             try:
                 return await use(peer)
             finally:

@@ -24,7 +24,7 @@ class StdioConnector:
         self._command = command
         self._processes: set[StdioPeer] = set()
 
-    async def connect(self, client: Client, stray: Relay, ended: Callable[[str], None], limits: Limits) -> Peer:
+    async def connect(self, client: Client, stray: Relay, ended: Callable[[str, str], None], limits: Limits) -> Peer:
         peer = StdioPeer(self._command, client, stray, ended, timeout=limits.call, start=limits.start)
         await peer.begin()
         self._processes = {known for known in self._processes if known.alive} | {peer}
@@ -51,7 +51,7 @@ class LinkConnector:
         self._make = make
         self._link: Link | None = None
 
-    async def connect(self, client: Client, stray: Relay, ended: Callable[[str], None], limits: Limits) -> Peer:
+    async def connect(self, client: Client, stray: Relay, ended: Callable[[str, str], None], limits: Limits) -> Peer:
         if self._link is None:
             self._link = self._make()
         peer = HttpPeer(self._link, client, stray, timeout=limits.call, start=limits.start)

@@ -13,6 +13,7 @@ from skate.serve.mcp import messages
 from skate.serve.mcp.backend import Asked, Description
 from skate.serve.mcp.changes import Changes
 from skate.serve.mcp.checks import OutputChecks
+from skate.serve.mcp.listing import Item
 from skate.serve.mcp.messages import (
     EMPTY,
     INVALID_PARAMS,
@@ -30,7 +31,7 @@ from skate.serve.mcp.peers import Peer
 from skate.serve.mcp.rights import Caller
 from skate.serve.mcp.rounds import Rounds
 from skate.serve.mcp.sessions import Session
-from skate.serve.mcp.upstream import Item, Limits, Upstream
+from skate.serve.mcp.upstream import Limits, Upstream
 
 logger = logging.getLogger("skate.serve.mcp")
 

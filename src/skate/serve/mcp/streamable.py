@@ -86,6 +86,10 @@ class HttpPeer:
     def hears(self) -> bool:
         return self._listening
 
+    @property
+    def busy(self) -> bool:
+        return len(self._calls) > 0
+
     async def begin(self) -> None:
         """Open the session; RpcError where that fails."""
         await self._begin(0)

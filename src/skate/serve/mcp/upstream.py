@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from skate.serve.mcp import messages
 from skate.serve.mcp.calls import Relay
+from skate.serve.mcp.listing import Item, Listing
 from skate.serve.mcp.messages import (
     METHOD_NOT_FOUND,
     SERVER_DOWN,
@@ -65,23 +66,14 @@ class Connector(Protocol):
     one_session: bool
     """All clients share one session: there is one process, or nothing that a session would keep."""
 
-    async def connect(self, client: Client, stray: Relay, ended: Callable[[str], None], limits: Limits) -> Peer:
-        """Begin a session; RpcError where that fails. `ended` is called if it ends by itself."""
+    async def connect(self, client: Client, stray: Relay, ended: Callable[[str, str], None], limits: Limits) -> Peer:
+        """Begin a session; RpcError where that fails. `ended` is called if it ends by itself: how, last words."""
 
     async def close(self) -> None:
         """Give back what all sessions had in common."""
 
     def abandon(self) -> None:
         """End processes at once: there is no event loop any more."""
-
-
-class Item(NamedTuple):
-    """An item of a list."""
-
-    name: str
-    """As the server calls it."""
-    shown: Json
-    """As clients see it."""
 
 
 class Upstream:
@@ -106,6 +98,8 @@ class Upstream:
         self.one_session = connector.one_session
         self.failure: str | None = None
         self.restarts = -1
+        self._words = ""
+        self._suspected = False
         self.schemas: dict[str, Json] = {}
         """Output schemas of tools, by the server's names for them."""
         self._connector = connector
@@ -151,7 +145,7 @@ class Upstream:
         """A session for one client. Its end is that client's alone: it keeps nobody else waiting."""
         return await self._connect(client, stray, _nothing)
 
-    async def _connect(self, client: Client, stray: Relay, ended: Callable[[str], None]) -> Peer:
+    async def _connect(self, client: Client, stray: Relay, ended: Callable[[str, str], None]) -> Peer:
         if self._closed:
             raise self._down("it is being ended")
         wait = self._retry_at - time.monotonic()
@@ -163,23 +157,24 @@ class Upstream:
         except TimeoutError:
             self._has_failed(f"it did not start within {self.limits.start:g} s")
         except RpcError as error:
-            self._has_failed(error.message)
+            self._has_failed(error.message, error.words)
         raise self._down(self.failure or "it failed")
 
     def _down(self, why: str) -> RpcError:
         return RpcError(SERVER_DOWN, f"the server {self.name!r} is down: {why}", {"server": self.name})
 
-    def _has_failed(self, why: str) -> None:
-        self.failure = why
+    def _has_failed(self, why: str, words: str = "") -> None:
+        self.failure, self._words = why, words
         self._failures += 1
         self._retry_at = time.monotonic() + min(0.1 * 2**self._failures, self.limits.backoff)
-        logger.warning("MCP server %s: %s (failure %d)", self.name, why, self._failures)
+        said = f"; its last words: {words}" if words else ""
+        logger.warning("MCP server %s: %s (failure %d)%s", self.name, why, self._failures, said)
 
-    def _ended(self, why: str) -> None:
+    def _ended(self, why: str, words: str = "") -> None:
         """A session has ended by itself."""
         if time.monotonic() - self._since > STEADY:
             self._failures = 0
-        self._has_failed(why)
+        self._has_failed(why, words)
         self._forget_all()
 
     def _stray(self, message: Request | Notification) -> None:
@@ -249,45 +244,36 @@ class Upstream:
 
     async def fetch(self, peer: Peer, kind: Kind) -> list[Item]:
         """All pages of a list. What in it cannot be used is left out and told."""
-        items: dict[str, Item] = {}
+        listing = Listing(kind, self.names)
         params = messages.EMPTY
         cursors: set[Json] = set()
-        schemas = {}
         for _ in range(PAGES):
             try:
                 page = messages.fields(await peer.request(kind.method, params))
-                listed = messages.items(page.get(kind.field, b"null"))
+                for raw in messages.items(page.get(kind.field, b"null")):
+                    listing.add(raw)
             except RpcError as error:
                 if error.code == METHOD_NOT_FOUND:
                     break  # it has the capability, but not this list of it
                 raise
-            for raw in listed:
-                try:
-                    name, shown = self.names.shown(kind, raw)
-                except RpcError as error:
-                    logger.warning("MCP server %s lists what cannot be used: %s", self.name, error.message)
-                    continue
-                if name in items:
-                    logger.warning("MCP server %s lists %s twice", self.name, name)
-                    continue
-                items[name] = Item(name, shown)
-                if kind is TOOLS and b'"outputSchema"' in raw:
-                    schemas[name] = messages.fields(raw).get("outputSchema", b"null")
             cursor = page.get("nextCursor", b"null")
             if cursor[:1] != b'"' or cursor in cursors:
                 break
             cursors.add(cursor)
             params = messages.join({"cursor": cursor})
+        if listing.complaints:
+            logger.warning("MCP server %s: what is wrong in %s: %s", self.name, kind.method, listing.complaints)
         if kind is TOOLS:
-            for name in items:
+            for name in listing.items:
                 self.schemas.pop(name, None)
-            self.schemas.update(schemas)
-        return list(items.values())
+            self.schemas.update(listing.schemas)
+        return list(listing.items.values())
 
     # health
 
     def suspect(self) -> None:
         """A call got no answer: look soon whether the server is still there."""
+        self._suspected = True
         self._wake.set()
 
     async def rest(self) -> None:
@@ -308,6 +294,9 @@ class Upstream:
                     await self.shared()
             self.tried.set()
             return
+        suspected, self._suspected = self._suspected, False
+        if peer.busy and not suspected:
+            return  # some answer one thing at a time; what they are at has a limit of its own
         try:
             async with asyncio.timeout(ANSWERS_PING):
                 await peer.request("ping", messages.EMPTY)
@@ -326,7 +315,8 @@ class Upstream:
         """State, last failure and restarts, for people."""
         up = self._peer is not None and self._peer.alive
         state = "up" if up else "down" if self.failure else "idle"
-        return {"state": state, "failure": None if up else self.failure, "restarts": max(self.restarts, 0)}
+        failure = f"{self.failure}: {self._words}" if self.failure and self._words else self.failure
+        return {"state": state, "failure": None if up else failure, "restarts": max(self.restarts, 0)}
 
     def abandon(self) -> None:
         """End processes at once: there is no event loop any more."""
