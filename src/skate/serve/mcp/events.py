@@ -42,7 +42,7 @@ class EventReader:
 
     def renew(self) -> None:
         """Another connection goes on where the last one broke off."""
-        self._rest, self._data, self._size, self._name = bytearray(), [], 0, b""
+        self._rest, self._data, self._size, self._name, self._id = bytearray(), [], 0, b"", self.last_id
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that this chunk completes.
