@@ -65,6 +65,8 @@ class Guardian:
                 threading.Thread(target=process.wait, name="skate-mcp-guardian", daemon=True).start()
 
     def _start(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()  # it was killed
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _PROGRAM],
