@@ -101,7 +101,7 @@ const types = need("@modelcontextprotocol/sdk/types.js");
   said.asked = (await call("c__ask", { question: "?" })).content[0].text;
   const sums = await Promise.all([...Array(30).keys()].map((n) => call("c__add", { a: n, b: n })));
   said.sums = sums.every((sum, n) => sum.structuredContent.result === 2 * n);
-  said.slept = (await call("c__sleep", { seconds: 1.6 })).content[0].text;  // its stream begins with an id alone
+  said.slept = (await call("c__sleep", { seconds: 5.5 })).content[0].text;  // its stream begins with an id alone
   said.read = (await client.readResource({ uri: "c+note://one" })).contents[0].text;
   said.prompt = (await client.getPrompt({ name: "c__greet", arguments: { name: "Ada" } })).messages[0].content.text;
   await transport.terminateSession();

@@ -58,7 +58,7 @@ class McpReplica:
             for name, handle in children.items():
                 app.servers[name] = _Handled(handle)
         self._inner = app
-        self._app: App = app if app.options.stateless else Sticky(app, _has_others, app.options.max_body)
+        self._app: App = app if app.options.stateless else Sticky(app, app.options.max_body)
         self._link = AppLink(self._app)
 
     def __del__(self) -> None:
@@ -85,12 +85,6 @@ class McpReplica:
             complete = True
         finally:
             response.release(cut=not complete)
-
-
-def _has_others() -> bool:
-    """Whether this replica's deployment has, or may get, more than this one."""
-    config = serve.get_replica_context().deployment_config
-    return bool(config.num_replicas > 1 or config.autoscaling_config is not None)
 
 
 class Child(Server):

@@ -21,7 +21,7 @@ QUEUE = 1000
 """Messages that wait for a client which does not read; further ones are dropped."""
 UNREAD = 16 << 20
 """Bytes of such messages, unless one alone has more."""
-PRIME = 1.0
+PRIME = 5.0
 """Seconds after which a stream begins with nothing but an id, so that a client can come back to it."""
 PRIMED = "2025-11-25"
 """The first revision whose clients take such an event."""

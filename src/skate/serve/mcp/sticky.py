@@ -14,7 +14,6 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from skate.serve.mcp.asgi import (
@@ -122,14 +121,12 @@ class Sticky:
 
     Args:
         app: the application, which counts on being the only one.
-        others: whether there may be other replicas by now, that send what is for this one.
         most: bytes of a request.
     """
 
-    def __init__(self, app: App, others: Callable[[], bool], most: int = 4 << 20) -> None:
+    def __init__(self, app: App, most: int = 4 << 20) -> None:
         self.mark = secrets.token_hex(MARK // 2)
         self._app = app
-        self._others = others
         self._most = most
         self._doors: list[_Door] = []
         self._ways = {trusted: Doors(trusted=trusted) for trusted in (False, True)}
@@ -149,8 +146,8 @@ class Sticky:
         if dot and owner != self.mark.encode():
             await self._pass_on(owner, scope, headers, receive, send)
             return
-        if not self._doors and self._others():
-            await self.open()
+        if not self._doors:
+            await self.open()  # also where there is no other replica: there may be one tomorrow, and it must find this
         if dot:
             scope = {**scope, "headers": [(n, inner if n == SESSION else v) for n, v in scope["headers"]]}
         await self._app(scope, receive, self._marking(send))
