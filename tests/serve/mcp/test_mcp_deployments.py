@@ -208,7 +208,7 @@ def test_a_gateway_with_deployments_says_how_it_runs() -> None:
 
 @pytest.mark.slow
 def test_sessions_survive_scaling_up_and_end_with_their_replica(base: str) -> None:
-    serve.run(mcp.deployment(build, num_replicas=1), name="calc", route_prefix="/calc")
+    serve.run(mcp.deployment(build, num_replicas=1, version="1"), name="calc", route_prefix="/calc")
     url = f"{base}/calc"
 
     def begin() -> dict[str, str]:
@@ -225,7 +225,7 @@ def test_sessions_survive_scaling_up_and_end_with_their_replica(base: str) -> No
     first = begin()
     pid = pid_of(first)
     assert pid is not None
-    serve.run(mcp.deployment(build, num_replicas=2), name="calc", route_prefix="/calc")
+    serve.run(mcp.deployment(build, num_replicas=2, version="1"), name="calc", route_prefix="/calc")
     others: dict[int, dict[str, str]] = {}
     deadline = time.monotonic() + 20
     while not set(others) - {pid}:
