@@ -40,6 +40,9 @@ class Backend(Protocol):
     async def stop(self) -> None:
         """Called once at the end."""
 
+    def status(self, *, words: bool = True) -> dict[str, Any]:
+        """How those are that it asks itself; with what processes wrote last, if `words`."""
+
     async def describe(self, caller: Caller) -> Description:
         """What it offers."""
 

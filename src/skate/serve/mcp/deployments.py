@@ -69,6 +69,10 @@ class McpReplica:
     def __serve_build_asgi_app__(self) -> App:
         return self._app
 
+    def status(self) -> dict[str, dict[str, object]]:
+        """What `status` of a gateway or a bridge says, of this replica; for handles."""
+        return self._inner.status() if isinstance(self._inner, Forwarding) else {}
+
     async def mcp(self, pid: int, method: str, headers: Headers, body: bytes) -> AsyncIterator[Any]:
         """A request by a handle: status and headers first, then the body as it comes.
 

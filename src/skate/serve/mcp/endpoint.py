@@ -63,7 +63,8 @@ class Endpoint:
         self._options = options
         self._access = options.access
         self._stateless = options.stateless
-        self._paths = {"", "/", options.path, options.path.rstrip("/") + "/"}
+        self._status = {"/status", options.path.rstrip("/") + "/status"}
+        self._paths = {"", "/", options.path, options.path.rstrip("/") + "/", *self._status}
         self.table = Table(backend.ended, most=options.max_sessions, idle=options.session_idle)
         self._starting: asyncio.Future[None] | None = None
         self._reaper: asyncio.Task[None] | None = None
@@ -88,6 +89,9 @@ class Endpoint:
             caller = ANYONE if trusted else await admit(self._access, self._paths, scope, headers)
             if self._reaper is None:
                 await self.start()  # a server without lifespans
+            if scope["path"].removeprefix(scope.get("root_path", "")) in self._status:
+                await respond(send, 200, self._told(scope["method"], caller), extra)
+                return
             await self._serve(scope["method"], headers, caller, receive, send, extra)
         except Refusal as refusal:
             await respond(send, refusal.status, refusal.body, (*refusal.headers, *extra))
@@ -118,6 +122,14 @@ class Endpoint:
             await respond(send, 200, headers=extra)
         else:
             raise Refusal(405, headers=((b"allow", b"POST" if self._stateless else b"GET, POST, DELETE"),))
+
+    def _told(self, method: str, caller: Caller) -> bytes:
+        """The status; only those who have shown a token see what processes wrote to standard error."""
+        if method != "GET":
+            raise Refusal(405, headers=((b"allow", b"GET"),))
+        if caller.rights.limited:
+            raise refusal(403, "the status is for those who may use all of it")
+        return messages.encode(self._backend.status(words=caller is not ANYONE))
 
     # starting and ending
 

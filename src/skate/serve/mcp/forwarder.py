@@ -152,9 +152,9 @@ class Forwarder:
                 async with asyncio.timeout(MOMENT):
                     await asyncio.gather(*(upstream.tried.wait() for upstream in new))
 
-    def status(self) -> dict[str, dict[str, object]]:
-        """The health of each server."""
-        return {name: upstream.status() for name, upstream in self.upstreams.items()}
+    def status(self, *, words: bool = True) -> dict[str, Any]:
+        """The health of each server; with what a process wrote last before it failed, if `words`."""
+        return {name: upstream.status(words=words) for name, upstream in self.upstreams.items()}
 
     # requests
 

@@ -311,11 +311,11 @@ class Upstream:
         """What the server wants models to know, as far as it has been heard."""
         return self._peer.server.instructions if self._peer is not None else None
 
-    def status(self) -> dict[str, object]:
+    def status(self, *, words: bool = True) -> dict[str, object]:
         """State, last failure and restarts, for people."""
         up = self._peer is not None and self._peer.alive
         state = "up" if up else "down" if self.failure else "idle"
-        failure = f"{self.failure}: {self._words}" if self.failure and self._words else self.failure
+        failure = f"{self.failure}: {self._words}" if self.failure and self._words and words else self.failure
         return {"state": state, "failure": None if up else failure, "restarts": max(self.restarts, 0)}
 
     def abandon(self) -> None:
