@@ -75,7 +75,7 @@ def skate(*words: str, code: int = 0, **variables: str) -> str:
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -83,6 +83,7 @@ def skate(*words: str, code: int = 0, **variables: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_a_server_is_run_listed_and_called(tmp_path: Path) -> None:
     (tmp_path / "calculator.py").write_text(SERVER)
     with started(tmp_path, "run", "calculator:make", "--port", "0", "--token-env", "T", T=SECRET) as url:
@@ -215,6 +216,7 @@ backoff = 9
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_the_status_of_a_gateway_is_shown_to_those_who_may_use_all_of_it(tmp_path: Path) -> None:
     good, bad = program(tmp_path), program(tmp_path, "print('no settings', file=sys.stderr, flush=True); sys.exit(2)")
     (tmp_path / "gateway.toml").write_text(f"""
@@ -230,7 +232,7 @@ tokens = [{{ env = "T" }}, {{ env = "U", tools = ["good__*"] }}]
     with started(tmp_path, "gateway", "gateway.toml", **tokens) as url:
         assert "a bearer token is needed" in skate("status", url, code=1)
         assert "for those who may use all of it" in skate("status", url, "--token-env", "U", code=1, **tokens)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "no settings" not in (said := skate("status", url, "--token-env", "T", code=1, **tokens)):
             assert time.monotonic() < deadline
         assert re.search(r"bad +down +0 +the server's process ended with 2: no settings", said)

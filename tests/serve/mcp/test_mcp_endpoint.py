@@ -268,7 +268,7 @@ async def test_only_one_stream_listens_and_it_ends_with_the_session(kind: str, t
             assert listening.headers["content-type"] == "text/event-stream"
             assert (await http.get(url, headers=session)).status_code == 409
             await http.delete(url, headers=session)
-            assert await listening.aread() == b""
+            assert b'"result"' not in await listening.aread()  # it ends; what a server had to tell may have come
 
 
 @on_loop
