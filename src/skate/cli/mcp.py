@@ -218,7 +218,16 @@ def gateway(config: str, host: str | None, port: int | None, replicas: int, chec
             click.echo(f"{config} is fine.")
             return
         where = found.host if host is None else host
-        serve_app(found.app, where, found.port if port is None else port, replicas, found.app.path)
+        serve_app(found.app, where, found.port if port is None else port, replicas, found.app.options.path)
+
+
+def authorization(token_env: str | None) -> tuple[tuple[bytes, bytes], ...]:
+    """The header with the token in this environment variable."""
+    if token_env is None:
+        return ()
+    if not (token := os.environ.get(token_env, "").strip()):
+        raise click.ClickException(f"the environment variable {token_env} is not set")
+    return ((b"authorization", f"Bearer {token}".encode()),)
 
 
 def with_peer(url: str, token_env: str | None, timeout: float, use: Callable[[Peer], Coroutine[Any, Any, Any]]) -> Any:
@@ -229,14 +238,13 @@ def with_peer(url: str, token_env: str | None, timeout: float, use: Callable[[Pe
     from skate.serve.mcp.peers import NOBODY
     from skate.serve.mcp.upstream import Limits
 
-    token = os.environ.get(token_env, "") if token_env else ""
-    headers = ((b"authorization", f"Bearer {token}".encode()),) if token else ()
+    headers = authorization(token_env)
 
     async def session() -> Any:
         connector = web(url, headers)
         try:
             limits = Limits(call=timeout)
-            peer = await connector.connect(NOBODY, lambda _: None, lambda _: None, limits)
+            peer = await connector.connect(NOBODY, lambda _: None, lambda *_: None, limits)
             try:
                 return await use(peer)
             finally:
@@ -253,7 +261,13 @@ def with_peer(url: str, token_env: str | None, timeout: float, use: Callable[[Pe
 
 
 token_option = click.option("--token-env", metavar="NAME", help="Send the bearer token in this environment variable.")
-timeout_option = click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for an answer.")
+timeout_option = click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds to wait for an answer.",
+)
 
 
 async def everything(peer: Peer) -> dict[str, list[dict[str, Any]]]:
@@ -305,6 +319,53 @@ def list_items(url: str, token_env: str | None, timeout: float, as_json: bool) -
         for item in items
     ]
     click.echo(table(("kind", "name", "description"), rows) if rows else "The server has nothing.")
+
+
+@mcp.command(short_help="Show how the servers of a gateway are.")
+@token_option
+@timeout_option
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.argument("url", callback=an_address)
+def status(url: str, token_env: str | None, timeout: float, as_json: bool) -> None:
+    """Show the health of the servers behind the gateway or bridge at URL: up, down, or not used yet, and why.
+
+    The exit code is 1 when one is down.
+
+    \b
+    Examples:
+      skate mcp status http://127.0.0.1:8000/mcp
+      skate mcp status http://127.0.0.1:8000/mcp --json
+    """
+    from skate.cli.table import table
+    from skate.serve.mcp.links import LinkError, whole
+    from skate.serve.mcp.web import WebLink
+
+    async def asked() -> tuple[int, bytes]:
+        link = WebLink(url.rstrip("/") + "/status", authorization(token_env))
+        try:
+            async with asyncio.timeout(timeout):
+                response = await link.open("GET", ())
+                return response.status, await whole(response, 16 << 20)
+        finally:
+            await link.close()
+
+    try:
+        code, body = asyncio.run(asked())
+        found = json.loads(body or b"{}")
+    except TimeoutError:
+        raise click.ClickException(f"{url}: no answer in {timeout:g} s") from None
+    except (LinkError, ValueError) as error:
+        raise click.ClickException(f"{url}: {error}") from None
+    if code != 200:
+        why = found.get("error", {}).get("message", "") if isinstance(found, dict) else ""
+        raise click.ClickException(f"{url} tells no status (HTTP {code}){': ' if why else ''}{why}")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        rows = [(name, row["state"], str(row["restarts"]), row["failure"] or "") for name, row in found.items()]
+        click.echo(table(("server", "state", "restarts", "failure"), rows))
+    if any(row["state"] == "down" for row in found.values()):
+        sys.exit(1)
 
 
 def first_line(item: dict[str, Any]) -> str:

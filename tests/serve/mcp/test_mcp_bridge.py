@@ -316,7 +316,7 @@ def handle(m):
     if m.get("method") == "tools/call": time.sleep(1000)
 """
     command = stdio.Command.of(program(tmp_path, extra))
-    peer = stdio.StdioPeer(command, NOBODY, lambda _: None, lambda _: None, timeout=30)
+    peer = stdio.StdioPeer(command, NOBODY, lambda _: None, lambda *_: None, timeout=30)
     await peer.begin()
     big = messages.encode({"name": "pid", "x": "z" * 1_000_000})
     waiting = [asyncio.create_task(peer.request("tools/call", big)) for _ in range(3)]
@@ -348,7 +348,7 @@ async def test_a_start_that_is_given_up_leaves_nothing_behind(turns: int, tmp_pa
     from skate.serve.mcp.stdio import Command, StdioPeer
 
     command = Command.of(program(tmp_path, "time.sleep(1000)"))
-    peer = StdioPeer(command, NOBODY, lambda _: None, lambda _: None, timeout=60)
+    peer = StdioPeer(command, NOBODY, lambda _: None, lambda *_: None, timeout=60)
     starting = asyncio.create_task(peer.begin())
     for _ in range(turns):  # so far it gets; what it leaves is seen by the check for leaks
         await asyncio.sleep(0)

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def skate(*words: str, code: int = 0, **variables: str) -> str:
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -82,6 +83,7 @@ def skate(*words: str, code: int = 0, **variables: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_a_server_is_run_listed_and_called(tmp_path: Path) -> None:
     (tmp_path / "calculator.py").write_text(SERVER)
     with started(tmp_path, "run", "calculator:make", "--port", "0", "--token-env", "T", T=SECRET) as url:
@@ -203,10 +205,66 @@ backoff = 9
     found = config.read(path)
     assert (found.host, found.port) == ("0.0.0.0", 9)
     app = found.app
-    assert (app.path, app.name, app.instructions, app.stateless, app.check_output, app.max_sessions) == (
+    options = app.options
+    assert (options.path, app.name, app.instructions, options.stateless, app.check_output, options.max_sessions) == (
         "/x", "mine", "use it", True, False, 5,
     )  # fmt: skip
     assert app.servers["one"].command == (("a", "b"), {"K": "<value>"}, "/tmp")
     assert app.servers["one"].per_session and app.servers["two"].url == "https://example.com/mcp"
-    assert app.access == mcp.Access([], ["example.com"], ["https://example.com"])
+    assert options.access == mcp.Access([], ["example.com"], ["https://example.com"])
     assert (app.limits.call, app.limits.backoff, app.limits.start) == (1.5, 9, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_status_of_a_gateway_is_shown_to_those_who_may_use_all_of_it(tmp_path: Path) -> None:
+    good, bad = program(tmp_path), program(tmp_path, "print('no settings', file=sys.stderr, flush=True); sys.exit(2)")
+    (tmp_path / "gateway.toml").write_text(f"""
+port = 0
+[servers.good]
+command = {json.dumps(good)}
+[servers.bad]
+command = {json.dumps(bad)}
+[access]
+tokens = [{{ env = "T" }}, {{ env = "U", tools = ["good__*"] }}]
+""")
+    tokens = {"T": SECRET, "U": SECRET + "-other"}
+    with started(tmp_path, "gateway", "gateway.toml", **tokens) as url:
+        assert "a bearer token is needed" in skate("status", url, code=1)
+        assert "for those who may use all of it" in skate("status", url, "--token-env", "U", code=1, **tokens)
+        deadline = time.monotonic() + 60
+        while "no settings" not in (said := skate("status", url, "--token-env", "T", code=1, **tokens)):
+            assert time.monotonic() < deadline
+        assert re.search(r"bad +down +0 +the server's process ended with 2: no settings", said)
+        found = json.loads(skate("status", url, "--json", "--token-env", "T", code=1, **tokens))
+        assert set(found) == {"good", "bad"} and set(found["good"]) == {"state", "failure", "restarts"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("list", "http://127.0.0.1:1/", "--token-env", "NO_SUCH"), "NO_SUCH is not set"),
+        (("status", "http://127.0.0.1:1/"), "127.0.0.1:1"),
+        (("call", "http://127.0.0.1:1/", "x"), "127.0.0.1:1"),
+        (("run", "nocolon"), "module:name"),
+        (("bridge", "--path", "x", "--", "true"), "path must begin"),
+        (("bridge", "--call-timeout", "-1", "--", "true"), "call must be a number of seconds"),
+    ],
+)
+def test_bad_input_is_said_in_a_line(words: tuple[str, ...], says: str) -> None:
+    assert says in skate(*words, code=1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list", "ftp://x"),
+        ("list",),
+        ("bridge",),
+        ("bridge", "--port", "99999", "--", "true"),
+        ("gateway", "no-such.toml"),
+        ("call", "http://127.0.0.1:1/", "x", "--timeout", "0"),
+    ],
+)
+def test_wrong_usage_is_told_apart(words: tuple[str, ...]) -> None:
+    assert "Error: " in skate(*words, code=2)

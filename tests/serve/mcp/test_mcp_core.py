@@ -16,6 +16,7 @@ from skate.serve import mcp
 from skate.serve.mcp import messages
 from skate.serve.mcp.calls import Calls
 from skate.serve.mcp.checks import OutputChecks
+from skate.serve.mcp.entries import checked
 from skate.serve.mcp.events import EventReader, EventTooLarge, event
 from skate.serve.mcp.messages import Failure, Notification, Request, Result, RpcError
 from skate.serve.mcp.names import KINDS, TOOLS, Names, split, split_uri
@@ -127,11 +128,11 @@ def test_a_line_that_is_too_long_is_cut_and_the_next_is_whole() -> None:
 def test_tools_and_resources_get_their_servers_name_and_lose_it() -> None:
     names = Names("my_files")
     item = messages.encode({"name": "read__all", "inputSchema": {}, "x": 1})
-    inner, shown = names.shown(TOOLS, item)
+    inner, shown = names.shown(TOOLS, messages.fields(item))
     assert (inner, json.loads(shown)["name"], json.loads(shown)["x"]) == ("read__all", "my_files__read__all", 1)
     assert split("my_files__read__all") == ("my_files", "read__all")
     resource = messages.encode({"uri": "file:///a+b", "name": "a"})
-    inner, shown = names.shown(KINDS["resources/list"], resource)
+    inner, shown = names.shown(KINDS["resources/list"], messages.fields(resource))
     outer = json.loads(shown)["uri"]
     assert (inner, outer) == ("file:///a+b", "my.files+file:///a+b")
     assert split_uri(outer) == (names.uri_prefix, "file:///a+b")
@@ -155,7 +156,7 @@ def test_a_name_without_a_server_is_an_error(name: str) -> None:
 @pytest.mark.parametrize("item", [b"[]", b"{}", b'{"name": 3}', b'{"name": ""}', b'{"name": "x", "inputSchema": 3}'])
 def test_a_tool_that_cannot_be_one_is_refused(item: bytes) -> None:
     with pytest.raises(RpcError):
-        Names("s").shown(TOOLS, item)
+        checked("tools", item)
 
 
 def test_resources_inside_of_results_are_renamed_and_nothing_else() -> None:
@@ -308,7 +309,7 @@ def test_applications_can_be_sent_to_other_processes() -> None:
     )
     copy = pickle.loads(pickle.dumps(made))
     assert copy.servers.keys() == made.servers.keys()
-    assert copy.access == made.access and copy.status() == {}
+    assert copy.options == made.options and copy.status() == {}
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +76,7 @@ def test_sessions_find_their_replica(base: str) -> None:
     for _ in range(12):  # each request has a connection of its own, which any replica may get
         begun = httpx2.post(url, json=INITIALIZE, headers=HEADERS)
         session = {**HEADERS, "mcp-session-id": begun.headers["mcp-session-id"]}
-        found = {httpx2.post(url, json=CALL, headers=session).text for _ in range(6)}
+        found = {httpx2.post(url, json=CALL, headers=session).text.partition("data: {")[2] for _ in range(6)}
         assert len(found) == 1 and '"error"' not in found.copy().pop()
         pids[found.pop()] = session
         if len(pids) == 2:
@@ -201,3 +204,48 @@ def test_a_gateway_with_deployments_says_how_it_runs() -> None:
     gateway = mcp.gateway({"own": mcp.deployment(build)})
     with pytest.raises(RuntimeError, match=r"serve\.run\(mcp\.deployment\(gateway\)\)"):
         gateway._make()
+
+
+@pytest.mark.slow
+def test_sessions_survive_scaling_up_and_end_with_their_replica(base: str) -> None:
+    serve.run(mcp.deployment(build, num_replicas=1, version="1"), name="calc", route_prefix="/calc")
+    url = f"{base}/calc"
+
+    def begin() -> dict[str, str]:
+        begun = httpx2.post(url, json=INITIALIZE, headers=HEADERS)
+        return {**HEADERS, "mcp-session-id": begun.headers["mcp-session-id"]}
+
+    def pid_of(session: dict[str, str]) -> int | None:
+        answer = httpx2.post(url, json=CALL, headers=session, timeout=20)
+        if answer.status_code == 404:
+            return None
+        assert answer.status_code == 200, answer.text
+        return int(json.loads(answer.text.partition("data: ")[2])["result"]["content"][0]["text"])
+
+    first = begin()
+    pid = pid_of(first)
+    assert pid is not None
+    serve.run(mcp.deployment(build, num_replicas=2, version="1"), name="calc", route_prefix="/calc")
+    others: dict[int, dict[str, str]] = {}
+    deadline = time.monotonic() + 20
+    while not set(others) - {pid}:
+        assert time.monotonic() < deadline
+        session = begin()
+        found = pid_of(session)
+        assert found is not None
+        others[found] = session
+        assert pid_of(first) == pid
+    assert {pid_of(first) for _ in range(20)} == {pid}  # whichever replica the request comes to
+    os.kill(pid, signal.SIGKILL)
+    while True:  # an answer that was under way may still break off
+        assert time.monotonic() < deadline
+        try:
+            if pid_of(first) is None:
+                break
+        except (httpx2.HTTPError, AssertionError):
+            time.sleep(0.05)
+    again = begin()  # what a client does then
+    assert pid_of(again) not in (None, pid)
+    for other, session in others.items():
+        assert other == pid or pid_of(session) == other
+    assert {pid_of(first) for _ in range(10)} == {None}

@@ -176,7 +176,7 @@ async def test_a_server_that_has_moved_tells_where() -> None:
     async with raw(handler) as link:
         connector = LinkConnector(lambda: link)
         with pytest.raises(RpcError, match="use that address"):
-            await connector.connect(NOBODY, lambda _: None, lambda _: None, Limits())
+            await connector.connect(NOBODY, lambda _: None, lambda *_: None, Limits())
 
 
 @on_loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -62,6 +63,49 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def takes_events(headers: dict[bytes, bytes]) -> bool:
+    """Whether the client takes a stream of events."""
+    accept = headers.get(b"accept", b"")
+    return b"text/event-stream" in accept or b"text/*" in accept or b"*/*" in accept
+
+
+class Watch:
+    """Tells when a client goes away before it is answered. Looks only at requests that take a while: most are over
+    before.
+
+    Args:
+        receive: of the request.
+        gone: called then.
+    """
+
+    DELAY = 0.05
+
+    def __init__(self, receive: Receive, gone: Callable[[], None]) -> None:
+        self._receive = receive
+        self._gone = gone
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(self.DELAY, self._look)
+
+    def _look(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        await until_gone(self._receive)
+        self._gone()
+
+    def stop(self) -> None:
+        """It is answered."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
 
 async def respond(

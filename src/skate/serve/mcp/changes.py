@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from skate.serve.mcp import messages, modern
-from skate.serve.mcp.endpoint import Asked
+from skate.serve.mcp.backend import Asked
 from skate.serve.mcp.messages import Json, Notification, RpcError
 from skate.serve.mcp.sessions import Session
 from skate.serve.mcp.upstream import Upstream
@@ -109,7 +109,7 @@ class Changes:
     async def _followed(self, asked: Asked, uri: str, find: Find, reader: Reader) -> bool:
         """Follow a resource for a client without a session; False where that cannot be."""
         try:
-            if not asked.caller.may_read(uri):
+            if not asked.caller.rights.may("resources", uri):
                 return False
             upstream, inner = find(uri)
             peer = await upstream.shared()

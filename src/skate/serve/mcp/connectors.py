@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from skate.serve.mcp.asgi import App
 from skate.serve.mcp.calls import Relay
+from skate.serve.mcp.credentials import AuthorizedLink, ClientCredentials
 from skate.serve.mcp.links import AsgiLink, Headers, Link
 from skate.serve.mcp.peers import Client, Peer
 from skate.serve.mcp.stdio import Command, StdioPeer
@@ -23,8 +24,8 @@ class StdioConnector:
         self._command = command
         self._processes: set[StdioPeer] = set()
 
-    async def connect(self, client: Client, stray: Relay, ended: Callable[[str], None], limits: Limits) -> Peer:
-        peer = StdioPeer(self._command, client, stray, ended, timeout=limits.call)
+    async def connect(self, client: Client, stray: Relay, ended: Callable[[str, str], None], limits: Limits) -> Peer:
+        peer = StdioPeer(self._command, client, stray, ended, timeout=limits.call, start=limits.start)
         await peer.begin()
         self._processes = {known for known in self._processes if known.alive} | {peer}
         return peer
@@ -50,10 +51,10 @@ class LinkConnector:
         self._make = make
         self._link: Link | None = None
 
-    async def connect(self, client: Client, stray: Relay, ended: Callable[[str], None], limits: Limits) -> Peer:
+    async def connect(self, client: Client, stray: Relay, ended: Callable[[str, str], None], limits: Limits) -> Peer:
         if self._link is None:
             self._link = self._make()
-        peer = HttpPeer(self._link, client, stray, timeout=limits.call)
+        peer = HttpPeer(self._link, client, stray, timeout=limits.call, start=limits.start)
         try:
             await peer.begin()
         except BaseException:
@@ -69,10 +70,14 @@ class LinkConnector:
             await self._link.close()
 
 
-def web(url: str, headers: Headers = (), *, one_session: bool = False) -> LinkConnector:
+def web(
+    url: str, headers: Headers = (), credentials: ClientCredentials | None = None, *, one_session: bool = False
+) -> LinkConnector:
     """A server at a URL."""
     WebLink(url, headers)  # says now what is wrong with them
-    return LinkConnector(lambda: WebLink(url, headers), one_session=one_session)
+    if credentials is None:
+        return LinkConnector(lambda: WebLink(url, headers), one_session=one_session)
+    return LinkConnector(lambda: AuthorizedLink(WebLink(url, headers), url, credentials), one_session=one_session)
 
 
 def asgi(app: App, *, one_session: bool = False) -> LinkConnector:

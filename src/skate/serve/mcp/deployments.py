@@ -58,7 +58,7 @@ class McpReplica:
             for name, handle in children.items():
                 app.servers[name] = _Handled(handle)
         self._inner = app
-        self._app: App = app if app.stateless else Sticky(app, _has_others)
+        self._app: App = app if app.options.stateless else Sticky(app, app.options.max_body)
         self._link = AppLink(self._app)
 
     def __del__(self) -> None:
@@ -68,6 +68,10 @@ class McpReplica:
 
     def __serve_build_asgi_app__(self) -> App:
         return self._app
+
+    def status(self) -> dict[str, dict[str, object]]:
+        """What `status` of a gateway or a bridge says, of this replica; for handles."""
+        return self._inner.status() if isinstance(self._inner, Forwarding) else {}
 
     async def mcp(self, pid: int, method: str, headers: Headers, body: bytes) -> AsyncIterator[Any]:
         """A request by a handle: status and headers first, then the body as it comes.
@@ -85,12 +89,6 @@ class McpReplica:
             complete = True
         finally:
             response.release(cut=not complete)
-
-
-def _has_others() -> bool:
-    """Whether this replica's deployment has, or may get, more than this one."""
-    config = serve.get_replica_context().deployment_config
-    return bool(config.num_replicas > 1 or config.autoscaling_config is not None)
 
 
 class Child(Server):

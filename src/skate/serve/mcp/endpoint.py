@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from skate.serve.mcp import messages, modern
-from skate.serve.mcp.access import ANYONE, PREFLIGHT, Access, Caller, cors
+from skate.serve.mcp.access import admit, admit_page, cors
 from skate.serve.mcp.asgi import (
     SESSION,
     TRUSTED,
@@ -18,11 +17,15 @@ from skate.serve.mcp.asgi import (
     Refusal,
     Scope,
     Send,
+    Watch,
     headers_of,
     read_body,
     refusal,
     respond,
+    takes_events,
+    until_gone,
 )
+from skate.serve.mcp.backend import Asked, Backend
 from skate.serve.mcp.messages import (
     HANDSHAKE_VERSIONS,
     INTERNAL_ERROR,
@@ -36,7 +39,9 @@ from skate.serve.mcp.messages import (
     Result,
     RpcError,
 )
+from skate.serve.mcp.options import Options
 from skate.serve.mcp.peers import Client
+from skate.serve.mcp.rights import ANYONE, Caller
 from skate.serve.mcp.sessions import Exchange, Session, Stream, cancelled
 from skate.serve.mcp.table import Table
 
@@ -45,83 +50,26 @@ logger = logging.getLogger("skate.serve.mcp")
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
 
 
-class Asked(NamedTuple):
-    """A request, and all that is known about who asked it."""
-
-    request: Request
-    exchange: Exchange
-    caller: Caller
-    client: Client
-    session: Session | None = None
-    """None for a client that has none: it cannot be asked anything on its own stream."""
-    modern: bool = False
-
-
-class Description(NamedTuple):
-    """What a backend says of itself."""
-
-    capabilities: dict[str, Any]
-    info: dict[str, Any]
-    instructions: str | None = None
-
-
-class Backend(Protocol):
-    """Who answers."""
-
-    async def start(self, sessions: Mapping[str, Session]) -> None:
-        """Called once, in the event loop in which it is to work; `sessions` are those that there are, by id."""
-
-    async def stop(self) -> None:
-        """Called once at the end."""
-
-    async def describe(self, caller: Caller) -> Description:
-        """What it offers."""
-
-    async def answer(self, asked: Asked) -> Json:
-        """The result of a request; RpcError is answered as such."""
-
-    async def hear(self, session: Session, notification: Notification) -> None:
-        """A notification of a client."""
-
-    async def ended(self, session: Session) -> None:
-        """A session has ended."""
-
-    async def listen(self, asked: Asked) -> Json:
-        """Serve `subscriptions/listen` until it ends."""
-
-
 class Endpoint:
     """Streamable HTTP for a backend.
 
     Args:
         backend: who answers.
-        access: who may ask.
-        path: where it answers, beside "/".
-        stateless: open no sessions. Then nothing binds a client to this process.
-        max_sessions: sessions at a time; further ones are refused with 503.
-        session_idle: seconds after which an unused session ends.
-        max_body: bytes of a request.
+        options: who may ask, where it answers, how many sessions there may be.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        access: Access,
-        *,
-        path: str,
-        stateless: bool,
-        max_sessions: int = 10_000,
-        session_idle: float = 1800.0,
-        max_body: int = 4 << 20,
-    ) -> None:
+    def __init__(self, backend: Backend, options: Options) -> None:
         self._backend = backend
-        self._access = access
-        self._paths = {"", "/", path, path.rstrip("/") + "/"}
-        self._stateless = stateless
-        self._max_body = max_body
-        self.table = Table(backend.ended, most=max_sessions, idle=session_idle)
+        self._options = options
+        self._access = options.access
+        self._stateless = options.stateless
+        self._status = {"/status", options.path.rstrip("/") + "/status"}
+        self._paths = {"", "/", options.path, options.path.rstrip("/") + "/", *self._status}
+        self.table = Table(backend.ended, most=options.max_sessions, idle=options.session_idle)
         self._starting: asyncio.Future[None] | None = None
         self._reaper: asyncio.Task[None] | None = None
+        self._answering: set[asyncio.Task[None]] = set()
+        """Requests in sessions: they go on when their client goes away, as the protocol has it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -133,28 +81,22 @@ class Endpoint:
         extra: HeaderPairs = ()
         try:
             headers = headers_of(scope)
-            caller = self._admit(scope, headers)
-            if (origin := headers.get(b"origin")) is not None:
+            origin = headers.get(b"origin")
+            if origin is not None and self._access.allows_origin(origin.decode("latin-1")):
                 extra = cors(origin)
+            admit_page(self._access, scope["method"], headers)
+            trusted = TRUSTED in scope
+            caller = ANYONE if trusted else await admit(self._access, self._paths, scope, headers)
             if self._reaper is None:
                 await self.start()  # a server without lifespans
+            if scope["path"].removeprefix(scope.get("root_path", "")) in self._status:
+                await respond(send, 200, self._told(scope["method"], caller), extra)
+                return
             await self._serve(scope["method"], headers, caller, receive, send, extra)
         except Refusal as refusal:
             await respond(send, refusal.status, refusal.body, (*refusal.headers, *extra))
         except ConnectionError:
             return  # the client went away while it asked
-
-    def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
-        if scope["method"] == "OPTIONS" and (origin := headers.get(b"origin")) is not None:
-            if self._access.allows_origin(origin.decode("latin-1")):
-                raise Refusal(204, headers=(*PREFLIGHT, *cors(origin)))
-            raise Refusal(403)
-        if TRUSTED in scope:
-            return ANYONE
-        caller = self._access.check(headers)
-        if scope["path"].removeprefix(scope.get("root_path", "")) not in self._paths:
-            raise Refusal(404)
-        return caller
 
     async def _serve(
         self,
@@ -180,6 +122,14 @@ class Endpoint:
             await respond(send, 200, headers=extra)
         else:
             raise Refusal(405, headers=((b"allow", b"POST" if self._stateless else b"GET, POST, DELETE"),))
+
+    def _told(self, method: str, caller: Caller) -> bytes:
+        """The status; only those who have shown a token see what processes wrote to standard error."""
+        if method != "GET":
+            raise Refusal(405, headers=((b"allow", b"GET"),))
+        if caller.rights.limited:
+            raise refusal(403, "the status is for those who may use all of it")
+        return messages.encode(self._backend.status(words=caller is not ANYONE))
 
     # starting and ending
 
@@ -214,6 +164,9 @@ class Endpoint:
             self._reaper.cancel()
             self._reaper = None
         await self.table.end_all()
+        for task in list(self._answering):
+            task.cancel()
+        await asyncio.gather(*self._answering, return_exceptions=True)
         if self._starting is not None:
             self._starting = None
             await self._backend.stop()
@@ -230,7 +183,7 @@ class Endpoint:
         if b"application/json" not in accept and b"*/*" not in accept and b"application/*" not in accept:
             raise refusal(406, "the client must accept application/json")
         try:
-            return messages.unpack(await read_body(receive, headers, self._max_body))
+            return messages.unpack(await read_body(receive, headers, self._options.max_body))
         except RpcError as error:
             raise Refusal(400, Failure(None, error.packed()).pack()) from None
         except ValueError:
@@ -241,6 +194,9 @@ class Endpoint:
     ) -> None:
         session = None
         if isinstance(message, Request) and message.method == "initialize":
+            if SESSION in headers and not self._stateless:
+                self._session(headers, caller)  # 404 for one that has ended
+                raise refusal(400, "this session has begun already; a new one begins without Mcp-Session-Id")
             answer, more = await self._initialize(message, caller)
             await respond(send, 200, answer, (*more, *extra))
             return
@@ -248,9 +204,10 @@ class Endpoint:
             session = self._session(headers, caller)
             extra = ((SESSION, headers[SESSION]), *extra)
         if isinstance(message, Request):
-            exchange = Exchange(message, send, extra, events=_takes_events(headers))
+            exchange = Exchange(message, send, extra, events=takes_events(headers), session=session)
             client = Client() if session is None else session.client
-            await self._answer(Asked(message, exchange, caller, client, session))
+            asked = Asked(message, exchange, caller, client, session)
+            await (self._answer(asked) if session is None else self._answer_anyway(asked))
             return
         await respond(send, 202, headers=extra)
         if session is None:
@@ -278,6 +235,13 @@ class Endpoint:
             said["instructions"] = found.instructions
         more = () if session.id is None else ((SESSION, session.id.encode()),)
         return Result(request.id, messages.encode(said)).pack(), more
+
+    async def _answer_anyway(self, asked: Asked) -> None:
+        """The same in a task of its own, for a server may cancel the request of a client that has gone."""
+        task = asked.exchange.task = asyncio.get_running_loop().create_task(self._answer(asked))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+        await asyncio.shield(task)
 
     async def _answer(self, asked: Asked) -> None:
         """Have a request answered by the backend, and send that."""
@@ -352,8 +316,8 @@ class Endpoint:
             request, client = modern.open_envelope(message, headers)
         except RpcError as error:
             raise Refusal(modern.STATUS.get(error.code, 400), Failure(number, error.packed()).pack()) from None
-        exchange = Exchange(request, send, extra, events=_takes_events(headers))
-        watch = _Watch(receive, exchange)
+        exchange = Exchange(request, send, extra, events=takes_events(headers))
+        watch = Watch(receive, exchange.cancel)
         try:
             await self._answer(Asked(request, exchange, caller, client, modern=True))
         finally:
@@ -362,50 +326,22 @@ class Endpoint:
     async def _listen(
         self, session: Session, headers: dict[bytes, bytes], receive: Receive, send: Send, extra: HeaderPairs
     ) -> None:
-        if not _takes_events(headers):
+        if not takes_events(headers):
             raise refusal(406, "the client must accept text/event-stream")
         stream = Stream(send, ((SESSION, headers[SESSION]), *extra))
-        if not session.listen(stream):
+        seen = headers.get(b"last-event-id", b"")
+        found = session.trails.find(seen) if seen else None
+        if found is not None and found[0] is not session.trails.own:
+            session.resume(*found, stream)
+        elif seen and found is None and not session.trails.is_own(seen):
+            raise refusal(400, "nothing is known (any more) of the event that Last-Event-ID names")
+        elif not session.listen(stream, None if found is None else found[1]):
             raise refusal(409, "the client listens already")
-        gone = asyncio.ensure_future(_until_gone(receive))
+        gone = asyncio.ensure_future(until_gone(receive))
         over = asyncio.ensure_future(stream.done())
         try:
             await asyncio.wait({gone, over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
             stream.drop()
-            session.deaf()
-
-
-class _Watch:
-    """Cancels a request when its client goes away. Looks only at those that take a while: most are over before."""
-
-    DELAY = 0.05
-
-    def __init__(self, receive: Receive, exchange: Exchange) -> None:
-        self._receive = receive
-        self._exchange = exchange
-        self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(self.DELAY, self._look)
-
-    def _look(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._wait())
-
-    async def _wait(self) -> None:
-        await _until_gone(self._receive)
-        self._exchange.cancel()
-
-    def stop(self) -> None:
-        self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _takes_events(headers: dict[bytes, bytes]) -> bool:
-    accept = headers.get(b"accept", b"")
-    return b"text/event-stream" in accept or b"text/*" in accept or b"*/*" in accept
+            session.deaf(stream)

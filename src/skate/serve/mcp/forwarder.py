@@ -10,10 +10,10 @@ from typing import Any
 
 from skate._version import __version__
 from skate.serve.mcp import messages
-from skate.serve.mcp.access import Caller
+from skate.serve.mcp.backend import Asked, Description
 from skate.serve.mcp.changes import Changes
 from skate.serve.mcp.checks import OutputChecks
-from skate.serve.mcp.endpoint import Asked, Description
+from skate.serve.mcp.listing import Item
 from skate.serve.mcp.messages import (
     EMPTY,
     INVALID_PARAMS,
@@ -28,9 +28,10 @@ from skate.serve.mcp.messages import (
 )
 from skate.serve.mcp.names import CHANGES, KINDS, Kind, split, split_uri
 from skate.serve.mcp.peers import Peer
+from skate.serve.mcp.rights import Caller
 from skate.serve.mcp.rounds import Rounds
 from skate.serve.mcp.sessions import Session
-from skate.serve.mcp.upstream import Item, Limits, Upstream
+from skate.serve.mcp.upstream import Limits, Upstream
 
 logger = logging.getLogger("skate.serve.mcp")
 
@@ -45,6 +46,8 @@ class _Own:
     def __init__(self) -> None:
         self.opening = asyncio.Lock()
         self.peer: Peer | None = None
+        self.lists: dict[str, list[Item]] = {}
+        """What this session's server has listed, by method, as long as it says that it tells of changes."""
 
 
 class Forwarder:
@@ -149,9 +152,9 @@ class Forwarder:
                 async with asyncio.timeout(MOMENT):
                     await asyncio.gather(*(upstream.tried.wait() for upstream in new))
 
-    def status(self) -> dict[str, dict[str, object]]:
-        """The health of each server."""
-        return {name: upstream.status() for name, upstream in self.upstreams.items()}
+    def status(self, *, words: bool = True) -> dict[str, Any]:
+        """The health of each server; with what a process wrote last before it failed, if `words`."""
+        return {name: upstream.status(words=words) for name, upstream in self.upstreams.items()}
 
     # requests
 
@@ -159,29 +162,29 @@ class Forwarder:
         method = self._methods.get(asked.request.method)
         if method is not None:
             return await method(asked)
-        if self._only is not None:
+        if self._only is not None and not asked.caller.rights.limited:  # what it does is not known here
             return await self._pass_on(asked, self._only, asked.request.params)
         raise RpcError(METHOD_NOT_FOUND, f"Method not found: {asked.request.method}")
 
     async def _call_tool(self, asked: Asked) -> Json:
-        upstream, inner, params = self._named(asked)
+        upstream, inner, params = self._named(asked, "tools")
         result = await self._pass_on(asked, upstream, params)
         if self._checks is not None:
             self._checks.check(inner, upstream.schemas.get(inner), result)
         return upstream.names.with_outer_uris(result)
 
     async def _get_prompt(self, asked: Asked) -> Json:
-        upstream, _, params = self._named(asked)
+        upstream, _, params = self._named(asked, "prompts")
         return upstream.names.with_outer_uris(await self._pass_on(asked, upstream, params))
 
-    def _named(self, asked: Asked) -> tuple[Upstream, str, Json]:
+    def _named(self, asked: Asked, kind: str) -> tuple[Upstream, str, Json]:
         """The server of a tool or prompt, its name there, and the parameters for there."""
         params = messages.fields(asked.request.params)
         name = messages.text(params, "name")
-        if not asked.caller.may_use(name):
+        if not asked.caller.rights.may(kind, name):
             raise RpcError(INVALID_PARAMS, f"Unknown name {name!r}")  # as if there were none
         if self._only is not None:
-            return self._only, name, asked.request.params
+            return self._only, name, messages.join(params)  # a name given twice is what was looked at
         server, inner = split(name)
         upstream = self.upstreams.get(server)
         if upstream is None:
@@ -197,7 +200,7 @@ class Forwarder:
         """The server of a resource, its address there, and the parameters for there."""
         params = messages.fields(asked.request.params)
         uri = messages.text(params, "uri")
-        if not asked.caller.may_read(uri):
+        if not asked.caller.rights.may("resources", uri):
             raise RpcError(INVALID_PARAMS, f"Unknown resource {uri!r}")
         upstream, inner = self._resource(uri)
         params["uri"] = messages.encode(inner)
@@ -231,12 +234,12 @@ class Forwarder:
         ref = messages.fields(params.get("ref", EMPTY))
         if messages.text(ref, "type") == "ref/resource":
             uri = messages.text(ref, "uri")
-            allowed = asked.caller.may_read(uri)
+            allowed = asked.caller.rights.may("resources", uri)
             upstream, inner = self._resource(uri)
             ref["uri"] = messages.encode(inner)
         else:
             name = messages.text(ref, "name")
-            allowed = asked.caller.may_use(name)
+            allowed = asked.caller.rights.may("prompts", name)
             server, inner = (None, name) if self._only is not None else split(name)
             found = self._only if server is None else self.upstreams.get(server)
             if found is None:
@@ -265,22 +268,37 @@ class Forwarder:
     async def _list(self, asked: Asked) -> Json:
         kind = KINDS[asked.request.method]
         if self._only is not None:
-            found = [await self._only.items(kind)]
+            found = [await self._listed(asked, self._only, kind)]
         else:
-            found = await asyncio.gather(*(self._items(upstream, kind) for upstream in self.upstreams.values()))
-        token = asked.caller.token
-        shown = [item.shown for items in found for item in items if token is None or self._may_see(asked, kind, item)]
+            found = await asyncio.gather(*(self._items(asked, upstream, kind) for upstream in self.upstreams.values()))
+        free = not asked.caller.rights.limited
+        shown = [item.shown for items in found for item in items if free or self._may_see(asked, kind, item)]
         return b'{"%b":[%b]}' % (kind.field.encode(), b",".join(shown))
 
     def _may_see(self, asked: Asked, kind: Kind, item: Item) -> bool:
         name = messages.text(messages.fields(item.shown), kind.key)
-        return asked.caller.may_use(name) if kind.key == "name" else asked.caller.may_read(name)
+        return asked.caller.rights.may(kind.capability, name)
 
-    async def _items(self, upstream: Upstream, kind: Kind) -> list[Item]:
+    async def _listed(self, asked: Asked, upstream: Upstream, kind: Kind) -> list[Item]:
+        """What a server has, as this client is shown it: by its own session, if there is one."""
+        session = asked.session
+        own = None if session is None else session.held.get(upstream.name)
+        if upstream.one_session or session is None or (own is None and self._only is None):
+            return await upstream.view(asked.client).items(kind)
+        peer = await self._peer(asked, upstream)
+        if not peer.server.can(kind.capability):
+            return []
+        lists: dict[str, list[Item]] = session.held[upstream.name].lists
+        if kind.method not in lists or not peer.server.tells_changes(kind.capability):
+            lists[kind.method] = await upstream.fetch(peer, kind)
+        return lists[kind.method]
+
+    async def _items(self, asked: Asked, upstream: Upstream, kind: Kind) -> list[Item]:
         """What a server has, nothing if it fails or takes too long: it must not hide what others have."""
-        if (known := upstream.known(kind)) is not None:
+        in_session = asked.session is not None and upstream.name in asked.session.held
+        if not in_session and (known := upstream.view(asked.client).known(kind)) is not None:
             return known
-        task = self._spawn(upstream.items(kind))  # goes on when this one waits no longer
+        task = self._spawn(self._listed(asked, upstream, kind))  # goes on when this one waits no longer
         await asyncio.wait({task}, timeout=self._limits.lists)
         if not task.done():
             logger.warning("MCP server %s: no %s within %g s", upstream.name, kind.method, self._limits.lists)
@@ -321,6 +339,7 @@ class Forwarder:
             own = session.held[upstream.name] = _Own()
         async with own.opening:
             if own.peer is None or not own.peer.alive:
+                own.lists.clear()
                 own.peer = await upstream.own(session.client, _relay(asked, upstream, None, own))
                 if (level := session.held.get(LEVEL)) is not None:
                     with contextlib.suppress(RpcError):
@@ -339,6 +358,13 @@ class Forwarder:
         for held in list(session.held.values()):
             if isinstance(held, _Own) and held.peer is not None and held.peer.alive:
                 await held.peer.send(notification)
+
+
+def _forget(session: Session | None, upstream: Upstream, capability: str) -> None:
+    """A list has changed: that of a client's own session, and maybe everybody's."""
+    if session is not None and (own := session.held.get(upstream.name)) is not None:
+        own.lists.clear()
+    upstream.forget(capability)
 
 
 def _relay(
@@ -363,7 +389,7 @@ def _relay(
             else:
                 session.ask(message, exchange, answer_with)
         elif message.method in CHANGES:
-            upstream.forget(CHANGES[message.method])
+            _forget(session, upstream, CHANGES[message.method])
         elif message.method == "notifications/cancelled":
             if session is not None:
                 with contextlib.suppress(RpcError):

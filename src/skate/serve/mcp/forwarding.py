@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from skate._version import __version__
-from skate.serve.mcp.access import Access
 from skate.serve.mcp.asgi import Receive, Scope, Send
 from skate.serve.mcp.connectors import StdioConnector, asgi, web
+from skate.serve.mcp.credentials import ClientCredentials
 from skate.serve.mcp.endpoint import Endpoint
 from skate.serve.mcp.forwarder import Forwarder
 from skate.serve.mcp.names import Names, check_server_name
+from skate.serve.mcp.options import Keywords, Options
 from skate.serve.mcp.stdio import Command
 from skate.serve.mcp.upstream import Connector, Limits, Upstream
+
+PROCESSES = 100
+"""Sessions at a time of a bridge that has a process for each."""
 
 
 class Server:
@@ -27,16 +31,19 @@ class Server:
 class Remote(Server):
     """A server at a URL; made by `remote`."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], *, one_session: bool) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str], credentials: ClientCredentials | None, *, one_session: bool
+    ) -> None:
         self.url = url
         self._headers = tuple(
             (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers.items()
         )
+        self._credentials = credentials
         self._one_session = one_session
-        web(url, self._headers)  # says now what is wrong with them
+        self.connector()  # says now what is wrong with them
 
     def connector(self) -> Connector:
-        return web(self.url, self._headers, one_session=self._one_session)
+        return web(self.url, self._headers, self._credentials, one_session=self._one_session)
 
 
 class _InProcess(Server):
@@ -52,14 +59,10 @@ class _InProcess(Server):
 class Forwarding:
     """An ASGI application that forwards. It can be sent to another process: what runs is made where it is used."""
 
-    def __init__(self, access: Access | None, limits: Limits, path: str, *, stateless: bool, max_sessions: int) -> None:
-        if not path.startswith("/"):
-            raise ValueError(f"path must begin with '/', not {path!r}")
-        self.access = access or Access()
+    def __init__(self, options: Options, limits: Limits, *, check_output: bool) -> None:
+        self.options = options
         self.limits = limits
-        self.path = path
-        self.stateless = stateless
-        self.max_sessions = max_sessions
+        self.check_output = check_output
         self._endpoint: Endpoint | None = None
         self._forwarder: Forwarder | None = None
 
@@ -69,13 +72,7 @@ class Forwarding:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._endpoint is None:
             self._forwarder = self._make()
-            self._endpoint = Endpoint(
-                self._forwarder,
-                self.access,
-                path=self.path,
-                stateless=self.stateless,
-                max_sessions=self.max_sessions,
-            )
+            self._endpoint = Endpoint(self._forwarder, self.options)
         await self._endpoint(scope, receive, send)
         if scope["type"] == "lifespan":  # it is over: a next one begins anew
             self._endpoint = self._forwarder = None
@@ -100,21 +97,17 @@ class Gateway(Forwarding):
     def __init__(
         self,
         servers: Mapping[str, Server],
+        options: Options,
+        limits: Limits,
         *,
         name: str,
         instructions: str | None,
-        access: Access | None,
-        limits: Limits,
-        path: str,
-        stateless: bool,
-        max_sessions: int,
         check_output: bool,
     ) -> None:
-        super().__init__(access, limits, path, stateless=stateless, max_sessions=max_sessions)
+        super().__init__(options, limits, check_output=check_output)
         self.servers = dict(servers)
         self.name = name
         self.instructions = instructions
-        self.check_output = check_output
 
     def _make(self) -> Forwarder:
         upstreams = [
@@ -135,19 +128,15 @@ class Bridge(Forwarding, Server):
     def __init__(
         self,
         command: Command,
+        options: Options,
+        limits: Limits,
         *,
         per_session: bool,
-        access: Access | None,
-        limits: Limits,
-        path: str,
-        stateless: bool,
-        max_sessions: int,
         check_output: bool,
     ) -> None:
-        super().__init__(access, limits, path, stateless=stateless, max_sessions=max_sessions)
+        super().__init__(options, limits, check_output=check_output)
         self.command = command
         self.per_session = per_session
-        self.check_output = check_output
 
     def connector(self) -> Connector:
         return StdioConnector(self.command, per_session=self.per_session)
@@ -176,12 +165,9 @@ def bridge(
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
     per_session: bool = False,
-    access: Access | None = None,
     limits: Limits | Mapping[str, float] | None = None,
-    path: str = "/mcp",
-    stateless: bool = False,
-    max_sessions: int = 10_000,
     check_output: bool = True,
+    **options: Unpack[Keywords],
 ) -> Bridge:
     """Put a server that speaks over its standard streams behind Streamable HTTP.
 
@@ -194,46 +180,53 @@ def bridge(
         cwd: the directory in which it runs.
         per_session: a process for each client session, which ends with it. Then the server can ask the client (for
             sampling, elicitation, roots) and keep things for it. Default: one process for all clients.
-        access: who may ask; see `Access`.
         limits: how long things may take; see `Limits`.
-        path: where it answers, beside "/".
-        stateless: open no sessions: replicas need not know what another has been asked.
-        max_sessions: sessions at a time.
         check_output: hold what tools answer against the output schemas that the server lists.
+        options: those of `Options`: access, path, stateless and others. With `per_session`, `max_sessions` is 100 if it
+            is not given.
 
     Returns:
         an ASGI application, which also is a server for `gateway`, and `deployment` runs under `skate.serve`.
 
     Raises:
-        TypeError: `command` is no list of texts.
-        ValueError: `per_session` without sessions; a wrong limit.
+        TypeError: `command` is no list of texts; an unknown option.
+        ValueError: `per_session` without sessions; a wrong limit or option.
     """
-    if per_session and stateless:
+    if per_session:
+        options.setdefault("max_sessions", PROCESSES)
+    found = Options.of(options)
+    if per_session and found.stateless:
         raise ValueError("per_session needs sessions: leave stateless out")
     return Bridge(
         Command.of(command, dict(env or {}), cwd),
+        found,
+        _limits(limits),
         per_session=per_session,
-        access=access,
-        limits=_limits(limits),
-        path=path,
-        stateless=stateless,
-        max_sessions=max_sessions,
         check_output=check_output,
     )
 
 
-def remote(url: str, *, headers: Mapping[str, str] | None = None, one_session: bool = False) -> Remote:
+def remote(
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    credentials: ClientCredentials | None = None,
+    one_session: bool = False,
+) -> Remote:
     """A server at a URL, for `gateway`.
 
     Args:
         url: its endpoint, `http://...` or `https://...`.
         headers: sent with each request: an Authorization, say. What clients of the gateway send is never passed on.
+        credentials: how the gateway gets tokens for it; see `ClientCredentials`.
         one_session: all clients share one session with it. Default: each has its own.
 
     Raises:
-        ValueError: the URL or a header is wrong.
+        ValueError: the URL or a header is wrong; an Authorization header beside credentials.
     """
-    return Remote(url, headers or {}, one_session=one_session)
+    if credentials is not None and any(name.lower() == "authorization" for name in headers or {}):
+        raise ValueError("an authorization comes from the credentials or from the headers, not from both")
+    return Remote(url, headers or {}, credentials, one_session=one_session)
 
 
 def gateway(
@@ -241,12 +234,9 @@ def gateway(
     *,
     name: str = "skate-gateway",
     instructions: str | None = None,
-    access: Access | None = None,
     limits: Limits | Mapping[str, float] | None = None,
-    path: str = "/mcp",
-    stateless: bool = False,
-    max_sessions: int = 10_000,
     check_output: bool = True,
+    **options: Unpack[Keywords],
 ) -> Gateway:
     """Put many servers behind one address.
 
@@ -257,19 +247,17 @@ def gateway(
         servers: by name: what `bridge`, `remote`, `app` or `deployment` gave, a URL, or an ASGI application.
         name: what the gateway calls itself.
         instructions: for models. Default: those of the servers, each under its name.
-        access: who may ask, and for which tools; see `Access`.
         limits: how long things may take; see `Limits`.
-        path: where it answers, beside "/".
-        stateless: open no sessions; all clients share those with the servers.
-        max_sessions: sessions at a time.
         check_output: hold what tools answer against the output schemas that their server lists.
+        options: those of `Options`: access, path, stateless (then all clients share the sessions with the servers) and
+            others.
 
     Returns:
         an ASGI application, which `deployment` runs under `skate.serve`.
 
     Raises:
-        TypeError: something among `servers` is no server.
-        ValueError: there are none; a name cannot be told from what follows it; a wrong URL or limit.
+        TypeError: something among `servers` is no server; an unknown option.
+        ValueError: there are none; a name cannot be told from what follows it; a wrong URL, limit or option.
     """
     if not servers:
         raise ValueError("a gateway needs servers: gateway({'name': ...})")
@@ -277,13 +265,10 @@ def gateway(
         check_server_name(key)
     return Gateway(
         {key: _server(key, value) for key, value in servers.items()},
+        Options.of(options),
+        _limits(limits),
         name=name,
         instructions=instructions,
-        access=access,
-        limits=_limits(limits),
-        path=path,
-        stateless=stateless,
-        max_sessions=max_sessions,
         check_output=check_output,
     )
 

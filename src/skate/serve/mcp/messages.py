@@ -31,10 +31,14 @@ Id = int | str
 
 
 class RpcError(Exception):
-    """An error that is answered as a JSON-RPC error: a code, a text, and data (a plain value), if any."""
+    """An error that is answered as a JSON-RPC error: a code, a text, and data (a plain value), if any.
 
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
+    `words` are for logs and the status alone: what a process wrote to standard error may be nobody else's business.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None, words: str = "") -> None:
         super().__init__(message)
+        self.words = words
         self.code = code
         self.message = message
         self.data = data

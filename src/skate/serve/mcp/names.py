@@ -67,21 +67,11 @@ class Names:
         """The address of a resource as clients see it."""
         return self.uri_prefix + uri
 
-    def shown(self, kind: Kind, item: Json) -> tuple[str, Json]:
-        """An item of a list under its outer name, and its inner name.
-
-        Raises:
-            RpcError: the item has no name, or a tool's input schema is no object.
-        """
-        found = messages.fields(item)
+    def shown(self, kind: Kind, found: dict[str, Json]) -> tuple[str, Json]:
+        """An item of a list, of which these are the fields, under its outer name; and its inner name."""
         name = messages.text(found, kind.key)
-        if not name:
-            raise RpcError(INVALID_PARAMS, f"{kind.key} is empty")
-        if kind is TOOLS and found.get("inputSchema", b"")[:1] != b"{":
-            raise RpcError(INVALID_PARAMS, f"the inputSchema of {name!r} is no object")
-        if self.server is None:
-            return name, item
-        found[kind.key] = messages.encode(self.outer(name) if kind.key == "name" else self.outer_uri(name))
+        if self.server is not None:
+            found[kind.key] = messages.encode(self.outer(name) if kind.key == "name" else self.outer_uri(name))
         return name, messages.join(found)
 
     def with_outer_uris(self, raw: Json) -> Json:

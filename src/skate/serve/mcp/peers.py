@@ -53,6 +53,10 @@ class Peer(Protocol):
     def hears(self) -> bool:
         """Whether what the server says beside all calls arrives."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way. Some servers answer nothing else meanwhile."""
+
     async def request(self, method: str, params: Json, relay: Relay | None = None) -> Json:
         """Call the server; its result.
 

@@ -11,21 +11,26 @@ import asyncio
 import secrets
 
 from skate.serve.mcp import messages
+from skate.serve.mcp.backend import Asked
 from skate.serve.mcp.calls import Relay
-from skate.serve.mcp.endpoint import Asked
-from skate.serve.mcp.messages import EMPTY, INVALID_PARAMS, Failure, Json, Request, Result, RpcError
+from skate.serve.mcp.messages import EMPTY, INVALID_PARAMS, SERVER_DOWN, Failure, Json, Request, Result, RpcError
 from skate.serve.mcp.names import CHANGES
 from skate.serve.mcp.peers import Peer
 from skate.serve.mcp.sessions import Exchange
-from skate.serve.mcp.upstream import Upstream
+from skate.serve.mcp.upstream import INTERACTIVE, Upstream
 
 METHODS = ("tools/call", "prompts/get", "resources/read")
 PATIENCE = 300.0
 """Seconds that a client has to answer."""
 IDLE = 16
 """Sessions of one kind that are kept for later calls."""
+KINDS = 64
+"""Kinds of sessions that are kept; of those not used for longest the sessions end."""
+WAITING = 1000
+"""Rounds that wait for clients at a time."""
 
-_Kind = tuple[str, str, Json]
+_Kind = tuple[str, tuple[str, ...], Json]
+"""A server, whose client it is, and what that can do: nobody gets a session that another has used."""
 
 
 class _Round:
@@ -38,6 +43,8 @@ class _Round:
         self.peer: Peer | None = None
         self.task: asyncio.Task[Json] | None = None
         self.expiry: asyncio.TimerHandle | None = None
+        self.progress: Json | None = None
+        """The progress token of the request that goes on with the call."""
         self.upstream = upstream
         self._open: dict[str, Request] = {}
         self._last = 0
@@ -64,6 +71,8 @@ class _Round:
             self._open = {key: request for key, request in self._open.items() if request.id != wanted}
         elif self.exchange is not None:
             params = self.upstream.names.with_outer_uris(message.params)
+            if self.progress is not None and message.method == "notifications/progress":
+                params = messages.join({**messages.fields(params), "progressToken": self.progress})
             self.exchange.tell(messages.Notification(message.method, params))
 
     def _send(self, answer: Result | Failure) -> None:
@@ -109,9 +118,7 @@ class Rounds:
 
     def concern(self, asked: Asked) -> bool:
         """Whether the server may have questions that this client can answer."""
-        return asked.request.method in METHODS and any(
-            word in asked.client.capabilities for word in (b'"sampling"', b'"elicitation"', b'"roots"')
-        )
+        return asked.request.method in METHODS and any(word in asked.client.capabilities for word in INTERACTIVE)
 
     async def answer(self, asked: Asked, upstream: Upstream, params: Json) -> Json:
         """The server's result, or its questions."""
@@ -123,6 +130,7 @@ class Rounds:
         else:
             current = self._resumed(messages.decode(state), asked)
             current.hear(messages.fields(answers))
+            current.progress = messages.fields(found.get("_meta", EMPTY)).get("progressToken")
         current.exchange = asked.exchange
         try:
             result = await current.step()
@@ -135,6 +143,10 @@ class Rounds:
         if result is not None:
             self._give_back(current)
             return result
+        if len(self._waiting) >= WAITING:
+            await current.end()
+            self._give_back(current)
+            raise RpcError(SERVER_DOWN, "too many calls wait for their clients' answers")
         token = secrets.token_urlsafe(18)
         self._waiting[token] = current
         current.expiry = asyncio.get_running_loop().call_later(PATIENCE, self._expire, token)
@@ -147,7 +159,7 @@ class Rounds:
         )
 
     async def _begun(self, asked: Asked, upstream: Upstream, params: Json) -> _Round:
-        kind = (upstream.name, asked.caller.name, asked.client.capabilities)
+        kind = (upstream.name, asked.caller.identity, asked.client.capabilities)
         idle = self._idle.get(kind, [])
         peer = None
         while idle and peer is None:
@@ -173,11 +185,14 @@ class Rounds:
         peer = current.peer
         if peer is None or not peer.alive:
             return
-        idle = self._idle.setdefault(current.kind, [])
-        if len(idle) < IDLE:
-            idle.append(peer)
-        else:
-            current.upstream.in_background(peer.close())
+        idle = self._idle.pop(current.kind, [])
+        self._idle[current.kind] = idle  # the last one used
+        idle.append(peer)
+        unused = [idle.pop(0)] if len(idle) > IDLE else []
+        if len(self._idle) > KINDS:
+            unused += self._idle.pop(next(iter(self._idle)))
+        for each in unused:
+            current.upstream.in_background(each.close())
 
     def _expire(self, token: str) -> None:
         current = self._waiting.pop(token)

@@ -8,41 +8,23 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
-from skate.serve.mcp.access import PREFLIGHT, Access, cors
+from skate.serve.mcp.access import admit, admit_page, cors
 from skate.serve.mcp.asgi import SESSION, TRUSTED, Message, Receive, Refusal, Scope, Send, headers_of, respond
+from skate.serve.mcp.options import Keywords, Options
+from skate.serve.mcp.rights import ANYONE, Caller
 
 
 class McpApp:
     """An MCP server as an ASGI application; made by `app`. Where it can be pickled, it can be sent to another process:
     the server is made where it is first used."""
 
-    def __init__(
-        self,
-        server: Any,
-        *,
-        access: Access | None,
-        path: str,
-        stateless: bool,
-        json_response: bool,
-        max_sessions: int,
-        session_idle: float,
-        max_body: int,
-    ) -> None:
-        if not path.startswith("/"):
-            raise ValueError(f"path must begin with '/', not {path!r}")
+    def __init__(self, server: Any, options: Options, *, json_response: bool) -> None:
         self.server = server
-        self.access = access or Access()
-        self.path = path
-        self.stateless = stateless
-        self._options: dict[str, Any] = {
-            "json_response": json_response,
-            "stateless": stateless,
-            "session_idle_timeout": session_idle,
-            "max_request_body_size": max_body,
-            "max_sessions": max_sessions,
-        }
+        self.options = options
+        self.json_response = json_response
+        self._paths = {"", "/", options.path, options.path.rstrip("/") + "/"}
         self._forget()
 
     def _forget(self) -> None:
@@ -64,27 +46,29 @@ class McpApp:
             return
         headers = headers_of(scope)
         origin = headers.get(b"origin")
+        if origin is not None and self.options.access.allows_origin(origin.decode("latin-1")):
+            send = _with_cors(send, origin)
         try:
-            if scope["method"] == "OPTIONS" and origin is not None:
-                if not self.access.allows_origin(origin.decode("latin-1")):
-                    raise Refusal(403)
-                raise Refusal(204, headers=(*PREFLIGHT, *cors(origin)))
+            admit_page(self.options.access, scope["method"], headers)
             if TRUSTED not in scope:
-                self.access.check(headers)
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if path not in ("", "/", self.path, self.path.rstrip("/") + "/"):
-                raise Refusal(404)
+                caller = await admit(self.options.access, self._paths, scope, headers)
+                if caller is not ANYONE:
+                    scope = {**scope, "user": _user(caller)}
         except Refusal as refusal:
             await respond(send, refusal.status, refusal.body, refusal.headers)
             return
         if self._manager is None:
             await self.start()
-        if origin is not None:
-            send = _with_cors(send, origin)
-        if self.stateless or SESSION in headers:
-            await self._manager.handle_request(scope, receive, send)
+        if self.options.stateless or SESSION in headers:
+            await self._handle(scope, receive, send)
         else:
             await self._open_session(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the SDK answer; its tools find out who asks by `get_access_token`."""
+        from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
+
+        await AuthContextMiddleware(self._manager.handle_request)(scope, receive, send)
 
     async def _open_session(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the SDK answer the first request of a session, to the end even if this is cancelled.
@@ -92,7 +76,7 @@ class McpApp:
         It takes the session back if that request is cancelled, and clients hang up on it as soon as they have its
         answer. That they have gone it hears by `receive`.
         """
-        task = asyncio.ensure_future(self._manager.handle_request(scope, receive, send))
+        task = asyncio.ensure_future(self._handle(scope, receive, send))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
         try:
@@ -134,12 +118,19 @@ class McpApp:
             started.set_exception(error)
 
     def _made(self, server: Any) -> Any:
-        from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+        from skate.serve.mcp.sdk_events import Manager
 
         low = server if hasattr(server, "get_request_handler") else getattr(server, "_lowlevel_server", None)
         if low is None:
             raise TypeError(f"{server!r} is no server of the MCP SDK: MCPServer(...) or Server(...)")
-        return StreamableHTTPSessionManager(app=low, **self._options)  # who may ask was checked before
+        return Manager(  # who may ask was checked before
+            app=low,
+            json_response=self.json_response,
+            stateless=self.options.stateless,
+            session_idle_timeout=self.options.session_idle,
+            max_request_body_size=self.options.max_body,
+            max_sessions=self.options.max_sessions,
+        )
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -157,34 +148,20 @@ class McpApp:
                 return
 
 
-def app(
-    server: Any,
-    *,
-    access: Access | None = None,
-    path: str = "/mcp",
-    stateless: bool = False,
-    json_response: bool = False,
-    max_sessions: int = 10_000,
-    session_idle: float = 1800.0,
-    max_body: int = 4 << 20,
-) -> McpApp:
+def app(server: Any, *, json_response: bool = False, **options: Unpack[Keywords]) -> McpApp:
     """A server of the official SDK (`mcp.server.MCPServer`, or the low-level `Server`) as an ASGI application.
 
     Args:
         server: the server; a function without arguments that makes it (async or not); or "module:name" of either. A
             function or a name is needed where the server cannot be pickled and runs in another process.
-        access: who may ask; see `Access`.
-        path: where it answers, beside "/".
-        stateless: open no sessions: each request stands for itself and any replica can answer it. Then the server
-            cannot ask the client; clients of revision 2026-07-28 need no sessions anyway.
         json_response: answer without streams: no progress, no questions to the client.
-        max_sessions: sessions at a time.
-        session_idle: seconds after which an unused session ends.
-        max_body: bytes of a request.
+        options: those of `Options`: access, path, stateless and others.
 
     Raises:
         ImportError: the SDK is not installed.
-        TypeError: `server` cannot be a server.
+        TypeError: `server` cannot be a server; an unknown option.
+        ValueError: a wrong option; an access that opens some tools and not others, which only gateways and bridges
+            can tell apart.
     """
     if not (isinstance(server, str) or callable(server) or hasattr(server, "_lowlevel_server") or _is_low(server)):
         raise TypeError(
@@ -194,16 +171,13 @@ def app(
         raise TypeError(f"{server!r} does not name a server: write 'module:name'")
     if importlib.util.find_spec("mcp") is None:
         raise ImportError("MCP servers need the official SDK: pip install 'skate-ray[mcp]'")
-    return McpApp(
-        server,
-        access=access,
-        path=path,
-        stateless=stateless,
-        json_response=json_response,
-        max_sessions=max_sessions,
-        session_idle=session_idle,
-        max_body=max_body,
-    )
+    found = Options.of(options)
+    if found.access.limited:
+        raise ValueError(
+            "tools, resources and prompts of tokens are not told apart here: put the server behind a gateway, "
+            "mcp.gateway({'name': mcp.app(server)}, access=...)"
+        )
+    return McpApp(server, found, json_response=json_response)
 
 
 def _is_low(server: Any) -> bool:
@@ -231,3 +205,15 @@ def _with_cors(send: Send, origin: bytes) -> Send:
         await send(message)
 
     return send_with_headers
+
+
+def _user(caller: Caller) -> Any:
+    """A caller in the SDK's terms: a session is its own, and tools can ask who it is. The token stays here."""
+    from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+    from mcp.server.auth.provider import AccessToken
+
+    issuer, *names = caller.identity
+    claims = {"iss": issuer}
+    return AuthenticatedUser(
+        AccessToken(token="", client_id=names[0] or caller.name, scopes=[], subject=caller.name, claims=claims)
+    )

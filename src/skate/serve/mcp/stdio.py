@@ -17,6 +17,7 @@ from typing import IO, NamedTuple
 
 from skate.serve.mcp import messages
 from skate.serve.mcp.calls import Calls, Relay
+from skate.serve.mcp.guardian import GUARDIAN
 from skate.serve.mcp.messages import SERVER_DOWN, TIMED_OUT, Failure, Json, Notification, Result, RpcError
 from skate.serve.mcp.peers import Client, Server, shake_hands
 
@@ -92,19 +93,28 @@ class StdioPeer:
         command: what to start.
         client: who asks.
         stray: takes what belongs to no call.
-        ended: called once when the process has ended, with what there is to say of it.
+        ended: called once when the process has ended, with how, and with what it wrote last to standard error.
         timeout: seconds that a call may take.
+        start: seconds that beginning a session may take.
     """
 
     server: Server
 
     def __init__(
-        self, command: Command, client: Client, stray: Relay, ended: Callable[[str], None], *, timeout: float
+        self,
+        command: Command,
+        client: Client,
+        stray: Relay,
+        ended: Callable[[str, str], None],
+        *,
+        timeout: float,
+        start: float = 30.0,
     ) -> None:
         self._command = command
         self._client = client
         self._ended = ended
         self._timeout = timeout
+        self._start = start
         self._calls = Calls(stray)
         self._process: subprocess.Popen[bytes] | None = None
         self._input: asyncio.WriteTransport | None = None
@@ -125,6 +135,10 @@ class StdioPeer:
     @property
     def hears(self) -> bool:
         return True
+
+    @property
+    def busy(self) -> bool:
+        return len(self._calls) > 0
 
     @property
     def pid(self) -> int | None:
@@ -152,6 +166,7 @@ class StdioPeer:
             )
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise RpcError(SERVER_DOWN, f"{self._command.argv[0]} cannot be started: {error}") from error
+        GUARDIAN.add(self._process.pid)
         try:
             await self._attach(self._process)
             self.server = await shake_hands(self.request, self._client)
@@ -171,6 +186,8 @@ class StdioPeer:
         self._input, _ = await loop.connect_write_pipe(_Writer, self._loose.pop(0))
         self._transports.append(self._input)
         for take in (self._line, self._word):
+            if self._exited.is_set():  # before its streams could be read
+                raise RpcError(SERVER_DOWN, "the server's process ended at once")
             transport, _ = await loop.connect_read_pipe(functools.partial(_Reader, take), self._loose.pop(0))
             self._transports.append(transport)
 
@@ -212,7 +229,9 @@ class StdioPeer:
     def _has_ended(self) -> None:
         if self._process is None or self._exited.is_set():
             return
+        _signal_group(self._process, signal.SIGKILL)  # children that it left behind
         code = self._process.wait()
+        GUARDIAN.remove(self._process.pid)
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
         self._exited.set()
         self._unwatch()
@@ -220,11 +239,10 @@ class StdioPeer:
             transport.close()
         for stream in self._loose:
             stream.close()
+        words = " | ".join(list(self._last_words)[-3:])[-500:]
+        self._calls.fail(RpcError(SERVER_DOWN, f"the server's process ended {how}", words=words))
         if not self._closing:
-            logger.warning("%s ended %s; its last words: %s", self._command.argv[0], how, "\n".join(self._last_words))
-        self._calls.fail(RpcError(SERVER_DOWN, f"the server's process ended {how}"))
-        if not self._closing:
-            self._ended(f"its process ended {how}")
+            self._ended(f"its process ended {how}", words)
 
     def _unwatch(self) -> None:
         watch, self._watch = self._watch, -1
@@ -234,13 +252,14 @@ class StdioPeer:
 
     async def request(self, method: str, params: Json, relay: Relay | None = None) -> Json:
         call, line = self._calls.begin(method, params, relay)
+        timeout = self._start if method == "initialize" else self._timeout
         try:
             self._write(line)
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout):
                 return await call.answer
         except TimeoutError:
             self._write_if_possible(self._calls.cancelled(call, "timed out"))
-            raise RpcError(TIMED_OUT, f"no answer to {method} in {self._timeout:g} s") from None
+            raise RpcError(TIMED_OUT, f"no answer to {method} in {timeout:g} s") from None
         except asyncio.CancelledError:
             self._write_if_possible(self._calls.cancelled(call, "the client cancelled"))
             raise
@@ -267,6 +286,7 @@ class StdioPeer:
             self._closing = True
             _signal_group(self._process, signal.SIGKILL)
             self._process.wait()
+            GUARDIAN.remove(self._process.pid)
 
     async def close(self) -> None:
         self._closing = True
@@ -284,7 +304,7 @@ class StdioPeer:
                     await asyncio.wait_for(self._exited.wait(), POLITE)
                     break
         finally:  # also for one that is cancelled while it waits: then there is no time for politeness
-            _signal_group(process, signal.SIGKILL)  # it, or children that it left behind
+            _signal_group(process, signal.SIGKILL)
             self._has_ended()
 
 

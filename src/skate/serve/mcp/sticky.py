@@ -14,10 +14,22 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from skate.serve.mcp.asgi import SESSION, TRUSTED, App, Message, Receive, Scope, Send, headers_of, read_body, respond
+from skate.serve.mcp.asgi import (
+    SESSION,
+    TRUSTED,
+    App,
+    Message,
+    Receive,
+    Refusal,
+    Scope,
+    Send,
+    headers_of,
+    read_body,
+    respond,
+    until_gone,
+)
 from skate.serve.mcp.links import LinkError, UnreachableError
 from skate.serve.mcp.messages import INVALID_REQUEST, Failure, RpcError
 from skate.serve.mcp.web import WebLink
@@ -109,13 +121,13 @@ class Sticky:
 
     Args:
         app: the application, which counts on being the only one.
-        others: whether there may be other replicas by now, that send what is for this one.
+        most: bytes of a request.
     """
 
-    def __init__(self, app: App, others: Callable[[], bool]) -> None:
+    def __init__(self, app: App, most: int = 4 << 20) -> None:
         self.mark = secrets.token_hex(MARK // 2)
         self._app = app
-        self._others = others
+        self._most = most
         self._doors: list[_Door] = []
         self._ways = {trusted: Doors(trusted=trusted) for trusted in (False, True)}
         self._starting = asyncio.Lock()
@@ -134,8 +146,8 @@ class Sticky:
         if dot and owner != self.mark.encode():
             await self._pass_on(owner, scope, headers, receive, send)
             return
-        if not self._doors and self._others():
-            await self.open()
+        if not self._doors:
+            await self.open()  # also where there is no other replica: there may be one tomorrow, and it must find this
         if dot:
             scope = {**scope, "headers": [(n, inner if n == SESSION else v) for n, v in scope["headers"]]}
         await self._app(scope, receive, self._marking(send))
@@ -188,7 +200,13 @@ class Sticky:
         if link is None:
             await respond(send, 404, _LOST)
             return
-        body = await read_body(receive, headers, 64 << 20)
+        try:
+            body = await read_body(receive, headers, self._most)
+        except Refusal as refusal:
+            await respond(send, refusal.status, refusal.body, refusal.headers)
+            return
+        except ConnectionError:
+            return  # the client went away while it asked
         pairs = [(bytes(name), bytes(value)) for name, value in scope["headers"] if name not in _HOP]
         try:
             response = await link.open(scope["method"], pairs, body)
@@ -199,7 +217,7 @@ class Sticky:
             await respond(send, 502)  # it ended while it was at it
             return
         complete = False
-        gone = asyncio.ensure_future(_until_gone(receive))
+        gone = asyncio.ensure_future(until_gone(receive))
         gone.add_done_callback(lambda _: None if complete else response.release(cut=True))
         try:
             kept = [(name, value) for name, value in response.headers.items() if name not in _HOP]
@@ -218,8 +236,3 @@ class Sticky:
             gone.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await gone
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

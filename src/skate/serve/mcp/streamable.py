@@ -29,6 +29,9 @@ from skate.serve.mcp.peers import Client, Server, shake_hands
 
 logger = logging.getLogger("skate.serve.mcp")
 
+RESUMED = 5
+"""Tries in a row to come back to the stream of a call."""
+
 _ACCEPT = ((b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json"))
 
 
@@ -44,16 +47,27 @@ class HttpPeer:
         client: who asks.
         stray: takes what belongs to no call.
         timeout: seconds that a call may take.
+        start: seconds that beginning a session may take.
         limit: bytes that an answer may have.
     """
 
     server: Server
 
-    def __init__(self, link: Link, client: Client, stray: Relay, *, timeout: float, limit: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        link: Link,
+        client: Client,
+        stray: Relay,
+        *,
+        timeout: float,
+        start: float = 30.0,
+        limit: int = 64 << 20,
+    ) -> None:
         self._link = link
         self._client = client
         self._calls = Calls(stray)
         self._timeout = timeout
+        self._start = start
         self._limit = limit
         self._session: bytes | None = None
         self._headers: Headers = _ACCEPT
@@ -71,6 +85,10 @@ class HttpPeer:
     @property
     def hears(self) -> bool:
         return self._listening
+
+    @property
+    def busy(self) -> bool:
+        return len(self._calls) > 0
 
     async def begin(self) -> None:
         """Open the session; RpcError where that fails."""
@@ -105,13 +123,14 @@ class HttpPeer:
         if self._closed:
             raise RpcError(SERVER_DOWN, "the session with the server has ended")
         call, body = self._calls.begin(method, params, relay)
+        timeout = self._start if method == "initialize" else self._timeout
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout):
                 await self._exchange(call, body)
             return call.answer.result()
         except TimeoutError:
             self._spawn(self._post(self._calls.cancelled(call, "timed out")))
-            raise RpcError(TIMED_OUT, f"no answer to {method} in {self._timeout:g} s") from None
+            raise RpcError(TIMED_OUT, f"no answer to {method} in {timeout:g} s") from None
         except asyncio.CancelledError:
             self._spawn(self._post(self._calls.cancelled(call, "the client cancelled")))
             raise
@@ -131,7 +150,7 @@ class HttpPeer:
                 raise _SessionLost
             kind = response.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
             if kind == b"text/event-stream":
-                await self._read_events(response, call)
+                await self._read_stream(response, call)
             elif kind == b"application/json":
                 self._calls.take(_unpack(await whole(response, self._limit)), call)
             if not call.answer.done():
@@ -146,25 +165,54 @@ class HttpPeer:
         finally:
             response.release(cut=not complete)
 
-    async def _read_events(self, response: Response, call: Call) -> None:
+    async def _read_stream(self, response: Response, call: Call) -> None:
+        """The stream of a call; resumed, if its events have ids, where it breaks off or the server lets it end."""
         reader = EventReader(self._limit)
-        while not call.answer.done() and (chunk := await response.chunk()):
-            for data in reader.feed(chunk):
-                self._calls.take(_unpack(data), call)
+        failures = 0
+        first = True
+        while True:
+            try:
+                if not first:
+                    response = await self._link.open("GET", self._resuming(reader))
+                if response.status != 200:
+                    raise LinkError(f"its stream cannot be resumed (HTTP {response.status})")
+                while not call.answer.done() and (chunk := await response.chunk()):
+                    failures = 0
+                    for data in reader.feed(chunk):
+                        self._calls.take(_unpack(data), call)
+            except LinkError:
+                failures += 1
+                if not reader.last_id or failures > RESUMED or (not first and response.status in (400, 404, 405)):
+                    raise
+            finally:
+                if not first:
+                    response.release(cut=not call.answer.done())
+            if call.answer.done() or not reader.last_id:
+                return
+            reader.renew()
+            first = False
+            await asyncio.sleep(min(reader.retry if reader.retry is not None else 0.5 * 2**failures, 30.0))
+
+    def _resuming(self, reader: EventReader) -> Headers:
+        last = ((b"last-event-id", reader.last_id),) if reader.last_id else ()
+        return (_ACCEPT[0], *self._headers[2:], *last)
 
     async def _listen(self) -> None:
         """Keep the session's own stream open, on which the server says what belongs to no call."""
         pause = 0.5
         missed = False
+        reader = EventReader(self._limit)
         while not self._closed:
             with contextlib.suppress(LinkError, EventTooLarge, RpcError):
-                response = await self._link.open("GET", (_ACCEPT[0], *self._headers[2:]))
+                response = await self._link.open("GET", self._resuming(reader))
                 try:
+                    if response.status == 400 and reader.last_id:
+                        reader = EventReader(self._limit)  # the server knows nothing of that event any more
                     if response.status in (404, 405):
                         return  # it has none, or a request will find that the session is lost
-                    reader = EventReader(self._limit)
+                    reader.renew()
                     self._listening = response.status == 200
-                    if missed:  # what the server said meanwhile is lost
+                    if missed:  # what the server said meanwhile is lost, unless it keeps it
                         for change in CHANGES:
                             self._calls.take(Notification(change))
                     missed = True
@@ -175,7 +223,7 @@ class HttpPeer:
                 finally:
                     self._listening = False
                     response.release(cut=True)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause if reader.retry is None else min(max(reader.retry, pause / 10), 30.0))
             pause = min(pause * 2, 30.0)
 
     async def send(self, message: Notification | Result | Failure) -> None:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Awaitable, Callable
 
 from skate.serve.mcp import messages
-from skate.serve.mcp.access import Caller
 from skate.serve.mcp.asgi import refusal
 from skate.serve.mcp.messages import HANDSHAKE_VERSIONS, INVALID_PARAMS, Request, RpcError
 from skate.serve.mcp.peers import Client
+from skate.serve.mcp.rights import Caller
 from skate.serve.mcp.sessions import Session
+from skate.serve.mcp.trails import Ledger
 
 
 class Table:
@@ -29,6 +30,7 @@ class Table:
         self.idle = idle
         self._ended = ended
         self._most = most
+        self._ledger = Ledger()
 
     def find(self, number: str, caller: Caller) -> Session:
         """A session that the caller has begun. Refusal: 400 without a number, 404 for one that is not known."""
@@ -55,7 +57,7 @@ class Table:
             raise RpcError(INVALID_PARAMS, "capabilities and clientInfo must be objects")
         version = wanted if wanted in HANDSHAKE_VERSIONS else HANDSHAKE_VERSIONS[-1]
         number = secrets.token_hex(16) if kept else None
-        session = Session(number, caller, Client(capabilities, info), version)
+        session = Session(number, caller, Client(capabilities, info), version, self._ledger)
         if number is not None:
             if len(self.sessions) >= self._most:
                 raise refusal(503, "too many sessions")

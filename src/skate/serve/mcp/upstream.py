@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from skate.serve.mcp import messages
 from skate.serve.mcp.calls import Relay
+from skate.serve.mcp.listing import Item, Listing
 from skate.serve.mcp.messages import (
     METHOD_NOT_FOUND,
     SERVER_DOWN,
@@ -31,6 +32,10 @@ PAGES = 100
 """Pages of a list that are asked for; a server whose list goes on after that is cut off."""
 STEADY = 5.0
 """Seconds that a session must last for its end to count as the first failure again."""
+VIEWS = 8
+"""Sets of abilities of clients for which a server's lists are told apart."""
+INTERACTIVE = (b'"sampling"', b'"elicitation"', b'"roots"')
+"""What a server can only ask clients that are able to."""
 ANSWERS_PING = 5.0
 """Seconds that a server has for a ping."""
 
@@ -61,23 +66,14 @@ class Connector(Protocol):
     one_session: bool
     """All clients share one session: there is one process, or nothing that a session would keep."""
 
-    async def connect(self, client: Client, stray: Relay, ended: Callable[[str], None], limits: Limits) -> Peer:
-        """Begin a session; RpcError where that fails. `ended` is called if it ends by itself."""
+    async def connect(self, client: Client, stray: Relay, ended: Callable[[str, str], None], limits: Limits) -> Peer:
+        """Begin a session; RpcError where that fails. `ended` is called if it ends by itself: how, last words."""
 
     async def close(self) -> None:
         """Give back what all sessions had in common."""
 
     def abandon(self) -> None:
         """End processes at once: there is no event loop any more."""
-
-
-class Item(NamedTuple):
-    """An item of a list."""
-
-    name: str
-    """As the server calls it."""
-    shown: Json
-    """As clients see it."""
 
 
 class Upstream:
@@ -88,22 +84,27 @@ class Upstream:
         connector: how sessions are begun.
         names: how its names are shown.
         limits: how long things may take.
+        client: who asks in the session that is this process's own.
 
     Attributes:
         changed: called with "tools", "prompts" or "resources" when such a list has changed.
         heard: called with what the shared session says and what belongs to no call.
     """
 
-    def __init__(self, name: str, connector: Connector, names: Names, limits: Limits) -> None:
+    def __init__(self, name: str, connector: Connector, names: Names, limits: Limits, client: Client = NOBODY) -> None:
         self.name = name
         self.names = names
         self.limits = limits
         self.one_session = connector.one_session
         self.failure: str | None = None
         self.restarts = -1
+        self._words = ""
+        self._suspected = False
         self.schemas: dict[str, Json] = {}
         """Output schemas of tools, by the server's names for them."""
         self._connector = connector
+        self._client = client
+        self._views: dict[Json, Upstream] = {}
         self.changed: Callable[[str], None] = _nothing
         self.heard: Callable[[Upstream, Notification], None] = _nothing
         self._peer: Peer | None = None
@@ -133,7 +134,7 @@ class Upstream:
         async with self._connecting:
             if self._peer is not None and self._peer.alive:
                 return self._peer
-            self._peer = await self._connect(NOBODY, self._stray, self._ended)
+            self._peer = await self._connect(self._client, self._stray, self._ended)
             self._since = time.monotonic()
             self.failure = None
             self.restarts += 1
@@ -144,7 +145,7 @@ class Upstream:
         """A session for one client. Its end is that client's alone: it keeps nobody else waiting."""
         return await self._connect(client, stray, _nothing)
 
-    async def _connect(self, client: Client, stray: Relay, ended: Callable[[str], None]) -> Peer:
+    async def _connect(self, client: Client, stray: Relay, ended: Callable[[str, str], None]) -> Peer:
         if self._closed:
             raise self._down("it is being ended")
         wait = self._retry_at - time.monotonic()
@@ -156,23 +157,24 @@ class Upstream:
         except TimeoutError:
             self._has_failed(f"it did not start within {self.limits.start:g} s")
         except RpcError as error:
-            self._has_failed(error.message)
+            self._has_failed(error.message, error.words)
         raise self._down(self.failure or "it failed")
 
     def _down(self, why: str) -> RpcError:
         return RpcError(SERVER_DOWN, f"the server {self.name!r} is down: {why}", {"server": self.name})
 
-    def _has_failed(self, why: str) -> None:
-        self.failure = why
+    def _has_failed(self, why: str, words: str = "") -> None:
+        self.failure, self._words = why, words
         self._failures += 1
         self._retry_at = time.monotonic() + min(0.1 * 2**self._failures, self.limits.backoff)
-        logger.warning("MCP server %s: %s (failure %d)", self.name, why, self._failures)
+        said = f"; its last words: {words}" if words else ""
+        logger.warning("MCP server %s: %s (failure %d)%s", self.name, why, self._failures, said)
 
-    def _ended(self, why: str) -> None:
+    def _ended(self, why: str, words: str = "") -> None:
         """A session has ended by itself."""
         if time.monotonic() - self._since > STEADY:
             self._failures = 0
-        self._has_failed(why)
+        self._has_failed(why, words)
         self._forget_all()
 
     def _stray(self, message: Request | Notification) -> None:
@@ -199,8 +201,9 @@ class Upstream:
 
     def forget(self, capability: str) -> None:
         """A list has changed: the next one to ask for it gets it anew."""
-        for method in [method for method in self._lists if method.startswith(capability)]:
-            del self._lists[method]
+        for each in (self, *self._views.values()):
+            for method in [method for method in each._lists if method.startswith(capability)]:
+                del each._lists[method]
         self.changed(capability)
 
     def _forget_all(self) -> None:
@@ -220,50 +223,57 @@ class Upstream:
             if (known := self.known(kind)) is not None:
                 return known
             peer = await self.shared()
-            items = await self._fetch(peer, kind) if peer.server.can(kind.capability) else []
+            items = await self.fetch(peer, kind) if peer.server.can(kind.capability) else []
             told = peer.hears and peer.server.tells_changes(kind.capability)
             self._lists[kind.method] = (time.monotonic() + (86_400.0 if told else self.limits.fresh), items)
             return items
 
-    async def _fetch(self, peer: Peer, kind: Kind) -> list[Item]:
+    def view(self, client: Client) -> Upstream:
+        """What clients that can do the same as this one are shown: servers have tools that only some can use."""
+        if self.one_session or not any(word in client.capabilities for word in INTERACTIVE):
+            return self
+        able = messages.fields(client.capabilities)
+        able = {name: able[name] for name in sorted(able) if name in ("sampling", "elicitation", "roots")}
+        key = messages.join(able)
+        if not able or (key not in self._views and len(self._views) >= VIEWS):
+            return self
+        if key not in self._views:
+            made = self._views[key] = Upstream(self.name, self._connector, self.names, self.limits, Client(key))
+            made.changed, made.heard = self.changed, self.heard
+        return self._views[key]
+
+    async def fetch(self, peer: Peer, kind: Kind) -> list[Item]:
         """All pages of a list. What in it cannot be used is left out and told."""
-        items: dict[str, Item] = {}
+        listing = Listing(kind, self.names)
         params = messages.EMPTY
         cursors: set[Json] = set()
-        schemas = {}
         for _ in range(PAGES):
             try:
                 page = messages.fields(await peer.request(kind.method, params))
-                listed = messages.items(page.get(kind.field, b"null"))
+                for raw in messages.items(page.get(kind.field, b"null")):
+                    listing.add(raw)
             except RpcError as error:
                 if error.code == METHOD_NOT_FOUND:
                     break  # it has the capability, but not this list of it
                 raise
-            for raw in listed:
-                try:
-                    name, shown = self.names.shown(kind, raw)
-                except RpcError as error:
-                    logger.warning("MCP server %s lists what cannot be used: %s", self.name, error.message)
-                    continue
-                if name in items:
-                    logger.warning("MCP server %s lists %s twice", self.name, name)
-                    continue
-                items[name] = Item(name, shown)
-                if kind is TOOLS and b'"outputSchema"' in raw:
-                    schemas[name] = messages.fields(raw).get("outputSchema", b"null")
             cursor = page.get("nextCursor", b"null")
             if cursor[:1] != b'"' or cursor in cursors:
                 break
             cursors.add(cursor)
             params = messages.join({"cursor": cursor})
+        if listing.complaints:
+            logger.warning("MCP server %s: what is wrong in %s: %s", self.name, kind.method, listing.complaints)
         if kind is TOOLS:
-            self.schemas = schemas
-        return list(items.values())
+            for name in listing.items:
+                self.schemas.pop(name, None)
+            self.schemas.update(listing.schemas)
+        return list(listing.items.values())
 
     # health
 
     def suspect(self) -> None:
         """A call got no answer: look soon whether the server is still there."""
+        self._suspected = True
         self._wake.set()
 
     async def rest(self) -> None:
@@ -284,6 +294,9 @@ class Upstream:
                     await self.shared()
             self.tried.set()
             return
+        suspected, self._suspected = self._suspected, False
+        if peer.busy and not suspected:
+            return  # some answer one thing at a time; what they are at has a limit of its own
         try:
             async with asyncio.timeout(ANSWERS_PING):
                 await peer.request("ping", messages.EMPTY)
@@ -298,11 +311,12 @@ class Upstream:
         """What the server wants models to know, as far as it has been heard."""
         return self._peer.server.instructions if self._peer is not None else None
 
-    def status(self) -> dict[str, object]:
+    def status(self, *, words: bool = True) -> dict[str, object]:
         """State, last failure and restarts, for people."""
         up = self._peer is not None and self._peer.alive
         state = "up" if up else "down" if self.failure else "idle"
-        return {"state": state, "failure": None if up else self.failure, "restarts": max(self.restarts, 0)}
+        failure = f"{self.failure}: {self._words}" if self.failure and self._words and words else self.failure
+        return {"state": state, "failure": None if up else failure, "restarts": max(self.restarts, 0)}
 
     def abandon(self) -> None:
         """End processes at once: there is no event loop any more."""
@@ -310,8 +324,8 @@ class Upstream:
 
     async def close(self) -> None:
         self._closed = True
-        if self._peer is not None:
-            await self._peer.close()
+        views = [view._peer for view in self._views.values()]
+        await asyncio.gather(*(peer.close() for peer in (self._peer, *views) if peer is not None))
         await self._connector.close()
 
 
