@@ -37,7 +37,8 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
     found: dict[str, Any] = {}
     for text in values:
         if not SETTING.fullmatch(text):
-            raise click.BadParameter(f"{text!r} must be NAME=VALUE, as in server.port=9000")
+            name = text.partition("=")[0]  # the value may be a secret
+            raise click.BadParameter(f"{name!r} must be NAME=VALUE, as in server.port=9000")
         name, _, value = text.partition("=")
         try:
             found[name] = json.loads(value)

@@ -32,7 +32,15 @@ _OURS = frozenset(
 )
 _SECRETS = frozenset(
     {"secret", "secrets", "password", "passwd", "token", "tokens", "key", "keys", "dsn", "credentials", "apikey"}
+    | {"passphrase", "pwd", "credential", "authorization", "bearer", "cookie", "cookies"}
 )
+_SECRET_ENDS = ("secret", "password", "passwd", "passphrase", "token", "apikey", "secretkey", "accesskey", "privatekey")
+"""Of words that are written as one."""
+_SECRET_TABLES = ("auth.rules", "telemetry.headers")
+_MIXED = ("auth", "auth.oauth", "plugins", "telemetry", "sentry")
+"""What is no table though it should be one may be anything: a secret too."""
+HIDDEN = "••••••"
+"""Stands for what is not shown."""
 _MARKS = (b"engine", b"use_ray", b"load_plugins", b"load_builtin_plugins")
 
 
@@ -96,8 +104,37 @@ def flat(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 def is_secret(name: str) -> bool:
     """Whether the value of a setting may not be shown: keys of rules, and what is called a key, token, password."""
-    words = name.lower().replace("-", "_").replace(".", "_").split("_")
-    return name.startswith("auth.rules") or ".auth.rules" in name or not _SECRETS.isdisjoint(words)
+    import re
+
+    if any(name == table or name.startswith(table + ".") or f".{table}" in name for table in _SECRET_TABLES):
+        return True
+    words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+    return not _SECRETS.isdisjoint(words) or any(word.endswith(_SECRET_ENDS) for word in words)
+
+
+def masked(name: str, value: Any) -> Any:
+    """A setting's value as it may be shown: secrets in it, and logins in URLs, hidden."""
+    if value in (None, "", [], {}):
+        return value
+    if is_secret(name):
+        return HIDDEN
+    if isinstance(value, str):
+        return without_login(value)
+    if isinstance(value, Mapping):
+        return {without_login(str(key)): masked(f"{name}.{key}", each) for key, each in value.items()}
+    return [masked(name, each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def without_login(text: str) -> str:
+    """A text with URLs without the user and password, and the secrets of their queries, that may stand in them."""
+    if "://" not in text:
+        return text
+    import re
+
+    def parameter(found: re.Match[str]) -> str:
+        return f"{found[1]}{found[2]}={HIDDEN}" if is_secret(found[2]) else found[0]
+
+    return re.sub(r"([?&;])([^=&;#\s]+)=([^&;#\s]*)", parameter, re.sub(r"://\S*@", f"://{HIDDEN}@", text))
 
 
 def _flags(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +256,7 @@ def _check(table: Mapping[str, Any], kind: Any, where: str, path: str) -> None:
 
 
 def _shown(name: str, value: Any) -> str:
-    return "a value that is not shown here" if is_secret(name) else repr(value)
+    return "a value that is not shown here" if is_secret(name) or name in _MIXED else repr(masked(name, value))
 
 
 def _merge(over: dict[str, Any], table: Mapping[str, Any]) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from skate.configuration import Loaded
-from skate.plugin import pages, routes
+from skate.plugin import operations, pages, routes, telemetry
 from skate.plugin.auth import Rules
 from skate.plugin.cache import RouteCache, make_store
 from skate.plugin.catalog import UpstreamApi
@@ -28,6 +28,7 @@ from skate.plugin.errors import PluginLoadError, describe
 from skate.plugin.gate import Gate
 from skate.plugin.limits import Limit
 from skate.plugin.loading import Registry
+from skate.plugin.login import CALLBACK, LOGIN, LOGOUT, make_login
 from skate.plugin.metrics import Metrics
 from skate.plugin.model import PluginApi, PluginDeployment
 
@@ -62,6 +63,7 @@ class Service:
         self._starting: asyncio.Task[None] | None = None
         self._store = make_store(self.config.cache) if self.config.cache.enabled else None
         self._rules = Rules(self.config.auth.rules)
+        self._login = make_login(self.config.auth.oauth)
         self.metrics = Metrics()
         self.app = self._build()
 
@@ -83,6 +85,7 @@ class Service:
                 raise PluginLoadError(failed)
             for name, cause in failed.items():
                 log.error("plugin %s does not run: %s", name, describe(cause), exc_info=cause)
+                operations.report(cause, name, "on_start")
                 self.registry.failed[name] = describe(cause)
         for plugin in self.registry.plugins.values():
             if plugin.name not in failed:
@@ -94,6 +97,7 @@ class Service:
         if self.running:
             self.running, self._starting = False, None
             await self.runtime.stop()
+            await operations.flush()
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -130,6 +134,8 @@ class Service:
             begin=self.start,
             quiet=tuple(server.excluded_log_paths),
             logged=self.config.log.access,
+            login=self._login,
+            tracing=telemetry.current,
         )
         if cors.allow_origins:
             app.add_middleware(
@@ -193,8 +199,12 @@ class Service:
 
         async def docs() -> HTMLResponse:
             page = bytes(get_swagger_ui_html(openapi_url=OPENAPI_URL, title="skate").body).decode()
-            own = pages.overview(self.registry, self.loaded, self.engine, self.began)
+            leave = LOGOUT if self._login is not None else ""
+            own = pages.overview(self.registry, self.loaded, self.engine, self.began, leave)
             return HTMLResponse(page.replace("<body>", f"<body>{own}", 1))
+
+        async def redoc() -> HTMLResponse:
+            return get_redoc_html(openapi_url=OPENAPI_URL, title="skate")
 
         for path, function in (
             ("/health", health),
@@ -203,8 +213,14 @@ class Service:
             ("/metrics", metrics),
             (OPENAPI_URL, openapi),
             (DOCS_URL, docs),
+            (REDOC_URL, redoc),
         ):
             app.add_api_route(path, function, methods=["GET"], include_in_schema=False)
+        if self._login is not None:
+            login = self._login
+            app.add_route(LOGIN, login.login, methods=["GET"], include_in_schema=False)
+            app.add_route(CALLBACK, login.callback, methods=["GET"], include_in_schema=False)
+            app.add_route(LOGOUT, login.logout, methods=["GET", "POST"], include_in_schema=False)
         from skate.plugin.proxied import receiver
 
         take = receiver(self.config, self.runtime)
@@ -247,6 +263,3 @@ async def _invalid(_: Request, error: Exception) -> Response:
     details = [{"type": each["type"], "loc": list(each["loc"]), "msg": each["msg"]} for each in error.errors()]
     where = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)
     return Response(encode({"status": 422, "message": where, "detail": details}), 422, media_type=routes.JSON)
-
-
-__all__ = ["REDOC_URL", "Service"]

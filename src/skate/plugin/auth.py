@@ -7,6 +7,8 @@ import hmac
 from collections.abc import Iterable, Mapping
 
 MOST_REMEMBERED = 4096
+LONGEST_REMEMBERED = 256
+"""Letters of a path that is remembered: whoever asks for many long ones fills no memory."""
 
 
 class Rules:
@@ -50,9 +52,10 @@ class Rules:
                 if path.startswith(prefix) or (prefix.endswith("/") and path == prefix[:-1]):
                     found = keys
                     break
-        if len(self._known) >= MOST_REMEMBERED:
-            self._known.clear()
-        self._known[path] = found
+        if len(path) <= LONGEST_REMEMBERED:
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            self._known[path] = found
         return found
 
     def allows(self, path: str, authorization: bytes) -> bool:

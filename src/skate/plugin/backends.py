@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any
 
 import skate
 from skate.configuration import Config
-from skate.plugin import calls, proxied, work
+from skate.plugin import calls, operations, proxied, telemetry, work
 from skate.plugin.catalog import Catalog, UpstreamApi
 from skate.plugin.errors import ApiNotFoundError, PluginError
 from skate.plugin.host import Host
@@ -170,7 +171,9 @@ class Remote(_Common):
         if deployment is None:
             raise ApiNotFoundError(f"No function {name!r} is registered here.")
         try:
-            return await self._handle(deployment).run_function.remote(name, arguments, calls.request_id.get())
+            return await self._handle(deployment).run_function.remote(
+                name, arguments, calls.request_id.get(), *telemetry.sent()
+            )
         except skate.exceptions.RayTaskError as error:
             raise _cause(error) from None
 
@@ -186,14 +189,16 @@ class Remote(_Common):
         """See `calls.Runtime`."""
         handle = self._handle(api.deployment)
         try:
-            return await handle.call.remote(api.method, await portable(kwargs), checked, calls.request_id.get())
+            return await handle.call.remote(
+                api.method, await portable(kwargs), checked, calls.request_id.get(), *telemetry.sent()
+            )
         except skate.exceptions.RayTaskError as error:
             raise _cause(error) from None
 
     async def stream(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
         """See `calls.Runtime`."""
         handle = self._handle(api.deployment).stream.options(stream=True)
-        items = handle.remote(api.method, await portable(kwargs), checked, calls.request_id.get())
+        items = handle.remote(api.method, await portable(kwargs), checked, calls.request_id.get(), *telemetry.sent())
         ended = False
         try:
             async for item in items:
@@ -214,7 +219,7 @@ class Remote(_Common):
         sent = asyncio.run(portable(kwargs))
         handle = self._handle(api.deployment).stream.options(stream=True)
         try:
-            yield from handle.remote(api.method, sent, False, calls.request_id.get())
+            yield from handle.remote(api.method, sent, False, calls.request_id.get(), *telemetry.sent())
         except skate.exceptions.RayTaskError as error:
             raise _cause(error) from None
 
@@ -224,7 +229,7 @@ class Remote(_Common):
             self._task = skate.remote(_run_task)
         name = work.by_name(function)
         try:
-            return await self._task.remote(name, None if name else function, args, dict(kwargs))
+            return await self._task.remote(name, None if name else function, args, dict(kwargs), *telemetry.sent())
         except skate.exceptions.RayTaskError as error:
             raise _cause(error) from None
 
@@ -267,7 +272,16 @@ class Inside(Remote):
         return super().items(api, kwargs)
 
 
-def _run_task(name: tuple[str, str] | None, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _run_task(
+    name: tuple[str, str] | None,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    trace: telemetry.Sent | None = None,
+) -> Any:
+    if trace is not None:
+        with telemetry.joined(trace, name[1] if name else function.__qualname__):
+            return _run_task(name, function, args, kwargs)
     if name is not None:
         return work.run_named(*name, args, kwargs)
     return work.run_here(function, args, kwargs)
@@ -289,15 +303,12 @@ class Replica:
     def __init__(self, plan: Plan, plugin: str, deployment: str, pickled: bytes, config: Any) -> None:
         import pickle
 
-        from skate.plugin import settings
-        from skate.plugin.logs import set_up_logging
-
-        set_up_logging(plan.config.log)
-        settings.use(plan.config)  # ahead of the plugin's module, which may ask for its table
+        operations.set_up(plan.config)
         self.runtime = Inside(plan)
         calls.set_runtime(self.runtime)
         self.host = Host(plugin, pickle.loads(pickled), config)
         self.runtime.own = (deployment, self)
+        self.deployment = deployment
         self.upstreams = self.runtime.upstreams
         self._started: asyncio.Task[None] | None = None
 
@@ -308,28 +319,53 @@ class Replica:
         await asyncio.shield(self._started)
         return list(proxied.FUNCTIONS)
 
-    async def run_function(self, name: str, arguments: dict[str, Any], request_id: str) -> Any:
+    async def run_function(
+        self, name: str, arguments: dict[str, Any], request_id: str, trace: telemetry.Sent | None = None
+    ) -> Any:
         """Run a function that was registered for other services."""
         if self._started is None or not self._started.done():
             await self.start()
         calls.request_id.set(request_id)
-        return await proxied.run_function(name, arguments)
+        with self._traced(name, trace):
+            return await proxied.run_function(name, arguments)
 
-    async def call(self, method: str, kwargs: Mapping[str, Any], checked: bool, request_id: str) -> Any:
+    async def call(
+        self,
+        method: str,
+        kwargs: Mapping[str, Any],
+        checked: bool,
+        request_id: str,
+        trace: telemetry.Sent | None = None,
+    ) -> Any:
         """Call a method of the plugin."""
         if self._started is None or not self._started.done():
             await self.start()
         calls.request_id.set(request_id)
-        return await self.host.call(method, opened(kwargs), checked=checked)
+        if trace is None:
+            return await self.host.call(method, opened(kwargs), checked=checked)
+        with self._traced(f"{self.deployment}.{method}", trace):
+            return await self.host.call(method, opened(kwargs), checked=checked)
+
+    def _traced(self, name: str, trace: telemetry.Sent | None) -> contextlib.AbstractContextManager[Any]:
+        if trace is None or telemetry.current is None:
+            return contextlib.nullcontext()
+        return telemetry.current.served(trace, name, self.host.plugin)
 
     async def stream(
-        self, method: str, kwargs: Mapping[str, Any], checked: bool, request_id: str
+        self,
+        method: str,
+        kwargs: Mapping[str, Any],
+        checked: bool,
+        request_id: str,
+        trace: telemetry.Sent | None = None,
     ) -> AsyncIterator[Any]:
         """Call a method of the plugin that is a generator."""
         if self._started is None or not self._started.done():
             await self.start()
         calls.request_id.set(request_id)
         items = self.host.stream(method, opened(kwargs), checked=checked)
+        if trace is not None and telemetry.current is not None:
+            items = telemetry.current.served_items(trace, f"{self.deployment}.{method}", self.host.plugin, items)
         try:
             async for item in items:
                 yield item
@@ -345,6 +381,7 @@ class Replica:
     async def __del__(self) -> None:
         await self.host.stop()
         await self.upstreams.close()
+        await operations.flush()
 
 
 class Session:

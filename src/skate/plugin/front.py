@@ -17,7 +17,7 @@ from typing import Any
 import skate
 from skate import serve
 from skate.configuration import ConfigError, Loaded
-from skate.plugin import calls
+from skate.plugin import calls, operations
 from skate.plugin.app import Service
 from skate.plugin.backends import SERVE_APP, Inside, Part, Plan, Replica, Session
 from skate.plugin.errors import PluginLoadError, describe
@@ -103,11 +103,7 @@ class Gateway:
     """Serves everything that is not handed to a plugin: documents, upstream services, paths of several plugins."""
 
     def __init__(self, plan: Plan, published: Published, deployments: tuple[str, ...]) -> None:
-        from skate.plugin import settings
-        from skate.plugin.logs import set_up_logging
-
-        set_up_logging(plan.config.log)
-        settings.use(plan.config)
+        operations.set_up(plan.config)
         runtime = Everyone(plan)
         runtime.deployments = deployments
         runtime.catalog = plan.catalog
@@ -125,6 +121,7 @@ class Gateway:
 
     async def __del__(self) -> None:
         await self.runtime.upstreams.close()
+        await operations.flush()
 
 
 def _whole_paths(app: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import typing
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -72,6 +73,9 @@ class Host:
                 return await function(**values)
             value = await asyncio.to_thread(function, **values)
             return await value if inspect.isawaitable(value) else value
+        except Exception as error:
+            _sign(error, self.plugin)
+            raise
         finally:
             caller.reset(token)
 
@@ -93,6 +97,9 @@ class Host:
                 token = caller.set(self.plugin)
                 try:
                     item = await anext(items, _END)
+                except Exception as error:
+                    _sign(error, self.plugin)
+                    raise
                 finally:
                     caller.reset(token)
                 if item is _END:
@@ -113,6 +120,13 @@ class Host:
         if known is None:
             known = self._arguments[method] = Arguments(f"{self.plugin}.{self.cls.__name__}.{method}", function)
         return function, known.fit(kwargs)
+
+
+def _sign(error: BaseException, plugin: str) -> None:
+    """Note whose error it is, for reports; the first who says so is right."""
+    if not hasattr(error, "skate_plugin"):
+        with contextlib.suppress(AttributeError):  # a class without a dictionary
+            error.skate_plugin = plugin  # type: ignore[attr-defined]
 
 
 def _next(items: Any) -> Any:

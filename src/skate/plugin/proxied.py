@@ -182,7 +182,7 @@ def receiver(config: Config, runtime: Any) -> Any:
         return None
     from fastapi import Request, Response
 
-    from skate.plugin import routes
+    from skate.plugin import operations, routes
 
     verifier = Verifier(secret)
 
@@ -207,6 +207,7 @@ def receiver(config: Config, runtime: Any) -> Any:
             return routes.problem(422, str(error))
         except Exception as error:  # noqa: BLE001  whatever the function raises, the other service gets an answer
             routes.log.error("%s failed", name, exc_info=error)
+            operations.report(error, "", name)
             return routes.problem(500, f"Internal error; request {calls.request_id.get()}")
 
     # annotations are text here, and FastAPI would look for these names in the module

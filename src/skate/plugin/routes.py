@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, create_model
 
 import skate
-from skate.plugin import calls
+from skate.plugin import calls, operations
 from skate.plugin.backends import NotRunningError
 from skate.plugin.cache import ACTIONS, BYPASS, REFRESH, RouteCache
 from skate.plugin.consts import CACHE_HEADER, CACHE_KEY_HEADER, CACHE_STATUS_HEADER
@@ -68,6 +68,7 @@ def endpoint(
     answer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     answer.__annotations__ = {each.name: each.annotation for each in parameters}
     answer.__name__ = api.method
+    answer.skate_plugin = api.plugin  # type: ignore[attr-defined]
     answer.__doc__ = inspect.getdoc(method)
     return answer
 
@@ -204,6 +205,7 @@ def told(api: PluginApi, error: BaseException) -> tuple[int, str, Any]:
         log.warning("%s: %s", api.name, str(error))
         return (error.status if error.status in (502, 503, 504) else 502), "an upstream service failed", None
     log.error("%s failed", api.name, exc_info=error)
+    operations.report(error, api.plugin, api.name)
     return 500, f"Internal error; request {calls.request_id.get()}", None
 
 

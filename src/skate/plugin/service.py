@@ -13,7 +13,6 @@ from skate.configuration import Config, ConfigError, Loaded, load_with_origins
 from skate.plugin import loading, settings
 from skate.plugin.catalog import Catalog, UpstreamApi
 from skate.plugin.loading import Registry
-from skate.plugin.logs import set_up_logging
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -90,15 +89,14 @@ def run(
 def make_service(loaded: Loaded) -> Service:
     """The service of a configuration, not started yet. Raises as `run` does."""
     try:
-        from skate.plugin import app, backends, upstream
+        from skate.plugin import app, backends, operations, upstream
     except ImportError as error:
         raise ImportError(f'{error}. Services of plugins need: pip install "skate-ray[plugin]"') from error
     config = loaded.config
     engine = config.chosen_engine or DEFAULT_ENGINE
     if engine not in ENGINES:
         raise ConfigError(f"There is no engine {engine!r}; there are: {', '.join(ENGINES)}.")
-    set_up_logging(config.log)
-    settings.use(config)
+    operations.set_up(config)
     registry = load_all(config)
     found: list[UpstreamApi] = []
     schemas: dict[str, Any] = {}

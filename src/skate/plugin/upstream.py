@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from skate.configuration import Config
-from skate.plugin import calls, settings
+from skate.configuration import Config, without_login
+from skate.plugin import calls, settings, telemetry
 from skate.plugin.auth import Rules
 from skate.plugin.catalog import UpstreamApi
 from skate.plugin.encoding import encode, plain
@@ -123,7 +123,8 @@ def discover(config: ProxyConfig) -> tuple[list[UpstreamApi], dict[str, Any], di
                     raise ValueError("it is no OpenAPI document")
                 found, components = read_document(url, document, rules, frozenset(config.force_stream_apis))
             except (httpx.HTTPError, ValueError) as error:
-                failed[url] = f"{url}{rules.docs_path}: {error}"
+                shown = _origin(url)
+                failed[shown] = without_login(f"{shown}{rules.docs_path}: {error}")
                 continue
             apis += found
             schemas |= components
@@ -134,7 +135,7 @@ def read_document(
     url: str, document: Mapping[str, Any], rules: UpstreamRules, streams: frozenset[str]
 ) -> tuple[list[UpstreamApi], dict[str, Any]]:
     """The published operations of an OpenAPI document, and its schemas under names that are this upstream's own."""
-    prefix = re.sub(r"\W+", "_", url.partition("://")[2]) + "__"
+    prefix = re.sub(r"\W+", "_", url.partition("://")[2].rpartition("@")[2]) + "__"  # without a login
     apis = []
     for path, item in document["paths"].items():
         if not isinstance(item, dict) or not path.startswith("/") or not rules.allows(path):
@@ -244,6 +245,15 @@ class Upstreams:
 
         One that may be is repeated. Raises UpstreamError.
         """
+        tracing = telemetry.current
+        if tracing is None:
+            return await self._send(method, url, headers, content, path)
+        with tracing.upstream(method, _origin(url), path) as span:
+            answer = await self._send(method, url, tracing.onward(headers), content, path)
+            span.set_attribute("http.response.status_code", answer.status_code)
+            return answer
+
+    async def _send(self, method: str, url: str, headers: Any, content: Any, path: str) -> Any:
         import httpx2 as httpx
 
         client, proxy = self._pool(), self.proxy
@@ -353,8 +363,9 @@ async def _events(answer: Any) -> AsyncIterator[str]:
 
 
 def _origin(url: str) -> str:
-    """Scheme and host alone: a query may hold secrets."""
-    return "/".join(url.split("/", 3)[:3])
+    """Scheme and host alone: a query may hold secrets, and so may what stands ahead of the host."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
 
 
 def compose(api: UpstreamApi, kwargs: Mapping[str, Any]) -> tuple[str, str, list[tuple[str, str]], bytes | None]:
