@@ -63,7 +63,7 @@ class Reporter:
         options = {**sentry_sdk.get_client().options, "include_local_variables": False}
         event, hint = event_from_exception(error, options, {"type": "skate.plugin", "handled": False})
         tags = {"plugin": plugin, "api": where, "request_id": request_id}
-        event["tags"] = {name: value for name, value in tags.items() if value}  # type: ignore[typeddict-item]
+        event["tags"] = {name: value for name, value in tags.items() if value}
         event["level"] = "error"
         sentry_sdk.capture_event(self.scrub.tree(event), hint)
 
