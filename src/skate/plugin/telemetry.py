@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from skate.plugin.scrub import Scrubber
 NAME = "skate.plugin"
 TASK_DELAY_MS = 200
 """Milliseconds that spans wait to be sent together where a process may end any time."""
+FLUSH_S = 3.0
+"""Seconds that the end of a service waits for its last spans to be sent. OpenTelemetry knows no such limit."""
 _END = object()
 
 
@@ -196,10 +199,10 @@ class Tracing:
         return text if self.scrub is None else self.scrub.text(text)
 
     def flush(self) -> None:
-        """Send what waits to be sent, for as long as that takes, but not for ever."""
-        flush = getattr(self.provider, "force_flush", None)
-        if flush is not None:
-            flush(3000)
+        """Send what waits to be sent; a collector that does not answer is not waited for long."""
+        thread = threading.Thread(target=self.provider.force_flush, name="spans", daemon=True)
+        thread.start()
+        thread.join(FLUSH_S)
 
 
 def _here(plugin: str) -> dict[str, Any]:
@@ -279,6 +282,7 @@ def _provider(config: TelemetryConfig, delay_ms: int | None) -> Any:
         made = TracerProvider(
             sampler=None if ratio is None else ParentBasedTraceIdRatio(ratio),
             resource=Resource.create({"service.name": name} if name else {}),
+            shutdown_on_exit=False,  # `flush` does it, and does not wait for ever
         )
         for processor in _processors(config, delay_ms):
             made.add_span_processor(processor)
