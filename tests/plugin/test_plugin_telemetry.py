@@ -173,7 +173,7 @@ with service({{engine!r}}) as client:
 """
 
 
-@pytest.mark.parametrize("engine", ["inline", "local"])
+@pytest.mark.parametrize("engine", ["inline", pytest.param("local", marks=pytest.mark.slow)])
 def test_a_trace_goes_through_all_that_is_done_for_a_request(
     program: Callable[..., str], collector: Collector, engine: str
 ) -> None:
