@@ -42,7 +42,6 @@ class Reporter:
                 # no more than what is reported here: integrations would add requests, logs, arguments
                 default_integrations=False,
                 auto_enabling_integrations=False,
-                send_default_pii=False,
                 include_local_variables=False,
                 max_request_body_size="never",
                 auto_session_tracking=False,
