@@ -55,6 +55,7 @@ class OidcProvider:
         self.signer: Any = None
         self.broken: dict[str, tuple[int, bytes]] = {}
         self.document: dict[str, Any] = {}
+        self.slow = ""
         self.more: dict[str, Any] = {}
         self.published = [self.key]
         self.asked.clear()
@@ -69,6 +70,8 @@ class OidcProvider:
         self.asked.append(path)
         given = {name: each[0] for name, each in parse_qs(query).items()}
         status, headers, body = 200, {"content-type": "application/json"}, b"{}"
+        if path == self.slow:
+            time.sleep(3)
         if path in self.broken:
             status, body = self.broken[path]
         elif path == "/.well-known/openid-configuration":

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import signal
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -166,6 +172,46 @@ def test_a_provider_that_cannot_be_reached_is_503(service: Any) -> None:
         answer = client.get("/oauth/login")
         assert answer.status_code == 503 and "cannot be reached" in answer.text and answer.headers["retry-after"]
         assert data(client.get("/api/v1/open")) == "open"
+
+
+def test_a_provider_that_does_not_answer_is_503(service: Any, provider: OidcProvider) -> None:
+    provider.slow = "/.well-known/openid-configuration"
+    with service(timeout=0.2) as client:
+        answer = client.get("/oauth/login")
+        assert answer.status_code == 503 and "Timeout" in answer.text
+
+
+@pytest.mark.slow
+def test_on_the_local_engine_all_processes_know_who_has_logged_in(
+    write: Write, place: Path, provider: OidcProvider
+) -> None:
+    write(p=PLUGIN)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    base = f"http://127.0.0.1:{port}"
+    flags = settings(provider, public_url=base, paths=["/docs", "/api/v1/open"]) | {"server.port": port}
+    command = [sys.executable, "-m", "skate", "plugin", "run", "--engine", "local", "--load-plugins", "p", "--strict"]
+    for name, value in flags.items():
+        command += ["--set", f"{name}={json.dumps(value)}"]
+    process = subprocess.Popen(command, cwd=place)
+    try:
+        with httpx.Client(base_url=base, timeout=30) as client:
+            deadline = time.monotonic() + 60
+            while True:
+                assert process.poll() is None and time.monotonic() < deadline
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get("/ready").status_code == 200:
+                        break
+                time.sleep(0.05)
+            assert client.get("/api/v1/open").status_code == client.get("/docs").status_code == 401
+            assert log_in(client, "/api/v1/open").headers["location"] == base + "/api/v1/open"
+            assert data(client.get("/api/v1/open")) == "open"  # in the plugin's own process
+            assert client.get("/docs").status_code == 200  # in the gateway's
+            assert client.post("/oauth/logout").status_code == 200
+            assert client.get("/api/v1/open").status_code == client.get("/docs").status_code == 401
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
 
 
 def test_answers_that_belong_to_no_login_are_refused(service: Any, provider: OidcProvider) -> None:

@@ -8,6 +8,8 @@ What is where:
 * `service`: putting it together and serving; `app`: the ASGI application; `routes`: a method as a route; `gate`: what
   each request passes first; `auth`, `cache`, `logs`, `metrics`, `pages`: its parts; `sse`, `encoding`: how answers are
   written;
+* `login`, `oidc`: people who log in to read the pages; `operations`: what each process sets up: `telemetry`: spans;
+  `sentry`: reports of errors; `scrub`: taking secrets out of texts;
 * `upstream`: other services' routes as our own; `proxied`: functions that run on another service; `builtin/`: plugins
   that ship with Skate.
 """

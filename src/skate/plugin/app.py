@@ -34,7 +34,7 @@ from skate.plugin.model import PluginApi, PluginDeployment
 
 log = logging.getLogger("skate.plugin")
 Hook = Callable[[], Awaitable[Any]]
-SILENT = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+SILENT: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 class Service:
@@ -113,7 +113,7 @@ class Service:
     def _build(self) -> FastAPI:
         # no openapi_url, docs_url: ours know of upstream services and of the plugins
         # telemetry: newer versions of FastAPI make spans of their own, a second time and with secrets in them
-        app = FastAPI(title="skate", version=VERSION, openapi_url=None, lifespan=self._lifespan, telemetry=dict(SILENT))
+        app = FastAPI(title="skate", version=VERSION, openapi_url=None, lifespan=self._lifespan, telemetry=SILENT)
         app.state.service = self
         for plugin in self.registry.plugins.values():
             for deployment in plugin.deployments:

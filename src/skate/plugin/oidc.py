@@ -5,6 +5,7 @@ Authorization code flow with PKCE (OpenID Connect Core 1.0, RFC 7636, RFC 9207).
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -189,6 +190,7 @@ class Provider:
         body = b""
         try:
             async with (
+                asyncio.timeout(self.config.timeout),  # for all of it: httpx counts from byte to byte
                 httpx.AsyncClient(timeout=self.config.timeout, follow_redirects=False) as client,
                 client.stream(method, url, headers=headers, data=form) as answer,
             ):
@@ -196,7 +198,7 @@ class Provider:
                     body += part
                     if len(body) > LONGEST:
                         raise ProviderError("its answer is too long")
-        except httpx.TransportError as error:
+        except (httpx.TransportError, TimeoutError) as error:
             raise ProviderError(f"it cannot be reached ({type(error).__name__})", 503) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ProviderError(f"it cannot be understood ({type(error).__name__})") from None
