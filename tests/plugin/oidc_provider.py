@@ -71,7 +71,7 @@ class OidcProvider:
         given = {name: each[0] for name, each in parse_qs(query).items()}
         status, headers, body = 200, {"content-type": "application/json"}, b"{}"
         if path == self.slow:
-            time.sleep(3)
+            time.sleep(1)
         if path in self.broken:
             status, body = self.broken[path]
         elif path == "/.well-known/openid-configuration":

@@ -22,8 +22,9 @@ pytest.importorskip("joserfc", reason="logins need the extra `plugin-oauth`")
 from fastapi.testclient import TestClient
 from plugin_services import Write
 
-from skate.configuration import ConfigError, load_with_origins, shown
+from skate.configuration import HIDDEN, AuthConfig, Config, ConfigError, load_with_origins, shown
 from skate.plugin import PluginLoadError, run
+from skate.plugin.scrub import Scrubber
 
 KEY, OTHER, LOGIN, PASSWORD, TOKEN = "key-sesame-1", "key-sesame-2", "login-sesame-3", "pass-sesame-4", "token-sesame-5"
 HOME = "home-sesame-6"
@@ -135,7 +136,7 @@ class Running(NamedTuple):
         return self.send(head.encode("latin-1"))
 
 
-@pytest.fixture(scope="module", params=["inline", "local"])
+@pytest.fixture(scope="module", params=["inline", pytest.param("local", marks=pytest.mark.slow)])
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("audit")
     begin = (
@@ -369,3 +370,14 @@ def test_a_login_in_an_upstreams_address_is_told_to_nobody(
             assert client.get("/api/v1/far").status_code == 502
     assert "127.0.0.1:9" in said[1] and "/api/v1/far" in said[2]
     assert not any(HOME in text for text in (*said, caplog.text))
+
+
+@pytest.mark.parametrize("count", [1, 500])
+def test_secrets_are_taken_out_of_texts(count: int) -> None:
+    keys = [f"sesame/{number:04}" for number in range(count)] + ["short"]
+    scrub = Scrubber(Config(auth=AuthConfig(rules={"/x": keys})))
+    for text in ("{}", "a {} b", "x{}{}", "q=sesame%2F0000"):
+        assert "0000" not in scrub.text(text.replace("{}", keys[0]))
+    assert scrub.text("a short sesame") == "a short sesame"
+    tree = scrub.tree({"list": [keys[0], {"password": "abc", "n": 1}], keys[0]: "a://u:p4ss@h"})
+    assert tree == {"list": [HIDDEN, {"password": HIDDEN, "n": 1}], HIDDEN: f"a://{HIDDEN}@h"}

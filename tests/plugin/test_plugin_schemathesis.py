@@ -23,7 +23,7 @@ from schemathesis import GenerationMode
 
 from skate.plugin import run
 
-EXAMPLES = 25
+EXAMPLES = 20
 """Requests for each operation."""
 
 
@@ -65,6 +65,7 @@ def send(client: TestClient, case: Any) -> Any:
     return client.send(request)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_no_request_that_the_document_suggests_is_answered_with_a_500(client: TestClient, mode: GenerationMode) -> None:
     strategies = [operation.as_strategy(mode) for operation in operations(client)]

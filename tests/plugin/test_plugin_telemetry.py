@@ -199,6 +199,7 @@ def test_a_trace_goes_through_all_that_is_done_for_a_request(
     assert light.attributes["skate.plugin"] == "q" and light.attributes["skate.api"] == "p.P.light"
 
 
+@pytest.mark.slow
 def test_errors_are_in_spans_without_secrets(program: Callable[..., str], collector: Collector) -> None:
     said = program(
         """
@@ -214,6 +215,7 @@ def test_errors_are_in_spans_without_secrets(program: Callable[..., str], collec
     assert "sesame" not in said and f"trace_id={request.trace}" in said
 
 
+@pytest.mark.slow
 def test_settings_and_variables(program: Callable[..., str], collector: Collector) -> None:
     program(
         f"""
@@ -233,6 +235,7 @@ def test_settings_and_variables(program: Callable[..., str], collector: Collecto
     assert [each.get("x-api-key") for each in collector.headers] == ["hush", None]
 
 
+@pytest.mark.slow
 def test_the_programs_own_provider_is_used_and_upstreams_are_told(program: Callable[..., str]) -> None:
     program(
         f"""
@@ -277,6 +280,7 @@ def test_the_programs_own_provider_is_used_and_upstreams_are_told(program: Calla
     )
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_not_there_holds_nothing_up(program: Callable[..., str]) -> None:
     program(
         """

@@ -14,6 +14,7 @@ from skate.configuration import HIDDEN, Config, flat, is_secret, masked
 
 SHORTEST = 6
 """Letters of what is taken out: shorter ones are parts of words."""
+FEW = 40
 
 
 class Scrubber:
@@ -24,10 +25,17 @@ class Scrubber:
         forms = {form for value in values for form in (value, quote(value, safe=""), json.dumps(value)[1:-1])}
         longest_first = sorted(forms, key=len, reverse=True)
         self._found = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+        # an expression of many takes long wherever none is: then how they begin is looked for first
+        self._heads = frozenset(form[:SHORTEST] for form in forms) if len(forms) > FEW else frozenset()
 
     def text(self, text: str) -> str:
         """A text without secrets."""
-        return text if self._found is None else self._found.sub(HIDDEN, text)
+        if self._found is None:
+            return text
+        heads = self._heads
+        if heads and not any(text[at : at + SHORTEST] in heads for at in range(len(text) - SHORTEST + 1)):
+            return text
+        return self._found.sub(HIDDEN, text)
 
     def tree(self, value: Any, name: str = "") -> Any:
         """Nested tables and lists without secrets, and without what is called so."""
