@@ -264,6 +264,23 @@ def test_secrets_are_in_no_answer_and_no_line_of_the_log(service: Running) -> No
     assert not any(found.values()), found
 
 
+@pytest.mark.parametrize("root", ["", "/", "/svc", "/svc/", "/api", "/api/v1", "/api/v1/shut", "//", "/x/.."])
+def test_no_place_that_it_is_mounted_at_passes_the_rules(write: Write, root: str) -> None:
+    write(shut=SHUT, open=OPEN)
+    flags = {"auth.rules": {"/api/v1/shut/*": [KEY], "/api/v1/mixed/shut": [KEY]}, "plugins.shut.token": "x"}
+    app = run(test_mode=True, engine="inline", load_plugins=["shut", "open"], strict=True, flags=flags)
+    assert app is not None
+    with TestClient(app, root_path=root) as client:
+        for path in ("/api/v1/shut", "/api/v1/shut/x", "/api/v1/mixed/shut", "/x", "", "/"):
+            for front in ("", root, root + "/", root + root, "/", "/svc", "/api"):
+                request = client.build_request("GET", "http://testserver/")
+                request.url = request.url.copy_with(raw_path=(front + path or "/").encode())
+                assert "CLOSED-DATA" not in client.send(request).text, (front, path)
+        key = {"authorization": KEY}
+        if not root.endswith(("/", "..")):  # which is none that a service can be reached at
+            assert "CLOSED-DATA" in client.get(root + "/api/v1/shut/x", headers=key).text
+
+
 BAD: list[tuple[str, str]] = [
     ("auth = '{}'", "auth"),
     ("[auth]\nrules = '{}'", "auth.rules"),

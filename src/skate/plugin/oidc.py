@@ -63,6 +63,7 @@ class Provider:
         self._read = 0.0
         self._keys: list[dict[str, Any]] = []
         self._keys_read = 0.0
+        self._ssl: Any = None
 
     async def document(self) -> dict[str, Any]:
         """The discovery document. Raises ProviderError."""
@@ -188,10 +189,12 @@ class Provider:
         import httpx2 as httpx
 
         body = b""
+        if self._ssl is None:  # reading certificates takes tens of milliseconds
+            self._ssl = await asyncio.to_thread(httpx.create_ssl_context)
         try:
             async with (
                 asyncio.timeout(self.config.timeout),  # for all of it: httpx counts from byte to byte
-                httpx.AsyncClient(timeout=self.config.timeout, follow_redirects=False) as client,
+                httpx.AsyncClient(timeout=self.config.timeout, follow_redirects=False, verify=self._ssl) as client,
                 client.stream(method, url, headers=headers, data=form) as answer,
             ):
                 async for part in answer.aiter_bytes():
