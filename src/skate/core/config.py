@@ -134,7 +134,9 @@ def without_login(text: str) -> str:
     def parameter(found: re.Match[str]) -> str:
         return f"{found[1]}{found[2]}={HIDDEN}" if is_secret(found[2]) else found[0]
 
-    return re.sub(r"([?&;])([^=&;#\s]+)=([^&;#\s]*)", parameter, re.sub(r"://\S*@", f"://{HIDDEN}@", text))
+    # of bounded length: a text of nothing but such beginnings would take for ever
+    plain = re.sub(r"://\S{0,300}@", f"://{HIDDEN}@", text)
+    return re.sub(r"([?&;])([^?=&;#\s]{1,100})=([^&;#\s]*)", parameter, plain)
 
 
 def _flags(flags: Mapping[str, Any]) -> dict[str, Any]:
