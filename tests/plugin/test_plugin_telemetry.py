@@ -23,6 +23,7 @@ from plugin_services import Write, data
 from skate.configuration import ConfigError
 from skate.plugin import run, telemetry
 
+pytestmark = pytest.mark.timeout(180)  # programs in processes of their own, on a machine that may be loaded
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 CALLED = """
@@ -157,7 +158,7 @@ def program(place: Any, write: Write, collector: Collector, monkeypatch: pytest.
         )
         path = place / "program.py"
         path.write_text(begin + textwrap.dedent(text))
-        done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=50, cwd=place)
+        done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=120, cwd=place)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
