@@ -26,7 +26,6 @@ from skate.configuration import HIDDEN, AuthConfig, Config, ConfigError, load_wi
 from skate.plugin import PluginLoadError, run
 from skate.plugin.scrub import Scrubber
 
-pytestmark = pytest.mark.timeout(180)  # a loaded machine takes long to start a service of several processes
 KEY, OTHER, LOGIN, PASSWORD, TOKEN = "key-sesame-1", "key-sesame-2", "login-sesame-3", "pass-sesame-4", "token-sesame-5"
 HOME = "home-sesame-6"
 SECRETS = (KEY, OTHER, LOGIN, PASSWORD, TOKEN, HOME)

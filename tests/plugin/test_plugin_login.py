@@ -182,7 +182,6 @@ def test_a_provider_that_does_not_answer_is_503(service: Any, provider: OidcProv
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_on_the_local_engine_all_processes_know_who_has_logged_in(
     write: Write, place: Path, provider: OidcProvider
 ) -> None:

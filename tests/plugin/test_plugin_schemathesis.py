@@ -23,7 +23,6 @@ from schemathesis import GenerationMode
 
 from skate.plugin import run
 
-pytestmark = pytest.mark.timeout(180)
 EXAMPLES = 20
 """Requests for each operation."""
 

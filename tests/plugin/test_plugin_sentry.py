@@ -25,7 +25,6 @@ from skate.configuration import ConfigError
 from skate.plugin import run
 from skate.plugin import sentry as sentry_module
 
-pytestmark = pytest.mark.timeout(180)  # a loaded machine takes long to start processes
 SECRET = "open-sesame-42"
 FAILING = f"""
 from fastapi import HTTPException

@@ -23,7 +23,6 @@ from plugin_services import Write, data
 from skate.configuration import ConfigError
 from skate.plugin import run, telemetry
 
-pytestmark = pytest.mark.timeout(180)  # programs in processes of their own, on a machine that may be loaded
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 CALLED = """
