@@ -41,6 +41,8 @@ class ServerConfig(Table, frozen=True):
     """Load the built-in plugin `proxy`."""
     strict: bool = False
     """End with the cause when a plugin cannot be loaded; otherwise the others start."""
+    start_timeout_s: Seconds | None = 300
+    """Seconds that a plugin may take to start; then it counts as one that does not work. None: as long as it takes."""
     ingress_config: dict[str, Any] = {}
     """Limits of all requests together: ``max_ongoing_requests``, ``max_queued_requests``."""
     excluded_log_paths: list[str] = []

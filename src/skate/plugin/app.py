@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from skate.configuration import Loaded
@@ -45,10 +45,18 @@ class Service:
         engine: the engine's name, for people.
         schemas: schemas of upstream services, for the OpenAPI document.
         only: the one deployment whose routes are served; empty: all are, and those that are no plugin's.
+        replica: the tags of the replica of serve that serves it; empty: this process is the server.
     """
 
     def __init__(
-        self, registry: Registry, loaded: Loaded, runtime: Any, engine: str, schemas: dict[str, Any], only: str = ""
+        self,
+        registry: Registry,
+        loaded: Loaded,
+        runtime: Any,
+        engine: str,
+        schemas: dict[str, Any],
+        only: str = "",
+        replica: tuple[str, ...] = (),
     ) -> None:
         self.registry = registry
         self.loaded = loaded
@@ -62,7 +70,7 @@ class Service:
         self._starting: asyncio.Task[None] | None = None
         self._store = make_store(self.config.cache) if self.config.cache.enabled else None
         self._rules = Rules(self.config.auth.rules)
-        self.metrics = Metrics()
+        self.metrics = Metrics(replica)
         self.app = self._build()
 
     # ------------------------------------------------------------------ life
@@ -150,10 +158,7 @@ class Service:
         if self._store is not None and route.cache is not None:
             cache = RouteCache(self.config.cache, self._store, path, route.cache)
         answer = routes.endpoint(api, deployment.cls, self.runtime, cache, self.config.server.request_timeout_s)
-        options: dict[str, Any] = {"response_model": routes.response_model(api, deployment.cls), **route.extra}
-        if route.stream:
-            options["response_class"] = StreamingResponse
-            options["responses"] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+        options = routes.options_of(api, deployment.cls)
         for method in route.methods:  # each has an operation id of its own
             app.add_api_route(path, answer, methods=[method], tags=list(tags), name=api.name, **options)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from skate.configuration import Config, ConfigError, Loaded, load_with_origins
 from skate.plugin import loading, settings
 from skate.plugin.catalog import Catalog, UpstreamApi
+from skate.plugin.errors import PluginDependencyError
 from skate.plugin.loading import Registry
 from skate.plugin.logs import set_up_logging
 
@@ -90,7 +91,7 @@ def run(
 def make_service(loaded: Loaded) -> Service:
     """The service of a configuration, not started yet. Raises as `run` does."""
     try:
-        from skate.plugin import app, backends, upstream
+        from skate.plugin import app, backends, session, upstream
     except ImportError as error:
         raise ImportError(f'{error}. Services of plugins need: pip install "skate-ray[plugin]"') from error
     config = loaded.config
@@ -105,21 +106,20 @@ def make_service(loaded: Loaded) -> Service:
     if "proxy" in registry.plugins:
         found, schemas, failed = upstream.discover(upstream.ProxyConfig.of(config))
         registry.failed |= {f"proxy of {url}": cause for url, cause in failed.items()}
+    _check_routes(registry)
     parts = parts_of(registry, config)
-    if engine != "inline":
-        _check_movable(registry)
-    catalog = Catalog.of(registry.plugins.values(), found)
+    catalog = _whole(registry, found)
+    parts = [part for part in parts if part.plugin in registry.plugins]
     if conflicts := catalog.conflicts():
         registry.failed |= {"routes": "; ".join(conflicts)}
         log.error("routes that two plugins offer: the first one counts")
     registry.report(config.server.strict)
-    catalog.check()
     plan = backends.Plan(config, _light(catalog))
     runtime: Any
     if engine == "inline":
         runtime = backends.Direct(plan, parts)
     else:
-        runtime = backends.Remote(plan, session=backends.Session(engine, config, parts))
+        runtime = backends.Remote(plan, session=session.Session(engine, config, parts))
     runtime.catalog = catalog
     return app.Service(registry, loaded, runtime, engine, schemas)
 
@@ -172,16 +172,40 @@ def parts_of(registry: Registry, config: Config) -> list[Part]:
     return parts
 
 
-def _check_movable(registry: Registry) -> None:
-    """A request itself cannot go to another process: plugins that ask for it are taken out."""
+def _whole(registry: Registry, upstream: list[UpstreamApi]) -> Catalog:
+    """All that can be called. Raises PluginDependencyError for what is required and missing.
+
+    Where plugins do not work or are disabled, what they offer may be what is missing: those that require it are left
+    out too, and the rest starts.
+    """
+    while True:
+        catalog = Catalog.of(registry.plugins.values(), upstream)
+        try:
+            catalog.check()
+        except PluginDependencyError as error:
+            if not registry.failed and not registry.disabled:
+                raise
+            lacks: dict[str, list[str]] = {}
+            for plugin, api, _ in error.missing:
+                lacks.setdefault(plugin, []).append(repr(api))
+            registry.refuse(
+                {plugin: f"it requires {', '.join(apis)}, which no plugin that works offers" for plugin, apis in lacks.items()}
+            )
+        else:
+            return catalog
+
+
+def _check_routes(registry: Registry) -> None:
+    """Take plugins out whose methods cannot be routes as they are written."""
     from skate.plugin import routes
 
     for plugin in list(registry.plugins.values()):
         for deployment in plugin.deployments:
             for api in deployment.apis:
-                if name := routes.takes_request(deployment.cls, api):
-                    cause = f"{api.name} asks for the request ({name}), which only engine inline can give"
-                    registry.refuse({plugin.name: cause})
+                try:
+                    routes.check(api, deployment.cls)
+                except Exception as error:  # noqa: BLE001  what a plugin declares may fail FastAPI in any way
+                    registry.refuse({plugin.name: error})
 
 
 def _light(catalog: Catalog) -> Catalog:

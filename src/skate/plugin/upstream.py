@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
+from anyio import CancelScope
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import StreamingResponse
 
 from skate.configuration import Config
 from skate.plugin import calls, settings
@@ -278,8 +281,6 @@ class Upstreams:
 
     async def forward(self, api: UpstreamApi, request: Any, keep_key: bool) -> Any:
         """Pass a client's request on, and the answer back, both as they come."""
-        from starlette.responses import StreamingResponse
-
         raw = request.scope.get("raw_path") or request.url.path.encode()
         url = api.base_url + raw.decode("latin-1")
         if request.url.query:
@@ -299,18 +300,19 @@ class Upstreams:
         except BaseException:
             self._limit.leave()
             raise
-        fields = {name: value for name, value in answer.headers.items() if name not in HOP}
-        response = StreamingResponse(self._raw(answer), status_code=answer.status_code)
-        response.raw_headers = [(name, value) for name, value in answer.headers.raw if name.decode().lower() in fields]
+        named = {name.strip().lower() for name in answer.headers.get("connection", "").split(",")}
+        response = Relayed(answer.aiter_raw(), status_code=answer.status_code)
+        response.raw_headers = [
+            (name, value)
+            for name, value in answer.headers.raw
+            if (lower := name.decode("latin-1").lower()) not in HOP and lower not in named
+        ]
+        response.over = partial(self._over, answer)
         return response
 
-    async def _raw(self, answer: Any) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in answer.aiter_raw():
-                yield chunk
-        finally:
-            self._limit.leave()
-            await answer.aclose()
+    async def _over(self, answer: Any) -> None:
+        self._limit.leave()
+        await answer.aclose()
 
     # ------------------------------------------------------------------ for plugins
 
@@ -335,6 +337,20 @@ class Upstreams:
         if isinstance(value, dict) and value.keys() >= {"status", "data"}:
             return value["data"]
         return value
+
+
+class Relayed(StreamingResponse):
+    """An answer that is passed on. `over` is awaited at its end, though the client may go before its beginning."""
+
+    over: Callable[[], Awaitable[None]]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with CancelScope(shield=True):
+                await self.over()
 
 
 async def _events(answer: Any) -> AsyncIterator[str]:
