@@ -100,7 +100,7 @@ def test_a_service_runs_until_ctrl_c(tmp_path: Path, engine: str) -> None:
             assert json.load(answer)["data"] == "good day Ada"
         assert get(f"{url}/api/v1/echo?message=x") == "x"
         metrics = urllib.request.urlopen(f"{url}/metrics").read().decode()
-        counted = r'skate_plugin_requests_total\{method="GET",(replica="greeter.GreeterPlugin#[^"]+",)?route="/api/v1/greeter",status="200"\} 1.0'
+        counted = r"skate_plugin_requests_total\{.*route=\"/api/v1/greeter\",status=\"200\"\} 1.0"
         assert re.search(counted, metrics)
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(f"{url}/api/v1/echo/nobody")

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from fastapi import APIRouter, BackgroundTasks, HTTPException, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
@@ -58,15 +58,18 @@ def endpoint(
     api: PluginApi, cls: type, runtime: Any, cache: RouteCache | None, timeout_s: float | None
 ) -> Any:
     """The function that FastAPI calls for a route, with the parameters of the plugin's method."""
-    answer = _streaming(api, runtime) if api.route.stream else _answering(api, runtime, cache, timeout_s)
     method = inspect.getattr_static(cls, api.method)
     known = hints(method)
+    # FastAPI gives the request to one parameter of a function
+    own = next((name for name, kind in _kinds(known).items() if issubclass(kind, Request)), "")
+    answer = _streaming(api, runtime) if api.route.stream else _answering(api, runtime, cache, timeout_s, own)
     parameters = [
         parameter.replace(annotation=known.get(parameter.name, Any), kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in list(inspect.signature(method).parameters.values())[1:]
         if parameter.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     ]
-    parameters.append(inspect.Parameter(REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request))
+    if not own and not api.route.stream:
+        parameters.append(inspect.Parameter(REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request))
     answer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     answer.__annotations__ = {each.name: each.annotation for each in parameters}
     answer.__name__ = api.method
@@ -74,11 +77,15 @@ def endpoint(
     return answer
 
 
+def _kinds(known: dict[str, Any]) -> dict[str, type]:
+    """Parameters and the classes that they are annotated with."""
+    bare = {name: get_args(kind)[0] if get_origin(kind) is Annotated else kind for name, kind in known.items()}
+    return {name: kind for name, kind in bare.items() if name != "return" and isinstance(kind, type)}
+
+
 def misfit(cls: type, api: PluginApi) -> str:
     """Why a method cannot be a route; empty: it can."""
-    known = hints(inspect.getattr_static(cls, api.method))
-    kinds = {name: kind for name, kind in known.items() if name != "return" and isinstance(kind, type)}
-    for name, kind in kinds.items():
+    for name, kind in _kinds(hints(inspect.getattr_static(cls, api.method))).items():
         if issubclass(kind, WebSocket):
             return f"{api.name} asks for a WebSocket ({name}), and routes are for HTTP"
         if issubclass(kind, Response) and api.route.stream:
@@ -111,7 +118,7 @@ def check(api: PluginApi, cls: type) -> None:
 
 
 def _answering(
-    api: PluginApi, runtime: calls.Runtime, cache: RouteCache | None, timeout_s: float | None
+    api: PluginApi, runtime: calls.Runtime, cache: RouteCache | None, timeout_s: float | None, own: str
 ) -> Callable[..., Any]:
     raw = api.route.raw_response
 
@@ -132,7 +139,7 @@ def _answering(
         return made
 
     async def answer(**kwargs: Any) -> Response:
-        request: Request = kwargs.pop(REQUEST)
+        request: Request = kwargs[own] if own else kwargs.pop(REQUEST)
         try:
             if cache is not None:
                 return await _cached(cache, request, kwargs, produce)
@@ -175,7 +182,6 @@ def _digest(key: str) -> str:
 
 def _streaming(api: PluginApi, runtime: calls.Runtime) -> Callable[..., Any]:
     async def answer(**kwargs: Any) -> Response:
-        kwargs.pop(REQUEST)
         items = runtime.stream(api, kwargs, checked=True)
         try:  # what fails ahead of the first item still has a status of its own
             first = await anext(items, _END)
