@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from plugin_services import Write
 from pydantic import BaseModel
 
 from skate.configuration import Config
-from skate.plugin import PluginError, PluginLoadError, on_proxy, register_proxy_func, run, settings
+from skate.plugin import PluginError, PluginLoadError, on_proxy, proxied, register_proxy_func, run, settings
 from skate.plugin.catalog import UpstreamApi
 from skate.plugin.errors import UpstreamError
 from skate.plugin.proxied import FUNCTIONS, Verifier, full_name, signed
@@ -318,19 +319,33 @@ def test_without_a_secret_no_calls_are_taken(write: Write) -> None:
     FUNCTIONS.clear()
 
 
-def test_signatures_are_for_one_body_one_time_and_a_minute() -> None:
+def test_signatures_are_for_one_body_one_time_and_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = Verifier("s")
 
-    def accepts(body: bytes, **changed: str) -> bool:
+    def refuses(body: bytes = b"body", **changed: str) -> str:
         headers = {**dict(signed("s", b"body")), **{name.replace("_", "-"): value for name, value in changed.items()}}
-        return verifier.accepts(headers["x-skate-time"], headers["x-skate-nonce"], headers["x-skate-signature"], body)
+        return verifier.refuses(headers["x-skate-time"], headers["x-skate-nonce"], headers["x-skate-signature"], body)
 
-    assert accepts(b"body") and not accepts(b"other")
-    assert not accepts(b"body", x_skate_time=str(time.time() - 1))
-    old = str(time.time() - 100)
-    import hashlib
-    import hmac
+    def at(seconds: float) -> None:
+        monkeypatch.setattr(proxied.time, "time", lambda: now + seconds)
 
-    signature = hmac.new(b"s", f"{old}\nn\n".encode() + b"body", hashlib.sha256).hexdigest()
-    assert not verifier.accepts(old, "n", signature, b"body")
-    assert not verifier.accepts("nan", "n", hmac.new(b"s", b"nan\nn\nbody", hashlib.sha256).hexdigest(), b"body")
+    now = time.time()
+    unsigned = "not signed as it should be"
+    assert not refuses() and unsigned in refuses(b"other")
+    assert unsigned in refuses(x_skate_time=str(time.time() - 1)) and unsigned in refuses(x_skate_signature="é")
+    headers = dict(signed("s", b"body"))
+    assert not refuses(**headers) and "taken already" in refuses(**headers)
+    for skew, says in ((-100.0, "signed .100 s ago"), (100.0, "signed -100 s ago"), (-5.0, "before this service began")):
+        at(skew)
+        headers = dict(signed("s", b"body"))
+        at(0)
+        assert re.search(says, refuses(**headers))
+    at(5.0)
+    ahead = dict(signed("s", b"body"))
+    at(0)
+    assert not refuses(**ahead)  # a clock that is ahead a little
+    at(200.0)
+    assert not refuses() and len(verifier._seen) == 1  # what cannot come again is forgotten
+    for odd in ("nan", "soon", "inf"):
+        signature = proxied._signature("s", odd, "n", b"body")
+        assert verifier.refuses(odd, "n", signature, b"body")

@@ -35,6 +35,10 @@ class ServerConfig(Table, frozen=True):
     """The address that a service of plugins listens at."""
     port: Port = 8080
     """Its port; 0: one that is free."""
+    dashboard_host: str = "127.0.0.1"
+    """The address of Ray's dashboard, where the engine is Ray."""
+    dashboard_port: Port | None = None
+    """Its port; None: Ray's own choice."""
     num_cpus: int = -1
     """CPUs of the session that is started; -1: those of the machine."""
     enable_proxy: bool = False

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
@@ -201,6 +201,9 @@ class Service:
             own = pages.overview(self.registry, self.loaded, self.engine, self.began)
             return HTMLResponse(page.replace("<body>", f"<body>{own}", 1))
 
+        async def redoc() -> HTMLResponse:
+            return get_redoc_html(openapi_url=OPENAPI_URL, title="skate")
+
         for path, function in (
             ("/health", health),
             ("/ready", ready),
@@ -208,6 +211,7 @@ class Service:
             ("/metrics", metrics),
             (OPENAPI_URL, openapi),
             (DOCS_URL, docs),
+            (REDOC_URL, redoc),
         ):
             app.add_api_route(path, function, methods=["GET"], include_in_schema=False)
         from skate.plugin.proxied import receiver
@@ -251,7 +255,9 @@ async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details = [{"type": each["type"], "loc": list(each["loc"]), "msg": each["msg"]} for each in error.errors()]
     where = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)
-    return Response(encode({"status": 422, "message": where, "detail": details}), 422, media_type=routes.JSON)
+    # `detail` is where clients of FastAPI look for it
+    body = {"status": 422, "message": where, "data": None, "detail": details}
+    return Response(encode(body), 422, media_type=routes.JSON)
 
 
 __all__ = ["REDOC_URL", "Service"]

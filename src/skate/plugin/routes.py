@@ -18,7 +18,7 @@ from skate.plugin import calls
 from skate.plugin.backends import NotRunningError
 from skate.plugin.cache import ACTIONS, BYPASS, REFRESH, RouteCache
 from skate.plugin.carried import head_of
-from skate.plugin.consts import CACHE_HEADER, CACHE_KEY_HEADER, CACHE_STATUS_HEADER
+from skate.plugin.consts import CACHE_KEY_HEADER, CACHE_REQUEST_HEADER, CACHE_STATUS_HEADER
 from skate.plugin.encoding import encode
 from skate.plugin.errors import BusyError, UpstreamError
 from skate.plugin.host import hints
@@ -100,7 +100,8 @@ def misfit(cls: type, api: PluginApi) -> str:
 
 def options_of(api: PluginApi, cls: type) -> dict[str, Any]:
     """How FastAPI is to add a method's route."""
-    options: dict[str, Any] = {"response_model": response_model(api, cls), **api.route.extra}
+    summary = api.method.replace("_", " ").capitalize()
+    options: dict[str, Any] = {"response_model": response_model(api, cls), "summary": summary, **api.route.extra}
     if api.route.stream:
         options["response_class"] = StreamingResponse
         options["responses"] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
@@ -121,6 +122,7 @@ def _answering(
     api: PluginApi, runtime: calls.Runtime, cache: RouteCache | None, timeout_s: float | None, own: str
 ) -> Callable[..., Any]:
     raw = api.route.raw_response
+    off = cache is None and api.route.cache is not None
 
     async def produce(kwargs: dict[str, Any]) -> Response | bytes:
         if timeout_s is None:
@@ -146,15 +148,17 @@ def _answering(
             body = await produce(kwargs)
         except Exception as error:  # noqa: BLE001  whatever the plugin raises, the client gets an answer
             return failure(api, error, kwargs)
-        return body if isinstance(body, Response) else Response(body, media_type=JSON)
+        if isinstance(body, Response):
+            return body
+        return Response(body, headers={CACHE_STATUS_HEADER: "DISABLED"} if off else None, media_type=JSON)
 
     return answer
 
 
 async def _cached(cache: RouteCache, request: Request, kwargs: dict[str, Any], produce: Callable[..., Any]) -> Response:
-    action = request.headers.get(CACHE_HEADER, "use").strip().lower()
+    action = request.headers.get(CACHE_REQUEST_HEADER, "use").strip().lower()
     if action not in ACTIONS:
-        return problem(400, f"{CACHE_HEADER} must be one of {', '.join(ACTIONS)}")
+        return problem(400, f"{CACHE_REQUEST_HEADER} must be one of {', '.join(ACTIONS)}")
     key = ""
     if action != BYPASS:
         key = cache.key(request, {name: each for name, each in kwargs.items() if not isinstance(each, NOT_IN_KEYS)})

@@ -31,6 +31,8 @@ def run(
     *,
     server_host: str | None = None,
     server_port: int | None = None,
+    dashboard_host: str | None = None,
+    dashboard_port: int | None = None,
     num_cpus: int | None = None,
     engine: str | None = None,
     use_ray: bool | None = None,
@@ -48,6 +50,8 @@ def run(
     Args:
         server_host: the address to listen at.
         server_port: the port; 0: one that is free.
+        dashboard_host: the address of Ray's dashboard, where the engine is Ray.
+        dashboard_port: its port.
         num_cpus: CPUs of the session that is started.
         engine: ``"inline"``: one process; ``"local"``: each plugin in processes of its own; ``"ray"``: on Ray.
         use_ray: the short form of ``engine="ray"``.
@@ -71,6 +75,8 @@ def run(
     given = {
         "server.host": server_host,
         "server.port": server_port,
+        "server.dashboard_host": dashboard_host,
+        "server.dashboard_port": dashboard_port,
         "server.num_cpus": num_cpus,
         "server.use_ray": use_ray,
         "server.engine": engine,

@@ -25,8 +25,14 @@ class Session:
     def start(self, plan: Plan) -> tuple[dict[str, BaseException], dict[str, str]]:
         """Deploy the plugins' classes; those that fail with their causes, and the functions they registered."""
         if not skate.is_initialized():
-            cpus = self.config.server.num_cpus
-            skate.init(engine=self.engine, num_cpus=None if cpus < 1 else cpus, log_to_driver=True)
+            server = self.config.server
+            skate.init(
+                engine=self.engine,
+                num_cpus=None if server.num_cpus < 1 else server.num_cpus,
+                log_to_driver=True,
+                dashboard_host=server.dashboard_host,
+                dashboard_port=server.dashboard_port,
+            )
             self._ours = True
         failed: dict[str, BaseException] = {}
         functions: dict[str, str] = {}
