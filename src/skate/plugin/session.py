@@ -60,10 +60,13 @@ class Session:
         name = SERVE_APP.format(part.deployment)
         self._deployed.append(name)
         most_s = self.config.server.start_timeout_s
+        begun: Any = None
         try:
-            handle = serve.run(app, name=name, route_prefix=prefix)
-            found: list[str] = handle.start.remote().result(timeout_s=most_s)
+            begun = serve.run(app, name=name, route_prefix=prefix).start.remote()
+            found: list[str] = begun.result(timeout_s=most_s)
         except Exception as error:
+            if begun is not None:
+                begun.cancel()  # or the replica would wait for it to end
             serve.delete(name)
             self._deployed.remove(name)
             if isinstance(error, skate.exceptions.RayTaskError):
