@@ -19,6 +19,7 @@ pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 from fastapi.testclient import TestClient
 from plugin_services import Write
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from skate.configuration import Config
 from skate.plugin import PluginError, PluginLoadError, on_proxy, proxied, register_proxy_func, run, settings
@@ -181,6 +182,34 @@ def ask(config: Config, api: UpstreamApi, **kwargs: Any) -> Any:
             await upstreams.close()
 
     return asyncio.run(main())
+
+
+def test_a_client_that_goes_away_leaves_its_place(upstream: Upstream, place: Any) -> None:
+    app = service(upstream, ingress_config={"max_ongoing_requests": 1})
+    scope = {
+        **{"type": "http", "method": "GET", "path": "/api/v1/a", "raw_path": b"/api/v1/a", "query_string": b""},
+        **{"headers": [], "http_version": "1.1", "scheme": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}},
+    }
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def gone(_: Any) -> None:
+        raise OSError("the client has gone")
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.portal is not None
+        for _ in range(2):
+            with pytest.raises(ClientDisconnect):
+                client.portal.call(app, {**scope}, receive, gone)
+        assert client.get("/api/v1/a").status_code == 200
+
+
+def test_headers_of_one_connection_go_no_further(upstream: Upstream, place: Any) -> None:
+    with TestClient(service(upstream)) as client:
+        answer = client.get("/api/v1/a", headers={"connection": "x-mine, close", "x-mine": "1", "x-other": "2"})
+        assert answer.status_code == 200
+        assert "x-mine" not in upstream.asked[-1][2] and upstream.asked[-1][2]["x-other"] == "2"
 
 
 def test_a_post_is_sent_once(upstream: Upstream) -> None:

@@ -285,7 +285,7 @@ class Upstreams:
         url = api.base_url + raw.decode("latin-1")
         if request.url.query:
             url += "?" + request.url.query
-        dropped = HOP if keep_key else HOP | {"authorization"}
+        dropped = (HOP if keep_key else HOP | {"authorization"}) | _of_connection(request.headers)
         headers = [(name, value) for name, value in request.headers.items() if name not in dropped]
         length = request.headers.get("content-length", "0")
         content: Any = None
@@ -300,12 +300,12 @@ class Upstreams:
         except BaseException:
             self._limit.leave()
             raise
-        named = {name.strip().lower() for name in answer.headers.get("connection", "").split(",")}
+        dropped = HOP | _of_connection(answer.headers)
         response = Relayed(answer.aiter_raw(), status_code=answer.status_code)
         response.raw_headers = [
             (name, value)
             for name, value in answer.headers.raw
-            if (lower := name.decode("latin-1").lower()) not in HOP and lower not in named
+            if name.decode("latin-1").lower() not in dropped
         ]
         response.over = partial(self._over, answer)
         return response
@@ -337,6 +337,11 @@ class Upstreams:
         if isinstance(value, dict) and value.keys() >= {"status", "data"}:
             return value["data"]
         return value
+
+
+def _of_connection(headers: Any) -> set[str]:
+    """Headers that are for one connection, because its header says so."""
+    return {name.strip().lower() for name in headers.get("connection", "").split(",")}
 
 
 class Relayed(StreamingResponse):
