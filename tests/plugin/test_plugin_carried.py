@@ -118,12 +118,18 @@ def test_the_request_is_the_same_everywhere(client: TestClient) -> None:
     answer = client.post("/api/v1/seen/x?a=1", json={"name": "n"}, headers=headers)
     body = '{"name":"n"}'
     assert data(answer) == {
-        **{"method": "POST", "path": "/api/v1/seen/x", "query": {"a": "1"}, "part": "x", "params": {"part": "x"}},
-        **{"header": "o", "cookie": "crumb", "body": body, "json": {"name": "n"}, "item": "n", "key": "k"},
-        **{"host": "testserver", "client": "testclient", "gone": False},
-    }
+        "method": "POST", "path": "/api/v1/seen/x", "query": {"a": "1"}, "part": "x", "params": {"part": "x"},
+        "header": "o", "cookie": "crumb", "body": body, "json": {"name": "n"}, "item": "n", "key": "k",
+        "host": "testserver", "client": "testclient", "gone": False,
+    }  # fmt: skip
     file = {"file": ("a.txt", b"abc", "text/x-mine")}
-    assert data(client.post("/api/v1/form", data={"text": "t"}, files=file)) == ["t", "t", "a.txt", "abc", "text/x-mine"]
+    assert data(client.post("/api/v1/form", data={"text": "t"}, files=file)) == [
+        "t",
+        "t",
+        "a.txt",
+        "abc",
+        "text/x-mine",
+    ]
     assert data(client.post("/api/v1/chunks", content=b"x" * 100_000)) == "x" * 100_000
     assert client.get("/api/v1/lines", headers=headers).text == "data: o\n\n"
 

@@ -22,7 +22,6 @@ import pytest
 pytest.importorskip("fastapi", reason="plugins need the extra `plugin`")
 pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 
-from plugin_services import Write
 
 TWINS = """
 import asyncio, os
@@ -58,9 +57,10 @@ def until(condition: Any, seconds: float = 60) -> None:
 def service(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A service on the local engine; its URL and its log."""
     place = tmp_path
-    head = "from skate.plugin import *\nfrom fastapi import Request\n__plugin_meta__ = PluginMetadata(name={!r}, version='1', description='')\n"
+    head = "from skate.plugin import *\nfrom fastapi import Request\n"
+    meta = "__plugin_meta__ = PluginMetadata(name={!r}, version='1', description='')\n"
     for name, text in (("p", TWINS), ("b", BROKEN)):
-        (place / f"{name}.py").write_text(head.format(name) + text)
+        (place / f"{name}.py").write_text(head + meta.format(name) + text)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = ["--load-plugins", "p", "--load-plugins", "b", "--set", "cache.enabled=true", "--num-cpus", "2"]

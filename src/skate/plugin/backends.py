@@ -23,6 +23,7 @@ from skate.plugin.upstream import Upstreams
 log = logging.getLogger("skate.plugin")
 SERVE_APP = "skate-plugin-{}"
 
+
 @dataclass(frozen=True)
 class Part:
     """A plugin's class that is to be started."""
@@ -155,6 +156,7 @@ class Remote(_Common):
     async def start(self) -> dict[str, BaseException]:
         """Deploy the plugins; those that fail, with their causes."""
         assert self._session is not None
+        failed: dict[str, BaseException]
         failed, self._functions = await asyncio.to_thread(self._session.start, self.plan)
         calls.set_runtime(self)
         return failed

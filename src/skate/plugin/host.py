@@ -192,7 +192,6 @@ class Arguments:
                     raise ArgumentsError(f"{self.name}: {parameter} does not fit: {problems}") from None
         return values
 
-
     def _default(self, parameter: str, declared: Any) -> Any:
         if not isinstance(declared, FieldInfo):
             raise ArgumentsError(f"{self.name}{self.signature}: {parameter} is what only an HTTP request brings")

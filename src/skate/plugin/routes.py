@@ -54,9 +54,7 @@ def problem(status: int, message: str, headers: Any = None, data: Any = None) ->
     return Response(envelope(data, status, message), status, headers, JSON)
 
 
-def endpoint(
-    api: PluginApi, cls: type, runtime: Any, cache: RouteCache | None, timeout_s: float | None
-) -> Any:
+def endpoint(api: PluginApi, cls: type, runtime: Any, cache: RouteCache | None, timeout_s: float | None) -> Any:
     """The function that FastAPI calls for a route, with the parameters of the plugin's method."""
     method = inspect.getattr_static(cls, api.method)
     known = hints(method)

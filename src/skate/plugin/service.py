@@ -195,7 +195,10 @@ def _whole(registry: Registry, upstream: list[UpstreamApi]) -> Catalog:
             for plugin, api, _ in error.missing:
                 lacks.setdefault(plugin, []).append(repr(api))
             registry.refuse(
-                {plugin: f"it requires {', '.join(apis)}, which no plugin that works offers" for plugin, apis in lacks.items()}
+                {
+                    plugin: f"it requires {', '.join(apis)}, which no plugin that works offers"
+                    for plugin, apis in lacks.items()
+                }
             )
         else:
             return catalog

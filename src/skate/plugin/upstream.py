@@ -303,9 +303,7 @@ class Upstreams:
         dropped = HOP | _of_connection(answer.headers)
         response = Relayed(answer.aiter_raw(), status_code=answer.status_code)
         response.raw_headers = [
-            (name, value)
-            for name, value in answer.headers.raw
-            if name.decode("latin-1").lower() not in dropped
+            (name, value) for name, value in answer.headers.raw if name.decode("latin-1").lower() not in dropped
         ]
         response.over = partial(self._over, answer)
         return response
