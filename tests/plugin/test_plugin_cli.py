@@ -151,6 +151,7 @@ def test_what_the_user_can_mend_is_told_without_a_traceback(tmp_path: Path) -> N
         (["--set", "server.prot=1"], r"the command line: \[server\] has no setting 'prot'. Did you mean 'port'"),
         (["--strict", "--load-plugins", "nowhere"], "nowhere: there is no module 'nowhere'"),
         (["--host", "192.0.2.1"], "cannot listen at 192.0.2.1:8080"),
+        (["--host", "192.0.2.1", "--reload"], "cannot listen at 192.0.2.1:8080"),
         (["--host", "192.0.2.1", "--engine", "local"], "cannot listen at 192.0.2.1:8080"),
         (["--engine", "lokal"], "no engine 'lokal'"),
     ):
