@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect
 from skate.configuration import Config
 from skate.plugin import PluginError, PluginLoadError, on_proxy, proxied, register_proxy_func, run, settings
 from skate.plugin.catalog import UpstreamApi
+from skate.plugin.documents import read_document
 from skate.plugin.errors import UpstreamError
 from skate.plugin.proxied import FUNCTIONS, Verifier, full_name, signed
 from skate.plugin.upstream import UpstreamRules, Upstreams, compose
@@ -111,6 +112,26 @@ def test_rules_say_what_is_published() -> None:
     rules = UpstreamRules(enable=["/api/v1/*"], disable=["/api/v1/admin/*", "*/secret"])
     paths = ["/api/v1/x", "/api/v1", "/other", "/api/v1/admin/x", "/api/v1/admin", "/api/v1/a/secret"]
     assert [path for path in paths if rules.allows(path)] == ["/api/v1/x", "/api/v1"]
+
+
+def test_what_a_document_refers_to_is_found() -> None:
+    components = {
+        "parameters": {"Limit": {"name": "limit", "in": "query"}, "Loop": {"$ref": "#/components/parameters/Loop"}},
+        "requestBodies": {"Item": {"content": {"application/json": {"schema": {"properties": {"size": {}}}}}}},
+        "responses": {"Lines": {"content": {"text/event-stream": {}}}},
+    }
+    names = ("Limit", "Loop", "Missing")
+    operation = {
+        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in names],
+        "requestBody": {"$ref": "#/components/requestBodies/Item"},
+        "responses": {"200": {"$ref": "#/components/responses/Lines"}},
+    }
+    document = {"paths": {"/a": {"post": operation}}, "components": components}
+    (api,), _ = read_document("http://x", document, UpstreamRules(), frozenset())
+    assert (api.parameters, api.body, api.body_fields, api.stream) == (
+        {"limit": "query"}, "application/json", {"size"}, True
+    )  # fmt: skip
+    assert "$ref" not in str(api.operation)
 
 
 def test_an_upstream_that_is_away_is_named(place: Any) -> None:

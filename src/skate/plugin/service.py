@@ -97,7 +97,7 @@ def run(
 def make_service(loaded: Loaded) -> Service:
     """The service of a configuration, not started yet. Raises as `run` does."""
     try:
-        from skate.plugin import app, backends, session, upstream
+        from skate.plugin import app, backends, documents, session, upstream
     except ImportError as error:
         raise ImportError(f'{error}. Services of plugins need: pip install "skate-ray[plugin]"') from error
     config = loaded.config
@@ -110,7 +110,7 @@ def make_service(loaded: Loaded) -> Service:
     found: list[UpstreamApi] = []
     schemas: dict[str, Any] = {}
     if "proxy" in registry.plugins:
-        found, schemas, failed = upstream.discover(upstream.ProxyConfig.of(config))
+        found, schemas, failed = documents.discover(upstream.ProxyConfig.of(config))
         registry.failed |= {f"proxy of {url}": cause for url, cause in failed.items()}
     _check_routes(registry)
     parts = parts_of(registry, config)

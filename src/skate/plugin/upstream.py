@@ -1,9 +1,8 @@
-"""Upstream services: reading what they offer, forwarding requests to them, calling them from plugins."""
+"""Upstream services: forwarding requests to them, calling them from plugins."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
@@ -21,7 +20,6 @@ from skate.plugin.encoding import encode, plain
 from skate.plugin.errors import UpstreamError
 from skate.plugin.limits import Limit
 
-METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 """Methods that may be sent again when it is not known whether they arrived."""
 BUSY = frozenset({502, 503, 504})
@@ -105,98 +103,7 @@ class ProxyConfig(BaseModel):
         return settings.checked("proxy", cls, config.plugins.get("proxy", {}))
 
 
-# ---------------------------------------------------------------------- what they offer
-
-
-def discover(config: ProxyConfig) -> tuple[list[UpstreamApi], dict[str, Any], dict[str, str]]:
-    """The published routes of all upstream services, their schemas, and what went wrong by URL."""
-    import httpx2 as httpx
-
-    apis: list[UpstreamApi] = []
-    schemas: dict[str, Any] = {}
-    failed: dict[str, str] = {}
-    keys = Rules(config.auth.rules)
-    with httpx.Client(timeout=httpx.Timeout(min(config.timeout, 30), connect=config.connect_timeout)) as client:
-        for url, rules in config.upstreams().items():
-            try:
-                answer = client.get(url + rules.docs_path, headers=_key(keys, rules.docs_path))
-                answer.raise_for_status()
-                document = answer.json()
-                if not isinstance(document, dict) or not isinstance(document.get("paths"), dict):
-                    raise ValueError("it is no OpenAPI document")
-                found, components = read_document(url, document, rules, frozenset(config.force_stream_apis))
-            except (httpx.HTTPError, ValueError) as error:
-                failed[url] = f"{url}{rules.docs_path}: {error}"
-                continue
-            apis += found
-            schemas |= components
-    return apis, schemas, failed
-
-
-def read_document(
-    url: str, document: Mapping[str, Any], rules: UpstreamRules, streams: frozenset[str]
-) -> tuple[list[UpstreamApi], dict[str, Any]]:
-    """The published operations of an OpenAPI document, and its schemas under names that are this upstream's own."""
-    prefix = re.sub(r"\W+", "_", url.partition("://")[2]) + "__"
-    apis = []
-    for path, item in document["paths"].items():
-        if not isinstance(item, dict) or not path.startswith("/") or not rules.allows(path):
-            continue
-        for method in METHODS:
-            if isinstance(item.get(method), dict):
-                operation = {
-                    **item[method],
-                    "parameters": [*item.get("parameters", ()), *item[method].get("parameters", ())],
-                }
-                apis.append(
-                    _operation(
-                        url, path, method.upper(), _renamed(operation, prefix), document, prefix, path in streams
-                    )
-                )
-    components = document.get("components", {}).get("schemas", {})
-    return apis, {prefix + name: _renamed(schema, prefix) for name, schema in components.items()}
-
-
-def _operation(
-    url: str, path: str, method: str, operation: dict[str, Any], document: Mapping[str, Any], prefix: str, stream: bool
-) -> UpstreamApi:
-    schemas = document.get("components", {}).get("schemas", {})
-    content = operation.get("requestBody", {}).get("content", {})
-    kind = next(
-        (each for each in ("application/json", "multipart/form-data") if each in content), next(iter(content), "")
-    )
-    schema = content.get(kind, {}).get("schema", {})
-    if "$ref" in schema:
-        schema = schemas.get(schema["$ref"].rpartition("/")[2].removeprefix(prefix), {})
-    fields = schema.get("properties", {})
-    files = {name for name, each in fields.items() if "binary" in str(each) or "contentMediaType" in str(each)}
-    answers = operation.get("responses", {}).get("200", {}).get("content", {})
-    return UpstreamApi(
-        base_url=url,
-        path=path,
-        method=method,
-        parameters={each["name"]: each.get("in", "query") for each in operation["parameters"] if "name" in each},
-        body=kind,
-        body_fields=frozenset(fields),
-        file_fields=frozenset(files),
-        stream=stream or EVENTS in answers,
-        operation=operation,
-    )
-
-
-def _renamed(value: Any, prefix: str) -> Any:
-    """A part of a document with references to schemas under their new names."""
-    if isinstance(value, dict):
-        return {
-            name: each.replace("#/components/schemas/", f"#/components/schemas/{prefix}")
-            if name == "$ref" and isinstance(each, str)
-            else _renamed(each, prefix)
-            for name, each in value.items()
-        }
-    return [_renamed(each, prefix) for each in value] if isinstance(value, list) else value
-
-
-def _key(keys: Rules, path: str) -> dict[str, str]:
+def key_for(keys: Rules, path: str) -> dict[str, str]:
     found = keys.keys(path)
     return {"authorization": found[0]} if found else {}
 
@@ -250,7 +157,7 @@ class Upstreams:
         import httpx2 as httpx
 
         client, proxy = self._pool(), self.proxy
-        known = _key(self._keys, path)
+        known = key_for(self._keys, path)
         if known:
             headers = [(name, value) for name, value in headers if name.lower() != "authorization"]
             headers += list(known.items())
