@@ -23,6 +23,8 @@ from skate.plugin import run
 
 # `make test-ray-short` runs these tests where Ray is installed
 ENGINES = ["inline", "local", *(["ray"] if importlib.util.find_spec("ray") else [])]
+if "ray" in ENGINES:
+    pytestmark = pytest.mark.timeout(200)  # its daemons and actors come up late on a busy machine
 
 
 @pytest.fixture(autouse=True)
