@@ -25,6 +25,7 @@ pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 from fastapi.testclient import TestClient
 from plugin_services import Write, data
 
+from skate.configuration import ConfigError
 from skate.plugin import PluginLoadError, run, starting
 
 COUNTS = """
@@ -167,6 +168,37 @@ def test_plugins_that_hang_or_exit_at_the_start_leave_the_others_alone(
     assert "plugin hangs.P is still starting after 0.4 s" in caplog.text
     assert "plugin hangs does not run: PluginError: it has not started within 1 s" in caplog.text
     assert "plugin exits does not run: PluginError: exits.P.on_start called sys.exit(3)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"base_ingress_config": {"max_ongoing_request": 5}}, "no deployment option 'max_ongoing_request'. Is 'max_on"),
+        ({"base_ingress_config": {"max_ongoing_requests": 0}}, "base_ingress_config: max_ongoing_requests must be"),
+        ({"server.ingress_config": {"max_ongoing_requests": "5"}}, "server.ingress_config.: max_ongoing_requests must"),
+        ({"server.ingress_config": {"num_replicas": 5}}, "server.ingress_config. has no setting 'num_replicas'"),
+    ],
+)
+def test_limits_that_are_none_are_refused(place: Path, flags: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        run(test_mode=True, flags=flags)
+
+
+def test_a_plugins_wrong_limits_or_metadata_are_its_own_trouble(
+    write: Write, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(good=HANGS.format(name="good", start="pass"))
+    write(many="@on_register(max_ongoing_requests='many')\nclass P(BasePlugin): pass")
+    write(table="@on_register()\nclass P(BasePlugin): pass")
+    (place / "meta.py").write_text("from skate.plugin import *\n__plugin_meta__ = PluginMetadata(name='m', autor='me')")
+    flags = {"plugins.table.ingress_config": {"max_queued_request": 1}}
+    names = ["good", "many", "table", "meta"]
+    with TestClient(run(test_mode=True, load_plugins=names, flags=flags)) as client:
+        assert data(client.get("/api/v1/good")) == "it"
+    assert "plugin many is left out: ValueError: many.P: max_ongoing_requests must be a whole number" in caplog.text
+    assert "plugin table is left out: TypeError: There is no deployment option 'max_queued_request'" in caplog.text
+    told = "PluginMetadata: version: Field required; description: Field required; autor: Extra inputs are not permitted"
+    assert f"plugin meta is left out: {told}" in caplog.text
 
 
 def test_who_requires_what_does_not_work_is_left_out_too(write: Write, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,7 +31,7 @@ def on_register(**options: Any) -> Callable[[C], C]:
 
     Raises TypeError for an option that does not exist, naming the nearest one.
     """
-    _check_options(options)
+    check_options(options)
 
     def decorate(cls: C) -> C:
         if not inspect.isclass(cls):
@@ -43,7 +43,8 @@ def on_register(**options: Any) -> Callable[[C], C]:
     return decorate
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
+    """TypeError for a deployment option that does not exist."""
     from skate.serve.deployments import OPTIONS
 
     for name in options:

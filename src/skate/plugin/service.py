@@ -13,8 +13,10 @@ from skate.configuration import Config, ConfigError, Loaded, load_with_origins
 from skate.plugin import loading, settings
 from skate.plugin.catalog import Catalog, UpstreamApi
 from skate.plugin.errors import PluginDependencyError
+from skate.plugin.limits import Limit
 from skate.plugin.loading import Registry
 from skate.plugin.logs import set_up_logging
+from skate.plugin.marks import check_options
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -161,6 +163,7 @@ def parts_of(registry: Registry, config: Config) -> list[Part]:
     }
     for name in sorted(unknown):
         log.warning("[plugins.%s] is configured, but there is no such plugin", name)
+    _check_limits(config)
     parts: list[Part] = []
     for plugin in list(registry.plugins.values()):
         table = dict(config.plugins.get(plugin.name, config.plugins.get(plugin.metadata.name, {})))
@@ -168,14 +171,31 @@ def parts_of(registry: Registry, config: Config) -> list[Part]:
         own = table.get("ingress_config", {})
         try:
             checked = settings.checked(plugin.name, kind, table) if kind is not None else table
-        except ConfigError as error:
+            every = [{**config.base_ingress_config, **each.options, **own} for each in plugin.deployments]
+            for deployment, options in zip(plugin.deployments, every, strict=True):
+                check_options(options)
+                Limit.read(deployment.name, options)
+        except (ConfigError, TypeError, ValueError) as error:
             registry.refuse({plugin.name: error})
             continue
-        for deployment in plugin.deployments:
-            options = {**config.base_ingress_config, **deployment.options, **own}
+        for deployment, options in zip(plugin.deployments, every, strict=True):
             options.setdefault("max_ongoing_requests", 100)
             parts.append(Part(plugin.name, deployment.name, deployment.cls, checked, options))
     return parts
+
+
+def _check_limits(config: Config) -> None:
+    """ConfigError for limits of the service that are none."""
+    try:
+        check_options(config.base_ingress_config)
+        Limit.read("base_ingress_config", config.base_ingress_config)
+        Limit.read("[server.ingress_config]", config.server.ingress_config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    if unknown := sorted(config.server.ingress_config.keys() - {"max_ongoing_requests", "max_queued_requests"}):
+        raise ConfigError(
+            f"[server.ingress_config] has no setting {unknown[0]!r}. Valid: max_ongoing_requests, max_queued_requests."
+        )
 
 
 def _whole(registry: Registry, upstream: list[UpstreamApi]) -> Catalog:
