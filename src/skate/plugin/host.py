@@ -35,7 +35,7 @@ class _Here:
         inside.reset(self._deployment)
         caller.reset(self._plugin)
         if isinstance(error, SystemExit):
-            raise PluginError(f"{self._host.deployment}.{self._method} called sys.exit({error.code!r})") from error
+            raise self._host.ended(self._method, error) from error
 
 
 class Host:
@@ -51,7 +51,7 @@ class Host:
         self.plugin = plugin
         self.cls = cls
         self.deployment = f"{plugin}.{cls.__name__}"
-        with self._here("__init__"):
+        with _Here(self, "__init__"):
             make: Any = cls.__new__
             instance = make(cls)
             instance._skate_plugin = plugin
@@ -71,13 +71,14 @@ class Host:
     async def _hook(self, name: str) -> None:
         hook = getattr(self.instance, name, None)
         if hook is not None:
-            with self._here(name):
+            with _Here(self, name):
                 value = hook()
                 if inspect.isawaitable(value):
                     await value
 
-    def _here(self, method: str) -> _Here:
-        return _Here(self, method)
+    def ended(self, method: str, error: SystemExit) -> PluginError:
+        """What stands for an exit, which is not the plugin's to decide."""
+        return PluginError(f"{self.deployment}.{method} called sys.exit({error.code!r})")
 
     async def call(self, method: str, kwargs: Mapping[str, Any], *, checked: bool) -> Any:
         """Call a method: a coroutine function on this loop, others in a thread.
@@ -85,11 +86,17 @@ class Host:
         Raises ArgumentsError unless the arguments are `checked` or fit; what the method raises.
         """
         function, values = self._prepared(method, kwargs, checked)
-        with self._here(method):
+        plugin, deployment = caller.set(self.plugin), inside.set(self.deployment)  # as `_Here` does, and sooner
+        try:
             if inspect.iscoroutinefunction(function):
                 return await function(**values)
             value = await asyncio.to_thread(function, **values)
             return await value if inspect.isawaitable(value) else value
+        except SystemExit as error:
+            raise self.ended(method, error) from error
+        finally:
+            inside.reset(deployment)
+            caller.reset(plugin)
 
     async def stream(self, method: str, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
         """Call a method that is a generator, and give its items; plain generators run in a thread."""
@@ -106,7 +113,7 @@ class Host:
         try:
             while True:
                 # a generator runs in the context of whoever reads it, who is somebody else between two items
-                with self._here(method):
+                with _Here(self, method):
                     item = await anext(items, _END)
                 if item is _END:
                     return

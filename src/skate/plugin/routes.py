@@ -59,8 +59,13 @@ def endpoint(api: PluginApi, cls: type, runtime: Any, cache: RouteCache | None, 
     method = inspect.getattr_static(cls, api.method)
     known = hints(method)
     # FastAPI gives the request to one parameter of a function
-    own = next((name for name, kind in _kinds(known).items() if issubclass(kind, Request)), "")
-    answer = _streaming(api, runtime) if api.route.stream else _answering(api, runtime, cache, timeout_s, own)
+    kinds = _kinds(known)
+    own = next((name for name, kind in kinds.items() if issubclass(kind, Request)), "")
+    sets_head = any(issubclass(kind, Response) for kind in kinds.values())
+    if api.route.stream:
+        answer = _streaming(api, runtime)
+    else:
+        answer = _answering(api, runtime, cache, timeout_s, own, sets_head)
     parameters = [
         parameter.replace(annotation=known.get(parameter.name, Any), kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in list(inspect.signature(method).parameters.values())[1:]
@@ -117,7 +122,12 @@ def check(api: PluginApi, cls: type) -> None:
 
 
 def _answering(
-    api: PluginApi, runtime: calls.Runtime, cache: RouteCache | None, timeout_s: float | None, own: str
+    api: PluginApi,
+    runtime: calls.Runtime,
+    cache: RouteCache | None,
+    timeout_s: float | None,
+    own: str,
+    sets_head: bool,
 ) -> Callable[..., Any]:
     raw = api.route.raw_response
     off = cache is None and api.route.cache is not None
@@ -131,7 +141,7 @@ def _answering(
         if isinstance(value, Response):
             return value
         body = encode(value) if raw else envelope(value)
-        head = head_of(kwargs)
+        head = head_of(kwargs) if sets_head else None
         if head is None:
             return body
         made = Response(body, head.status_code or 200, media_type=JSON)
