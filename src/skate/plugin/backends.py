@@ -105,7 +105,7 @@ class Direct(_Common):
     async def call(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> Any:
         """See `calls.Runtime`."""
         host, limit = self._host(api), self.limits[api.deployment]
-        if calls.inside.get() == api.deployment:
+        if limit.most and getattr(calls.caller.get(), "deployment", "") == api.deployment:
             return await host.call(api.method, kwargs, checked=checked)
         await limit.enter()
         try:
@@ -116,7 +116,7 @@ class Direct(_Common):
     async def stream(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
         """See `calls.Runtime`."""
         host, limit = self._host(api), self.limits[api.deployment]
-        inner = calls.inside.get() == api.deployment
+        inner = getattr(calls.caller.get(), "deployment", "") == api.deployment
         if not inner:
             await limit.enter()
         items = host.stream(api.method, kwargs, checked=checked)

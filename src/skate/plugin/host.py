@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from skate.plugin.calls import caller, inside
+from skate.plugin.calls import Caller, caller
 from skate.plugin.errors import ArgumentsError, PluginError
 
 _END = object()
@@ -21,19 +21,17 @@ _END = object()
 class _Here:
     """A plugin's own code runs. That it ends the process is an error like any other."""
 
-    __slots__ = ("_deployment", "_host", "_method", "_plugin")
+    __slots__ = ("_before", "_host", "_method")
 
     def __init__(self, host: Host, method: str) -> None:
         self._host = host
         self._method = method
 
     def __enter__(self) -> None:
-        self._plugin = caller.set(self._host.plugin)
-        self._deployment = inside.set(self._host.deployment)
+        self._before = caller.set(self._host.caller)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        inside.reset(self._deployment)
-        caller.reset(self._plugin)
+        caller.reset(self._before)
         if isinstance(error, SystemExit):
             raise self._host.ended(self._method, error) from error
 
@@ -51,6 +49,8 @@ class Host:
         self.plugin = plugin
         self.cls = cls
         self.deployment = f"{plugin}.{cls.__name__}"
+        self.caller = Caller(plugin)
+        self.caller.deployment = self.deployment
         with _Here(self, "__init__"):
             make: Any = cls.__new__
             instance = make(cls)
@@ -86,7 +86,7 @@ class Host:
         Raises ArgumentsError unless the arguments are `checked` or fit; what the method raises.
         """
         function, values = self._prepared(method, kwargs, checked)
-        plugin, deployment = caller.set(self.plugin), inside.set(self.deployment)  # as `_Here` does, and sooner
+        before = caller.set(self.caller)  # as `_Here` does, and sooner
         try:
             if inspect.iscoroutinefunction(function):
                 return await function(**values)
@@ -95,8 +95,7 @@ class Host:
         except SystemExit as error:
             raise self.ended(method, error) from error
         finally:
-            inside.reset(deployment)
-            caller.reset(plugin)
+            caller.reset(before)
 
     async def stream(self, method: str, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
         """Call a method that is a generator, and give its items; plain generators run in a thread."""

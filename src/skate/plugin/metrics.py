@@ -41,8 +41,8 @@ class Metrics:
         """Requests in progress."""
         self._started = time.time()
         self._plugins: dict[tuple[str, ...], float] = {}
-        self._counts: dict[tuple[str, ...], int] = {}
-        self._times: dict[tuple[str, ...], list[float]] = {}
+        self._counts: dict[tuple[str, str, int], int] = {}
+        self._times: dict[str, list[float]] = {}
         """By route: the sum of seconds, and requests by bucket."""
 
     def plugin(self, name: str, version: str) -> None:
@@ -51,11 +51,11 @@ class Metrics:
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered."""
-        key = (route, method, str(status))
+        key = (route, method, status)
         self._counts[key] = self._counts.get(key, 0) + 1
-        times = self._times.get((route,))
+        times = self._times.get(route)
         if times is None:
-            times = self._times[route,] = [0.0] * (len(BUCKETS) + 2)
+            times = self._times[route] = [0.0] * (len(BUCKETS) + 2)
         times[0] += seconds
         times[1 + bisect_left(BUCKETS, seconds)] += 1
 
@@ -65,13 +65,14 @@ class Metrics:
             return {}
         tag, name = (("replica",), ("#".join(self.replica[:2]),)) if self.replica else ((), ())
         found: Table = {}
-        for series, values in (
-            (REQUESTS, dict(self._counts)),
-            (SECONDS, {key: list(times) for key, times in list(self._times.items())}),
+        kinds: list[tuple[Series, dict[tuple[str, ...], Any]]] = [
+            (REQUESTS, {(route, method, str(status)): n for (route, method, status), n in list(self._counts.items())}),
+            (SECONDS, {(route,): list(times) for route, times in list(self._times.items())}),
             (ONGOING, {(): float(self.ongoing)}),
             (INFO, dict(self._plugins)),
             (STARTED, {(): self._started}),
-        ):
+        ]
+        for series, values in kinds:
             rows: dict[tuple[str, ...], Any] = {name + key: value for key, value in values.items()}
             found[series.name] = (series._replace(tags=tag + series.tags), rows)
         return found
