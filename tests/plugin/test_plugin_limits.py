@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -168,6 +169,50 @@ def test_plugins_that_hang_or_exit_at_the_start_leave_the_others_alone(
     assert "plugin hangs.P is still starting after 0.4 s" in caplog.text
     assert "plugin hangs does not run: PluginError: it has not started within 1 s" in caplog.text
     assert "plugin exits does not run: PluginError: exits.P.on_start called sys.exit(3)" in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["inline", "local"])
+def test_plugins_that_hang_or_fail_at_the_end_leave_the_others_alone(
+    write: Write, place: Path, engine: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "STOP_S", 0.3)
+    ends = HANGS + "    async def on_stop(self): {stop}\n"
+    write(
+        first=ends.format(name="first", start="pass", stop="open('ended', 'w').close()"),
+        hangs=ends.format(name="hangs", start="pass", stop="await asyncio.sleep(1000)"),
+        fails=ends.format(name="fails", start="pass", stop="1 / 0"),
+    )
+    names = ["first", "fails", *(["hangs"] if engine == "inline" else [])]  # elsewhere it is left after 10 s
+    with TestClient(run(test_mode=True, engine=engine, num_cpus=2, load_plugins=names, strict=True)) as client:
+        assert data(client.get("/api/v1/first")) == data(client.get("/api/v1/fails")) == "it"
+    assert (place / "ended").exists()
+    if engine == "inline":  # elsewhere the log is another process's
+        assert "hangs.P has not ended within 0.3 s" in caplog.text and "fails.P did not end cleanly" in caplog.text
+
+
+CHECKED = """
+import os
+@on_register(health_check_period_s=0.2, health_check_timeout_s=5)
+class P(BasePlugin):
+    ill = False
+    {check}
+        if self.ill: raise RuntimeError("ill")
+    @on_request("/pid", methods=["GET"])
+    async def pid(self, ill: bool = False) -> int:
+        self.ill = self.ill or ill
+        return os.getpid()
+"""
+
+
+@pytest.mark.parametrize("check", ["def check_health(self):", "async def check_health(self):"])
+def test_a_plugin_that_is_ill_is_replaced(write: Write, check: str) -> None:
+    write(p=CHECKED.format(check=check))
+    with TestClient(run(test_mode=True, engine="local", num_cpus=2, load_plugins=["p"], strict=True)) as client:
+        pid = data(client.get("/api/v1/pid?ill=true"))
+        deadline = time.monotonic() + 50
+        while (answer := client.get("/api/v1/pid")).status_code != 200 or data(answer) == pid:
+            assert time.monotonic() < deadline and answer.status_code in (200, 503)
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from skate.plugin.errors import ApiNotFoundError, PluginError
 from skate.plugin.host import Host
 from skate.plugin.limits import Limit
 from skate.plugin.model import PluginApi
-from skate.plugin.starting import started
+from skate.plugin.starting import started, stopped
 from skate.plugin.upstream import Upstreams
 
 log = logging.getLogger("skate.plugin")
@@ -86,11 +87,8 @@ class Direct(_Common):
 
     async def stop(self) -> None:
         """End the plugins, the last first."""
-        for name, host in reversed(self.hosts.items()):
-            try:
-                await host.stop()
-            except Exception:  # the others are to end all the same
-                log.exception("%s did not end cleanly", name)
+        for host in reversed(self.hosts.values()):
+            await stopped(host)
         self.hosts.clear()
         await self.upstreams.close()
         if calls.has_runtime() and calls.runtime() is self:
@@ -346,12 +344,14 @@ class Replica:
         finally:
             await items.aclose()  # type: ignore[attr-defined]
 
-    def check_health(self) -> None:
-        """The plugin's own check."""
+    async def check_health(self) -> None:
+        """The plugin's own check: on the event loop if it is a coroutine function, else in a thread."""
         check = getattr(self.host.instance, "check_health", None)
         if check is not None:
-            check()
+            value = await (check() if inspect.iscoroutinefunction(check) else asyncio.to_thread(check))
+            if inspect.isawaitable(value):
+                await value
 
     async def __del__(self) -> None:
-        await self.host.stop()
+        await stopped(self.host)
         await self.upstreams.close()

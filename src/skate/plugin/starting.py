@@ -1,4 +1,4 @@
-"""Waiting for plugins to start, though not for ever; meanwhile the log tells for whom."""
+"""Waiting for plugins to start and to end, though not for ever; the log tells for whom."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from skate.plugin.host import Host
 log = logging.getLogger("skate.plugin")
 NOTICE_S = 30.0
 """Seconds after which the log tells who is still starting."""
+STOP_S = 10.0
+"""Seconds that a plugin may take to end."""
 STILL = "plugin %s is still starting after %g s"
 TOO_LONG = "it has not started within {:g} s ([server] start_timeout_s)"
 
@@ -32,6 +34,18 @@ async def started(host: Host, most_s: float | None) -> None:
     finally:
         task.cancel()
     task.result()
+
+
+async def stopped(host: Host) -> None:
+    """Have a plugin end; what goes wrong, or takes longer than `STOP_S`, is logged, for the others are to end too."""
+    try:
+        async with asyncio.timeout(STOP_S) as limit:
+            await host.stop()
+    except Exception:
+        if limit.expired():
+            log.error("%s has not ended within %g s, and is left", host.deployment, STOP_S)
+        else:
+            log.exception("%s did not end cleanly", host.deployment)
 
 
 def _waits(most_s: float | None) -> Iterator[tuple[float, float]]:
