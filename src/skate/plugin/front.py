@@ -90,8 +90,12 @@ class Everyone(Inside):
 
     async def metrics(self) -> list[Table]:
         """What all replicas have counted; of one that is too busy to answer, what it told last."""
-        found = await asyncio.to_thread(metrics.tables)
-        self._known = {name: self._known.get(name) if table is None else table for name, table in found.items()}
+        try:
+            found = await asyncio.to_thread(metrics.tables)
+        except (skate.exceptions.RayError, RuntimeError) as error:
+            log.warning("replicas cannot be asked for their metrics: %s", error)
+        else:
+            self._known = {name: self._known.get(name) if table is None else table for name, table in found.items()}
         return [table for table in self._known.values() if table is not None]
 
 
