@@ -79,20 +79,20 @@ def service(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 def answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(url, timeout=20).close()
+        urllib.request.urlopen(url, timeout=60).close()
     except OSError:
         return False
     return True
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return answer.headers, json.load(answer)
 
 
 def counted(url: str, route: str) -> dict[str, float]:
     """Requests of a route that were answered with 200, by replica."""
-    text = urllib.request.urlopen(f"{url}/metrics", timeout=20).read().decode()
+    text = urllib.request.urlopen(f"{url}/metrics", timeout=60).read().decode()
     rows = re.findall(r'skate_plugin_requests_total\{.*replica="(.*?)",route="(.*?)",status="200"\} (\S+)', text)
     return {replica: float(value) for replica, found, value in rows if found == route}
 
