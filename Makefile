@@ -53,7 +53,7 @@ test-ray: $(RAY_STAMP)
 
 # Ray's daemons may come up late on a busy machine, and one that died takes the tests of a file with it: what failed is
 # tried once more, by a new process. A fault of ours fails twice.
-SHORT_RAY_TESTS := $(foreach part,addresses engine programs,tests/ray_engine/test_ray_$(part).py)
+SHORT_RAY_TESTS := $(foreach part,addresses engine programs,tests/ray_engine/test_ray_$(part).py) tests/plugin/test_plugin_engines.py
 SHORT_RAY := $(RAY_PYTHON) -m pytest -W ignore -o cache_dir=.pytest_cache/ray
 
 test-ray-short: $(RAY_STAMP)
@@ -123,5 +123,5 @@ $(RAY_VENV)/.ray:
 	@echo "Installing Ray $(RAY_VERSION), in $(RAY_VENV) (about 300 MB)."
 	@echo "To use one that is installed already: make bench RAY_PYTHON=path/to/its/python"
 	@$(PYTHON) -m venv $(RAY_VENV)
-	@$(RAY_VENV)/bin/python $(PIP) install -e ".[numpy]" "ray[client]==$(RAY_VERSION)" "pytest>=8.3,<10" "pytest-timeout>=2.3,<3"
+	@$(RAY_VENV)/bin/python $(PIP) install -e ".[numpy,plugin]" "ray[client]==$(RAY_VERSION)" "pytest>=8.3,<10" "pytest-timeout>=2.3,<3"
 	@touch $@

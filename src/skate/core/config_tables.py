@@ -35,12 +35,18 @@ class ServerConfig(Table, frozen=True):
     """The address that a service of plugins listens at."""
     port: Port = 8080
     """Its port; 0: one that is free."""
+    dashboard_host: str = "127.0.0.1"
+    """The address of Ray's dashboard, where the engine is Ray."""
+    dashboard_port: Port | None = None
+    """Its port; None: Ray's own choice."""
     num_cpus: int = -1
     """CPUs of the session that is started; -1: those of the machine."""
     enable_proxy: bool = False
     """Load the built-in plugin `proxy`."""
     strict: bool = False
     """End with the cause when a plugin cannot be loaded; otherwise the others start."""
+    start_timeout_s: Seconds | None = 300
+    """Seconds that a plugin may take to start; then it counts as one that does not work. None: as long as it takes."""
     ingress_config: dict[str, Any] = {}
     """Limits of all requests together: ``max_ongoing_requests``, ``max_queued_requests``."""
     excluded_log_paths: list[str] = []

@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from skate.configuration import Loaded
@@ -47,10 +47,18 @@ class Service:
         engine: the engine's name, for people.
         schemas: schemas of upstream services, for the OpenAPI document.
         only: the one deployment whose routes are served; empty: all are, and those that are no plugin's.
+        replica: the tags of the replica of serve that serves it; empty: this process is the server.
     """
 
     def __init__(
-        self, registry: Registry, loaded: Loaded, runtime: Any, engine: str, schemas: dict[str, Any], only: str = ""
+        self,
+        registry: Registry,
+        loaded: Loaded,
+        runtime: Any,
+        engine: str,
+        schemas: dict[str, Any],
+        only: str = "",
+        replica: tuple[str, ...] = (),
     ) -> None:
         self.registry = registry
         self.loaded = loaded
@@ -65,7 +73,7 @@ class Service:
         self._store = make_store(self.config.cache) if self.config.cache.enabled else None
         self._rules = Rules(self.config.auth.rules)
         self._login = make_login(self.config.auth.oauth)
-        self.metrics = Metrics()
+        self.metrics = Metrics(replica)
         self.app = self._build()
 
     # ------------------------------------------------------------------ life
@@ -158,10 +166,7 @@ class Service:
         if self._store is not None and route.cache is not None:
             cache = RouteCache(self.config.cache, self._store, path, route.cache)
         answer = routes.endpoint(api, deployment.cls, self.runtime, cache, self.config.server.request_timeout_s)
-        options: dict[str, Any] = {"response_model": routes.response_model(api, deployment.cls), **route.extra}
-        if route.stream:
-            options["response_class"] = StreamingResponse
-            options["responses"] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+        options = routes.options_of(api, deployment.cls)
         for method in route.methods:  # each has an operation id of its own
             app.add_api_route(path, answer, methods=[method], tags=list(tags), name=api.name, **options)
 
@@ -264,4 +269,6 @@ async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details = [{"type": each["type"], "loc": list(each["loc"]), "msg": each["msg"]} for each in error.errors()]
     where = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)
-    return Response(encode({"status": 422, "message": where, "detail": details}), 422, media_type=routes.JSON)
+    # `detail` is where clients of FastAPI look for it
+    body = {"status": 422, "message": where, "data": None, "detail": details}
+    return Response(encode(body), 422, media_type=routes.JSON)

@@ -18,6 +18,14 @@ from skate.plugin.model import PluginApi
 
 log = logging.getLogger("skate.plugin")
 
+
+class Caller(str):
+    """The name of the plugin whose code runs."""
+
+    deployment = ""
+    """Its class that runs: what that calls of itself does not wait for a turn, for it has one."""
+
+
 caller: ContextVar[str | None] = ContextVar("skate_plugin_caller", default=None)
 """The plugin whose code runs; None: the program's own."""
 request_id: ContextVar[str] = ContextVar("skate_plugin_request_id", default="")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pydantic import ValidationError
+
 
 class PluginError(RuntimeError):
     """The root of all of these."""
@@ -70,5 +72,8 @@ def describe(cause: BaseException | str) -> str:
     """A cause in a line."""
     if isinstance(cause, str):
         return cause
+    if isinstance(cause, ValidationError):
+        problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in cause.errors())
+        return f"{cause.title}: {'; '.join(problems)}"
     text = str(cause).strip() or "no message"
     return f"{type(cause).__name__}: {text.splitlines()[-1] if isinstance(cause, SyntaxError) else text}"

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from skate.configuration import Config, ConfigError, is_secret, load, masked
+from skate.configuration import Config, ConfigError, is_secret, load_with_origins, masked
 
 C = TypeVar("C", bound=BaseModel)
 _config: Config | None = None
@@ -21,7 +21,7 @@ def use(config: Config | None) -> None:
 
 def current() -> Config:
     """The configuration of the service, or of this folder. Raises ConfigError."""
-    return load() if _config is None else _config
+    return load_with_origins().config if _config is None else _config
 
 
 def get_plugin_config(plugin_name: str, config_class: type[C]) -> C:
