@@ -2,8 +2,9 @@
 
     python benchmarks/plugins.py [--rounds N] [--seconds S] [--framex PYTHON] [--out FILE]
 
-`--framex` names a Python that has ``framex-kit[ray]``: the same two plugins, written for it, run there on Ray with its
-defaults. `--out` names a file for the table.
+`--framex` names a Python that has ``framex-kit[ray]`` (0.4.1, with FastAPI 0.121: applications of later ones cannot be
+pickled, as its Ray needs): the same two plugins, written for it, run there on Ray with its defaults. `--out` names a
+file for the table.
 
 In each round all are measured one after another, first alone, then while a client asks for heavy work on the event loop
 of another plugin without a pause. Ratios are of the same round, and their median is shown. CPU is of the server's
@@ -100,8 +101,11 @@ class Server:
         else:
             options = [word for each, value in SETTINGS.items() for word in ("--set", f"{each}={value}")]
             command = ["-m", "skate", "plugin", "run", "--engine", name, "--port", str(self.port), *options]
-        quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen([python, *command], cwd=place, env=environment, stdout=quiet, stderr=quiet)
+        log = Path(self.folder.name, "log")
+        with log.open("w") as said:
+            self.process = subprocess.Popen(
+                [python, *command], cwd=place, env=environment, stdout=said, stderr=subprocess.STDOUT
+            )
         deadline = time.monotonic() + 240
         while True:
             try:
@@ -109,8 +113,9 @@ class Server:
                 return
             except OSError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
+                    last = log.read_text()[-2000:]
                     self.stop()
-                    raise RuntimeError(f"{name} does not answer") from None
+                    raise RuntimeError(f"{name} does not answer:\n{last}") from None
                 time.sleep(0.2)
 
     def cpu(self) -> float:

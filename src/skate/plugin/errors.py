@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import ValidationError
-
 
 class PluginError(RuntimeError):
     """The root of all of these."""
@@ -72,6 +70,8 @@ def describe(cause: BaseException | str) -> str:
     """A cause in a line."""
     if isinstance(cause, str):
         return cause
+    from pydantic import ValidationError  # the command line tells who lacks it, and has these errors by then
+
     if isinstance(cause, ValidationError):
         problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in cause.errors())
         return f"{cause.title}: {'; '.join(problems)}"
