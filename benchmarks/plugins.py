@@ -2,9 +2,9 @@
 
     python benchmarks/plugins.py [--rounds N] [--seconds S] [--framex PYTHON] [--out FILE]
 
-`--framex` names a Python that has ``framex-kit[ray]`` (0.4.1, with FastAPI 0.121: applications of later ones cannot be
-pickled, as its Ray needs): the same two plugins, written for it, run there on Ray with its defaults. `--out` names a
-file for the table.
+`--framex` names a Python that has ``framex-kit[ray]``: 0.4.1 with ``fastapi==0.121.3`` and ``protobuf==5.29.5``, for
+the Ray that it asks for knows no later ones. The same two plugins, written for it, run there on Ray with its defaults.
+`--out` names a file for the table.
 
 In each round all are measured one after another, first alone, then while a client asks for heavy work on the event loop
 of another plugin without a pause. Ratios are of the same round, and their median is shown. CPU is of the server's
