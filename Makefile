@@ -61,6 +61,7 @@ RAY_SERVE_TESTS := $(foreach part,http_serve http_faults http_tls_grpc multiplex
 # Ray's daemons may come up late on a busy machine, and one that died takes the tests of a file with it: what failed is
 # tried once more, by a new process. A fault of ours fails twice.
 SHORT_RAY_TESTS := $(foreach part,addresses engine programs serve serve_http,tests/ray_engine/test_ray_$(part).py)
+SHORT_RAY_SERVICE := tests/plugin/test_plugin_engines.py
 SHORT_RAY := $(RAY_PYTHON) -m pytest -W ignore -o cache_dir=.pytest_cache/ray
 
 test-ray-short: $(RAY_STAMP)
@@ -71,6 +72,9 @@ test-ray-short: $(RAY_STAMP)
 	@rm -rf .pytest_cache/ray
 	@$(SHORT_RAY) $(SHORT_RAY_TESTS) || \
 		{ echo "What failed, once more"; $(SHORT_RAY) --last-failed $(SHORT_RAY_TESTS); }
+	@rm -rf .pytest_cache/ray
+	@export SKATE_ENGINE=ray; $(SHORT_RAY) $(SHORT_RAY_SERVICE) || \
+		{ echo "What failed, once more"; $(SHORT_RAY) --last-failed $(SHORT_RAY_SERVICE); }
 
 style: $(VENV)/.dev
 	@$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skate.core.config import ConfigError, is_secret, load, load_with_origins
+from skate.core.config import ConfigError, is_secret, load, load_with_origins, masked
 from skate.core.config_tables import Config
 
 
@@ -118,3 +118,20 @@ def test_a_named_file_must_exist_and_is_ours_whatever_it_says(folder, tmp_path):
     other.write_text("[server]\npart = 80\n")
     with pytest.raises(ConfigError, match=r"no setting 'part'. Did you mean 'port'"):
         load(folder(), {"SKATE_CONFIG": str(other)})
+
+
+def test_what_is_called_a_secret_is_one_however_it_is_written() -> None:
+    hidden = ["clientSecret", "CLIENT_SECRET", "authToken", "x.api-key", "secretkey", "db.pwd", "headers.Authorization"]
+    hidden += ["auth.rules./x", "plugins.proxy.auth.rules./x", "telemetry.headers.x", "sentry.dsn", "a.passphrase"]
+    plain = ["server.port", "monkey", "tokenizer", "auth.oauth.issuer", "author", "keyboard", "compass", "cookieless"]
+    assert [name for name in hidden if not is_secret(name)] == []
+    assert [name for name in plain if is_secret(name)] == []
+
+
+def test_what_is_shown_of_a_value_has_no_secret() -> None:
+    table = {"url": "a://b:hush@c/d?x=1&token=hush#e", "list": [{"apiKey": "hush"}, "a://hush@b"], "a://b:hush@c": 1}
+    assert "hush" not in str(masked("plugins.x", table))
+    assert masked("x.url", "https://x/?page=2&sort=up") == "https://x/?page=2&sort=up"
+    for rude in ("://" * 30_000, "://" + "?" * 100_000, "://" + "&a" * 50_000):
+        assert masked("x.url", rude) == rude  # and at once
+    assert masked("x.token", "") == "" and masked("x.n", 0) == 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from skate.plugin import loading, settings
+from skate.plugin import loading, marks, settings
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "plugin_service"
 Write = Callable[..., None]
@@ -18,6 +18,7 @@ def forget(folder: Path) -> None:
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
             del sys.modules[name]
+            marks.REGISTERED[:] = [cls for cls in marks.REGISTERED if cls.__module__ != name]
     loading.REGISTRY = loading.Registry()
     settings.use(None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -84,6 +85,23 @@ def test_a_new_plugin_works_and_so_does_its_test(tmp_path: Path) -> None:
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("class", "a word of the language"),
+        ("json", "is a module already"),
+        ("fastapi", "is a module already"),
+        ("echo", "taken by Skate"),
+        ("version", "taken by Skate"),
+        ("../evil", "must be a module's name"),
+        ("", "must be a module's name"),
+    ],
+)
+def test_a_new_plugin_gets_no_name_that_could_not_work(tmp_path: Path, name: str, says: str) -> None:
+    assert says in skate("plugin", "new", name, folder=tmp_path, expect=2)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("engine", ["inline", "local"])
 def test_a_service_runs_until_ctrl_c(tmp_path: Path, engine: str) -> None:
     skate("plugin", "new", "greeter", folder=tmp_path)
@@ -100,7 +118,8 @@ def test_a_service_runs_until_ctrl_c(tmp_path: Path, engine: str) -> None:
             assert json.load(answer)["data"] == "good day Ada"
         assert get(f"{url}/api/v1/echo?message=x") == "x"
         metrics = urllib.request.urlopen(f"{url}/metrics").read().decode()
-        assert 'skate_plugin_requests_total{method="GET",route="/api/v1/greeter",status="200"} 1.0' in metrics
+        counted = r"skate_plugin_requests_total\{.*route=\"/api/v1/greeter\",status=\"200\"\} 1.0"
+        assert re.search(counted, metrics)
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(f"{url}/api/v1/echo/nobody")
 
@@ -133,6 +152,7 @@ def test_what_the_user_can_mend_is_told_without_a_traceback(tmp_path: Path) -> N
         (["--set", "server.prot=1"], r"the command line: \[server\] has no setting 'prot'. Did you mean 'port'"),
         (["--strict", "--load-plugins", "nowhere"], "nowhere: there is no module 'nowhere'"),
         (["--host", "192.0.2.1"], "cannot listen at 192.0.2.1:8080"),
+        (["--host", "192.0.2.1", "--reload"], "cannot listen at 192.0.2.1:8080"),
         (["--host", "192.0.2.1", "--engine", "local"], "cannot listen at 192.0.2.1:8080"),
         (["--engine", "lokal"], "no engine 'lokal'"),
     ):
@@ -158,3 +178,46 @@ def test_config_show_tells_where_values_come_from_and_hides_secrets(tmp_path: Pa
         r"plugins.a.url +http://•+@host/ +config.toml",
     ):
         assert re.search(pattern, shown), (pattern, shown)
+
+
+def test_sources_of_settings_weigh_more_and_more(tmp_path: Path) -> None:
+    """Each source gives what all before it gave, and one thing more."""
+    names = [f"plugins.p.s{number}" for number in range(5)]
+
+    def table(source: int) -> str:
+        return "".join(f"s{number} = {source}\n" for number in range(source, 5))
+
+    (tmp_path / "config.toml").write_text("[server]\nport = 9001\n[plugins.p]\n" + table(0))
+    (tmp_path / "pyproject.toml").write_text("[tool.skate.plugins.p]\n" + table(1))
+    (tmp_path / ".env").write_text("".join(f"SKATE_PLUGINS__P__S{number}=2\n" for number in range(2, 5)))
+    environment = {**os.environ, **{f"SKATE_PLUGINS__P__S{number}": "3" for number in range(3, 5)}}
+    done = subprocess.run(
+        [sys.executable, "-m", "skate", "config", "show", "--set", "plugins.p.s4=4"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in done.stdout.splitlines() if "." in line}
+    wheres = ["config.toml", "pyproject.toml, [tool.skate]", ".env", "the environment", "the command line"]
+    assert [rows[name] for name in names] == [[str(number), where] for number, where in enumerate(wheres)]
+    assert rows["server.port"] == ["9001", "config.toml"]  # a file with such a table alone is ours too
+
+
+def test_somebody_elses_config_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('title = "a blog"\n[params]\nport = 1\n')
+    assert "nothing is configured" in skate("config", "show", folder=tmp_path)
+
+
+def test_a_reloading_service_ends_with_its_watcher(tmp_path: Path) -> None:
+    skate("plugin", "new", "greeter", folder=tmp_path)
+    command = [sys.executable, "-m", "skate", "plugin", "run", "--port", "0", "--reload", "--load-plugins", "greeter"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        found = next(filter(None, (re.search(r"listening at (\S+),", line) for line in process.stderr)))
+        assert get(f"{found[1]}/api/v1/greeter") == "hello world"
+    finally:
+        process.kill()
+        process.wait(10)
+    with process.stderr as said:
+        said.read()  # ends when nobody is left who has the other end
+    assert tried(f"{found[1]}/api/v1/greeter") is None

@@ -22,6 +22,8 @@ from skate.plugin import run
 
 ENGINES = ["ray"] if os.environ.get("SKATE_ENGINE") == "ray" else ["inline", "local"]
 """As `tests/serve` has it: ``SKATE_ENGINE=ray`` chooses real Ray."""
+if "ray" in ENGINES:
+    pytestmark = pytest.mark.timeout(200)  # its daemons and actors come up late on a busy machine
 
 
 @pytest.fixture(autouse=True)

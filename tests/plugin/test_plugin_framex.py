@@ -180,3 +180,116 @@ def test_such_plugins_run(place: Path, engine: str) -> None:
             "you,{'id': 1, 'name': 'n'}",
         ]
         assert client.get(f"{API_STR}/work").json()["data"] == ["slept", 285, "X"]
+
+
+HABITS = """
+import asyncio
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from skate.plugin import BasePlugin, PluginMetadata, call_plugin_api, on_proxy, on_register, on_request
+from skate.plugin import register_proxy_func, remote
+from skate.plugin.consts import VERSION
+
+__plugin_meta__ = PluginMetadata(
+    name="habits", version=VERSION, description="d", author="a", url="https://example.org",
+    required_remote_apis=["/api/v1/by_default", "/api/v1/echo", "echo.EchoPlugin.confess"],
+)
+
+
+class Body(BaseModel):
+    text: str
+
+
+def key_of(request: Request, context: Any, request_kwargs: dict[str, Any]) -> str:
+    assert isinstance(context.keys(), list)
+    return f"{request.url.path}:{request_kwargs['project']}"
+
+
+@on_proxy()
+async def look_up(number, name):
+    return f"{name} {number}"
+
+
+@remote()
+async def later(a: int, b: str) -> str:
+    await asyncio.sleep(0)
+    return f"{a}, {b}"
+
+
+class Tools:
+    @remote()
+    @classmethod
+    def name(cls, more: str) -> str:
+        return cls.__name__ + more
+
+
+@on_register()
+class HabitsPlugin(BasePlugin):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.asked = 0
+
+    async def on_start(self) -> None:
+        register_proxy_func(look_up)
+
+    @on_request("/by_default")
+    async def by_default(self, message: str) -> str:
+        return message
+
+    @on_request("no_slash", methods=["GET"])
+    async def no_slash(self) -> None:
+        return None
+
+    @on_request("/body", methods=["POST"])
+    async def body(self, model: Body) -> dict[str, str]:
+        return {"text": model.text}
+
+    @on_request("/report", methods=["POST"], cache={"key_builder": key_of, "ttl": 300})
+    async def report(self, project: str, other: int = 0) -> int:
+        self.asked += 1
+        return self.asked
+
+    @on_request("/work", methods=["GET"])
+    async def work(self) -> list[Any]:
+        return [await later.remote(1, "x"), await Tools.name.remote("!"), await look_up(number=3, name="no")]
+
+    @on_request("/others", methods=["GET"])
+    async def others(self, message: str) -> list[Any]:
+        refused = ""
+        try:
+            await call_plugin_api("/api/v1/report", project="p")
+        except RuntimeError as error:
+            refused = str(error)
+        return [
+            await call_plugin_api("/api/v1/echo", message=message),
+            await self._call_remote_api("echo.EchoPlugin.confess", message=message),
+            await self._call_remote_api("/api/v1/by_default", message=message),
+            "required_remote_apis" in refused,
+        ]
+"""
+
+
+@pytest.mark.parametrize("engine", ["inline", "local"])
+def test_habits_of_such_plugins_are_served(place: Path, engine: str) -> None:
+    (place / "habits.py").write_text(HABITS)
+    (place / "config.toml").write_text("[server]\nuse_ray = false\ndashboard_port = 8260\n[cache]\nenabled = true\n")
+    from skate import plugin as framex
+
+    framex.load_builtin_plugins("echo")
+    framex.load_plugins("habits")
+    app = framex.run(test_mode=True, engine=engine, num_cpus=2, dashboard_host="127.0.0.1")
+    with TestClient(app) as client:
+        assert client.get(f"{API_STR}/by_default?message=x").json()["data"] == "x"
+        assert client.get(f"{API_STR}/no_slash").json() == {"status": 200, "message": "success", "data": None}
+        assert client.post(f"{API_STR}/body", json={"text": "t"}).json()["data"] == {"text": "t"}
+        reports = [client.post(f"{API_STR}/report?project={name}&other={n}") for n, name in enumerate("aab")]
+        assert [each.json()["data"] for each in reports] == [1, 1, 2]
+        assert [each.headers["x-skate-cache-status"] for each in reports] == ["MISS", "HIT", "MISS"]
+        assert client.get(f"{API_STR}/work").json()["data"] == ["1, x", "Tools!", "no 3"]
+        assert client.get(f"{API_STR}/others?message=m").json()["data"] == ["m", "Got your message: m", "m", True]
+        assert {client.get(path).status_code for path in ("/docs", "/redoc", "/health")} == {200}
+        missing = client.get(f"{API_STR}/by_default")
+        assert (missing.status_code, missing.json()["status"]) == (422, 422)

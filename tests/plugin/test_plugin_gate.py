@@ -163,9 +163,18 @@ def test_a_cache_in_files_outlives_the_service(write: Write, place: Path) -> Non
         assert len(list((place / "kept").iterdir())) == 3
 
 
-def test_without_the_cache_a_route_says_nothing_of_it(write: Write) -> None:
+def test_without_the_cache_a_route_says_that_it_is_off(write: Write) -> None:
     write(p=PLUGIN)
     with client_of() as client:
+        answers = [client.get("/api/v1/count"), client.get("/api/v1/count")]
+        assert [data(each) for each in answers] == [1, 2]
+        assert {each.headers["x-skate-cache-status"] for each in answers} == {"DISABLED"}
+
+
+def test_an_answer_that_cannot_be_kept_is_given_all_the_same(write: Write, place: Path) -> None:
+    write(p=PLUGIN)
+    (place / "kept").write_text("a file where the folder should be")
+    with client_of(**{"cache.enabled": True, "cache.mode": "file", "cache.file_dir": "kept"}) as client:
         assert [data(client.get("/api/v1/count")), data(client.get("/api/v1/count"))] == [1, 2]
 
 

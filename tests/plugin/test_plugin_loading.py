@@ -157,8 +157,8 @@ def test_a_plugins_table_is_checked(write: Write, caplog: pytest.LogCaptureFixtu
     ("make", "says"),
     [
         (lambda: on_register(max_ongoing_request=1), "Is 'max_ongoing_requests' meant"),
-        (lambda: on_request("no_slash"), "begins with '/'"),
-        (lambda: on_request(), "begins with '/'"),
+        (lambda: on_request(""), "needs a path"),
+        (lambda: on_request(), "needs a path"),
         (lambda: on_request("/x", call_type=ApiType.FUNC), "needs call_type HTTP or ALL"),
         (lambda: on_request("/x", methods=["FETCH"]), "no methods"),
         (lambda: on_request("/x", methods=["PUT"], cache={}), "only routes of GET and POST"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,10 +19,12 @@ pytest.importorskip("httpx2", reason="plugins need the extra `plugin`")
 from fastapi.testclient import TestClient
 from plugin_services import Write
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from skate.configuration import Config
-from skate.plugin import PluginError, PluginLoadError, on_proxy, register_proxy_func, run, settings
+from skate.plugin import PluginError, PluginLoadError, on_proxy, proxied, register_proxy_func, run, settings
 from skate.plugin.catalog import UpstreamApi
+from skate.plugin.documents import read_document
 from skate.plugin.errors import UpstreamError
 from skate.plugin.proxied import FUNCTIONS, Verifier, full_name, signed
 from skate.plugin.upstream import UpstreamRules, Upstreams, compose
@@ -111,6 +114,26 @@ def test_rules_say_what_is_published() -> None:
     assert [path for path in paths if rules.allows(path)] == ["/api/v1/x", "/api/v1"]
 
 
+def test_what_a_document_refers_to_is_found() -> None:
+    components = {
+        "parameters": {"Limit": {"name": "limit", "in": "query"}, "Loop": {"$ref": "#/components/parameters/Loop"}},
+        "requestBodies": {"Item": {"content": {"application/json": {"schema": {"properties": {"size": {}}}}}}},
+        "responses": {"Lines": {"content": {"text/event-stream": {}}}},
+    }
+    names = ("Limit", "Loop", "Missing")
+    operation = {
+        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in names],
+        "requestBody": {"$ref": "#/components/requestBodies/Item"},
+        "responses": {"200": {"$ref": "#/components/responses/Lines"}},
+    }
+    document = {"paths": {"/a": {"post": operation}}, "components": components}
+    (api,), _ = read_document("http://x", document, UpstreamRules(), frozenset())
+    assert (api.parameters, api.body, api.body_fields, api.stream) == (
+        {"limit": "query"}, "application/json", {"size"}, True
+    )  # fmt: skip
+    assert "$ref" not in str(api.operation)
+
+
 def test_an_upstream_that_is_away_is_named(place: Any) -> None:
     with pytest.raises(PluginLoadError, match=r"proxy of http://127.0.0.1:1: http://127.0.0.1:1/api/v1/openapi.json: "):
         run(test_mode=True, load_builtin_plugins=["proxy"], strict=True,
@@ -180,6 +203,34 @@ def ask(config: Config, api: UpstreamApi, **kwargs: Any) -> Any:
             await upstreams.close()
 
     return asyncio.run(main())
+
+
+def test_a_client_that_goes_away_leaves_its_place(upstream: Upstream, place: Any) -> None:
+    app = service(upstream, ingress_config={"max_ongoing_requests": 1})
+    scope = {
+        "type": "http", "method": "GET", "path": "/api/v1/a", "raw_path": b"/api/v1/a", "query_string": b"",
+        "headers": [], "http_version": "1.1", "scheme": "http", "asgi": {"version": "3.0", "spec_version": "2.4"},
+    }  # fmt: skip
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def gone(_: Any) -> None:
+        raise OSError("the client has gone")
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.portal is not None
+        for _ in range(2):
+            with pytest.raises(ClientDisconnect):
+                client.portal.call(app, {**scope}, receive, gone)
+        assert client.get("/api/v1/a").status_code == 200
+
+
+def test_headers_of_one_connection_go_no_further(upstream: Upstream, place: Any) -> None:
+    with TestClient(service(upstream)) as client:
+        answer = client.get("/api/v1/a", headers={"connection": "x-mine, close", "x-mine": "1", "x-other": "2"})
+        assert answer.status_code == 200
+        assert "x-mine" not in upstream.asked[-1][2] and upstream.asked[-1][2]["x-other"] == "2"
 
 
 def test_a_post_is_sent_once(upstream: Upstream) -> None:
@@ -318,19 +369,33 @@ def test_without_a_secret_no_calls_are_taken(write: Write) -> None:
     FUNCTIONS.clear()
 
 
-def test_signatures_are_for_one_body_one_time_and_a_minute() -> None:
+def test_signatures_are_for_one_body_one_time_and_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = Verifier("s")
 
-    def accepts(body: bytes, **changed: str) -> bool:
+    def refuses(body: bytes = b"body", **changed: str) -> str:
         headers = {**dict(signed("s", b"body")), **{name.replace("_", "-"): value for name, value in changed.items()}}
-        return verifier.accepts(headers["x-skate-time"], headers["x-skate-nonce"], headers["x-skate-signature"], body)
+        return verifier.refuses(headers["x-skate-time"], headers["x-skate-nonce"], headers["x-skate-signature"], body)
 
-    assert accepts(b"body") and not accepts(b"other")
-    assert not accepts(b"body", x_skate_time=str(time.time() - 1))
-    old = str(time.time() - 100)
-    import hashlib
-    import hmac
+    def at(seconds: float) -> None:
+        monkeypatch.setattr(proxied.time, "time", lambda: now + seconds)
 
-    signature = hmac.new(b"s", f"{old}\nn\n".encode() + b"body", hashlib.sha256).hexdigest()
-    assert not verifier.accepts(old, "n", signature, b"body")
-    assert not verifier.accepts("nan", "n", hmac.new(b"s", b"nan\nn\nbody", hashlib.sha256).hexdigest(), b"body")
+    now = time.time()
+    unsigned = "not signed as it should be"
+    assert not refuses() and unsigned in refuses(b"other")
+    assert unsigned in refuses(x_skate_time=str(time.time() - 1)) and unsigned in refuses(x_skate_signature="é")
+    headers = dict(signed("s", b"body"))
+    assert not refuses(**headers) and "taken already" in refuses(**headers)
+    for skew, says in ((-100.0, "signed .100 s ago"), (100.0, "signed -100 s ago"), (-5.0, "this service began")):
+        at(skew)
+        headers = dict(signed("s", b"body"))
+        at(0)
+        assert re.search(says, refuses(**headers))
+    at(5.0)
+    ahead = dict(signed("s", b"body"))
+    at(0)
+    assert not refuses(**ahead)  # a clock that is ahead a little
+    at(200.0)
+    assert not refuses() and len(verifier._seen) == 1  # what cannot come again is forgotten
+    for odd in ("nan", "soon", "inf"):
+        signature = proxied._signature("s", odd, "n", b"body")
+        assert verifier.refuses(odd, "n", signature, b"body")

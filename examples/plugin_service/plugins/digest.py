@@ -52,7 +52,7 @@ class DigestPlugin(BasePlugin):
             stock=stock["amount"],
         )
 
-    @on_request("/digest/secret", methods=["GET"])
+    @on_request("/digest/secret", methods=["GET"], include_in_schema=False)
     async def undeclared(self) -> str:
-        """Calls what it has not declared, which is refused."""
+        """Calls what it has not declared, which is refused; no document should suggest it."""
         return await call_plugin_api("/api/v1/hello")

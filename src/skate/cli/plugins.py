@@ -37,7 +37,8 @@ def _settings(context: click.Context, parameter: click.Parameter, values: tuple[
     found: dict[str, Any] = {}
     for text in values:
         if not SETTING.fullmatch(text):
-            raise click.BadParameter(f"{text!r} must be NAME=VALUE, as in server.port=9000")
+            name = text.partition("=")[0]  # the value may be a secret
+            raise click.BadParameter(f"{name!r} must be NAME=VALUE, as in server.port=9000")
         name, _, value = text.partition("=")
         try:
             found[name] = json.loads(value)
@@ -190,10 +191,10 @@ def _list(loaded: Loaded, as_json: bool) -> None:
 @click.option("--folder", default=".", type=click.Path(file_okay=False), help="Where to write it.")
 def new(name: str, folder: str) -> None:
     """Write a plugin that works, with a test: NAME.py and test_NAME.py."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise click.BadParameter(f"{name!r} must be a module's name in lower case")
-    from skate.plugin.template import files
+    from skate.plugin.template import files, unfit
 
+    if cause := unfit(name):
+        raise click.BadParameter(f"{name!r} {cause}")
     place = Path(folder)
     texts = files(name)
     for file in texts:

@@ -10,7 +10,7 @@ nothing that only Skate understands (``[engine]``, ``use_ray`` or ``engine`` in 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -32,7 +32,15 @@ _OURS = frozenset(
 )
 _SECRETS = frozenset(
     {"secret", "secrets", "password", "passwd", "token", "tokens", "key", "keys", "dsn", "credentials", "apikey"}
+    | {"passphrase", "pwd", "credential", "authorization", "bearer", "cookie", "cookies"}
 )
+_SECRET_ENDS = ("secret", "password", "passwd", "passphrase", "token", "apikey", "secretkey", "accesskey", "privatekey")
+"""Of words that are written as one."""
+_SECRET_TABLES = ("auth.rules", "telemetry.headers")
+_MIXED = ("auth", "auth.oauth", "plugins", "telemetry", "sentry")
+"""What is no table though it should be one may be anything: a secret too."""
+HIDDEN = "••••••"
+"""Stands for what is not shown."""
 _MARKS = (b"engine", b"use_ray", b"load_plugins", b"load_builtin_plugins")
 
 
@@ -53,17 +61,32 @@ def load(folder: str = "", environment: Mapping[str, str] | None = None) -> Conf
 
     Raises ConfigError for an unknown setting (the valid ones are named), a wrong type, or a file that is no TOML.
     """
-    return load_with_origins(folder, environment).config
+    return _load(folder, environment, {}, _is_ours).config
 
 
 def load_with_origins(
     folder: str = "", environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
 ) -> Loaded:
-    """As `load`, with what the command line says over all of it, and where each value comes from.
+    """As `load` for a service of plugins, with what the command line says over all of it, and where each value comes
+    from.
+
+    Whoever runs such a service means its ``config.toml``: one that has any of the tables is read.
 
     Args:
         flags: dotted names and their values, as in ``{"server.port": 9000}``.
     """
+    from skate.core.config_tables import Config
+
+    names = {field.name for field in msgspec.structs.fields(Config)}
+    return _load(folder, environment, flags or {}, lambda table: not names.isdisjoint(table))
+
+
+def _load(
+    folder: str,
+    environment: Mapping[str, str] | None,
+    flags: Mapping[str, Any],
+    is_ours: Callable[[Mapping[str, Any]], bool],
+) -> Loaded:
     from skate.core.config_tables import Config  # only who asks pays for it
 
     environ = os.environ if environment is None else environment
@@ -71,11 +94,11 @@ def load_with_origins(
     origins: dict[str, str] = {}
     explicit = environ.get("SKATE_CONFIG", "")
     for table, where in (
-        (_file_table(explicit or os.path.join(folder, "config.toml"), bool(explicit)), explicit or "config.toml"),
+        (_named_table(explicit) if explicit else _file_table(folder, is_ours), explicit or "config.toml"),
         (_tool_table(os.path.join(folder, "pyproject.toml")), "pyproject.toml, [tool.skate]"),
         (_variables(_dotenv(os.path.join(folder, ".env"))), ".env"),
         (_variables(environ), "the environment"),
-        (_flags(flags or {}), "the command line"),
+        (_flags(flags), "the command line"),
     ):
         if table:
             _check(table, Config, where, "")
@@ -96,8 +119,39 @@ def flat(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 def is_secret(name: str) -> bool:
     """Whether the value of a setting may not be shown: keys of rules, and what is called a key, token, password."""
-    words = name.lower().replace("-", "_").replace(".", "_").split("_")
-    return name.startswith("auth.rules") or ".auth.rules" in name or not _SECRETS.isdisjoint(words)
+    import re
+
+    if any(name == table or name.startswith(table + ".") or f".{table}" in name for table in _SECRET_TABLES):
+        return True
+    words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+    return not _SECRETS.isdisjoint(words) or any(word.endswith(_SECRET_ENDS) for word in words)
+
+
+def masked(name: str, value: Any) -> Any:
+    """A setting's value as it may be shown: secrets in it, and logins in URLs, hidden."""
+    if value in (None, "", [], {}):
+        return value
+    if is_secret(name):
+        return HIDDEN
+    if isinstance(value, str):
+        return without_login(value)
+    if isinstance(value, Mapping):
+        return {without_login(str(key)): masked(f"{name}.{key}", each) for key, each in value.items()}
+    return [masked(name, each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def without_login(text: str) -> str:
+    """A text with URLs without the user and password, and the secrets of their queries, that may stand in them."""
+    if "://" not in text:
+        return text
+    import re
+
+    def parameter(found: re.Match[str]) -> str:
+        return f"{found[1]}{found[2]}={HIDDEN}" if is_secret(found[2]) else found[0]
+
+    # of bounded length: a text of nothing but such beginnings would take for ever
+    plain = re.sub(r"://\S{0,300}@", f"://{HIDDEN}@", text)
+    return re.sub(r"([?&;])([^?=&;#\s]{1,100})=([^&;#\s]*)", parameter, plain)
 
 
 def _flags(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,20 +178,28 @@ def _tool_table(path: str) -> dict[str, Any]:
     return found
 
 
-def _file_table(path: str, explicit: bool) -> dict[str, Any]:
+def _named_table(path: str) -> dict[str, Any]:
     data = _bytes(path)
     if not data:
-        if explicit:
-            raise ConfigError(f"SKATE_CONFIG={path!r}: there is no such file, or it is empty.")
-        return {}
-    if not explicit and not any(mark in data for mark in _MARKS):
+        raise ConfigError(f"SKATE_CONFIG={path!r}: there is no such file, or it is empty.")
+    return _parse(data, path)
+
+
+def _file_table(folder: str, is_ours: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
+    path = os.path.join(folder, "config.toml")
+    data = _bytes(path)
+    if not data or (is_ours is _is_ours and not any(mark in data for mark in _MARKS)):
         return {}
     table = _parse(data, path)
-    ours = any(
+    return table if is_ours(table) else {}
+
+
+def _is_ours(table: Mapping[str, Any]) -> bool:
+    """Whether a file says anything that only Skate understands."""
+    return any(
         name in table and (field is None or (isinstance(table[name], dict) and field in table[name]))
         for name, field in _OURS
     )
-    return table if ours or explicit else {}
 
 
 def _parse(data: bytes, path: str) -> dict[str, Any]:
@@ -219,7 +281,7 @@ def _check(table: Mapping[str, Any], kind: Any, where: str, path: str) -> None:
 
 
 def _shown(name: str, value: Any) -> str:
-    return "a value that is not shown here" if is_secret(name) else repr(value)
+    return "a value that is not shown here" if is_secret(name) or name in _MIXED else repr(masked(name, value))
 
 
 def _merge(over: dict[str, Any], table: Mapping[str, Any]) -> None:

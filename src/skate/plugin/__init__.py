@@ -4,12 +4,15 @@ What is where:
 
 * `marks`, `base`, `model`, `work`: what plugins are written with; `loading`: finding them; `settings`: their tables;
 * `catalog`: what can be called and by whom; `calls`: calling it; `host`: a plugin's instance and its methods;
-* `backends`: where instances live: this process, or deployments of `skate.serve`; `limits`: how many calls at once;
+* `backends`: where instances live: this process, or deployments of `skate.serve`; `session`: deploying them;
+  `starting`: waiting for them; `carried`: what cannot be pickled on its way to them; `limits`: how many calls at once;
 * `service`: putting it together and serving; `app`: the ASGI application; `routes`: a method as a route; `gate`: what
   each request passes first; `auth`, `cache`, `logs`, `metrics`, `pages`: its parts; `sse`, `encoding`: how answers are
   written;
-* `upstream`: other services' routes as our own; `proxied`: functions that run on another service; `builtin/`: plugins
-  that ship with Skate.
+* `login`, `oidc`: people who log in to read the pages; `operations`: what each process sets up: `telemetry`: spans;
+  `sentry`: reports of errors; `scrub`: taking secrets out of texts;
+* `upstream`, `documents`: other services' routes as our own; `proxied`: functions that run on another service;
+  `builtin/`: plugins that ship with Skate.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from skate.configuration import Loaded
-from skate.plugin import pages, routes
+from skate.plugin import operations, pages, routes, telemetry
 from skate.plugin.auth import Rules
 from skate.plugin.cache import RouteCache, make_store
 from skate.plugin.catalog import UpstreamApi
@@ -28,11 +28,13 @@ from skate.plugin.errors import PluginLoadError, describe
 from skate.plugin.gate import Gate
 from skate.plugin.limits import Limit
 from skate.plugin.loading import Registry
+from skate.plugin.login import CALLBACK, LOGIN, LOGOUT, make_login
 from skate.plugin.metrics import Metrics
 from skate.plugin.model import PluginApi, PluginDeployment
 
 log = logging.getLogger("skate.plugin")
 Hook = Callable[[], Awaitable[Any]]
+SILENT: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 class Service:
@@ -45,10 +47,18 @@ class Service:
         engine: the engine's name, for people.
         schemas: schemas of upstream services, for the OpenAPI document.
         only: the one deployment whose routes are served; empty: all are, and those that are no plugin's.
+        replica: the tags of the replica of serve that serves it; empty: this process is the server.
     """
 
     def __init__(
-        self, registry: Registry, loaded: Loaded, runtime: Any, engine: str, schemas: dict[str, Any], only: str = ""
+        self,
+        registry: Registry,
+        loaded: Loaded,
+        runtime: Any,
+        engine: str,
+        schemas: dict[str, Any],
+        only: str = "",
+        replica: tuple[str, ...] = (),
     ) -> None:
         self.registry = registry
         self.loaded = loaded
@@ -62,7 +72,8 @@ class Service:
         self._starting: asyncio.Task[None] | None = None
         self._store = make_store(self.config.cache) if self.config.cache.enabled else None
         self._rules = Rules(self.config.auth.rules)
-        self.metrics = Metrics()
+        self._login = make_login(self.config.auth.oauth)
+        self.metrics = Metrics(replica)
         self.app = self._build()
 
     # ------------------------------------------------------------------ life
@@ -83,6 +94,7 @@ class Service:
                 raise PluginLoadError(failed)
             for name, cause in failed.items():
                 log.error("plugin %s does not run: %s", name, describe(cause), exc_info=cause)
+                operations.report(cause, name, "on_start")
                 self.registry.failed[name] = describe(cause)
         for plugin in self.registry.plugins.values():
             if plugin.name not in failed:
@@ -94,6 +106,7 @@ class Service:
         if self.running:
             self.running, self._starting = False, None
             await self.runtime.stop()
+            await operations.flush()
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -107,7 +120,8 @@ class Service:
 
     def _build(self) -> FastAPI:
         # no openapi_url, docs_url: ours know of upstream services and of the plugins
-        app = FastAPI(title="skate", version=VERSION, openapi_url=None, lifespan=self._lifespan)
+        # telemetry: newer versions of FastAPI make spans of their own, a second time and with secrets in them
+        app = FastAPI(title="skate", version=VERSION, openapi_url=None, lifespan=self._lifespan, telemetry=SILENT)
         app.state.service = self
         for plugin in self.registry.plugins.values():
             for deployment in plugin.deployments:
@@ -130,6 +144,8 @@ class Service:
             begin=self.start,
             quiet=tuple(server.excluded_log_paths),
             logged=self.config.log.access,
+            login=self._login,
+            tracing=telemetry.current,
         )
         if cors.allow_origins:
             app.add_middleware(
@@ -150,10 +166,7 @@ class Service:
         if self._store is not None and route.cache is not None:
             cache = RouteCache(self.config.cache, self._store, path, route.cache)
         answer = routes.endpoint(api, deployment.cls, self.runtime, cache, self.config.server.request_timeout_s)
-        options: dict[str, Any] = {"response_model": routes.response_model(api, deployment.cls), **route.extra}
-        if route.stream:
-            options["response_class"] = StreamingResponse
-            options["responses"] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+        options = routes.options_of(api, deployment.cls)
         for method in route.methods:  # each has an operation id of its own
             app.add_api_route(path, answer, methods=[method], tags=list(tags), name=api.name, **options)
 
@@ -193,8 +206,12 @@ class Service:
 
         async def docs() -> HTMLResponse:
             page = bytes(get_swagger_ui_html(openapi_url=OPENAPI_URL, title="skate").body).decode()
-            own = pages.overview(self.registry, self.loaded, self.engine, self.began)
+            leave = LOGOUT if self._login is not None else ""
+            own = pages.overview(self.registry, self.loaded, self.engine, self.began, leave)
             return HTMLResponse(page.replace("<body>", f"<body>{own}", 1))
+
+        async def redoc() -> HTMLResponse:
+            return get_redoc_html(openapi_url=OPENAPI_URL, title="skate")
 
         for path, function in (
             ("/health", health),
@@ -203,8 +220,14 @@ class Service:
             ("/metrics", metrics),
             (OPENAPI_URL, openapi),
             (DOCS_URL, docs),
+            (REDOC_URL, redoc),
         ):
             app.add_api_route(path, function, methods=["GET"], include_in_schema=False)
+        if self._login is not None:
+            login = self._login
+            app.add_route(LOGIN, login.login, methods=["GET"], include_in_schema=False)
+            app.add_route(CALLBACK, login.callback, methods=["GET"], include_in_schema=False)
+            app.add_route(LOGOUT, login.logout, methods=["GET", "POST"], include_in_schema=False)
         from skate.plugin.proxied import receiver
 
         take = receiver(self.config, self.runtime)
@@ -246,7 +269,6 @@ async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details = [{"type": each["type"], "loc": list(each["loc"]), "msg": each["msg"]} for each in error.errors()]
     where = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)
-    return Response(encode({"status": 422, "message": where, "detail": details}), 422, media_type=routes.JSON)
-
-
-__all__ = ["REDOC_URL", "Service"]
+    # `detail` is where clients of FastAPI look for it
+    body = {"status": 422, "message": where, "data": None, "detail": details}
+    return Response(encode(body), 422, media_type=routes.JSON)

@@ -6,13 +6,17 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 
+from skate.configuration import ConfigError
+
 MOST_REMEMBERED = 4096
+LONGEST_REMEMBERED = 256
+"""Letters of a path that is remembered: whoever asks for many long ones fills no memory."""
 
 
 class Rules:
     """Key rules. The exact path wins, then the longest prefix (``/path/*``).
 
-    Raises ValueError for a rule that is no path, or a prefix that is none.
+    Raises ConfigError for a rule that is no path, or a prefix that is none.
     """
 
     def __init__(self, rules: Mapping[str, Iterable[str]]) -> None:
@@ -23,9 +27,9 @@ class Rules:
             known = tuple(keys)
             self._digests.update((key, _digest(key.encode())) for key in known)
             if not path.startswith("/") or "*" in path[:-1]:
-                raise ValueError(f"[auth.rules] {path!r} must be a path, or one with '*' at its end")
+                raise ConfigError(f"[auth.rules] {path!r} must be a path, or one with '*' at its end")
             if any(not key for key in known):
-                raise ValueError(f"[auth.rules] {path!r} has an empty key")
+                raise ConfigError(f"[auth.rules] {path!r} has an empty key")
             if path.endswith("*"):
                 prefixes[path[:-1]] = known
             else:
@@ -50,9 +54,10 @@ class Rules:
                 if path.startswith(prefix) or (prefix.endswith("/") and path == prefix[:-1]):
                     found = keys
                     break
-        if len(self._known) >= MOST_REMEMBERED:
-            self._known.clear()
-        self._known[path] = found
+        if len(path) <= LONGEST_REMEMBERED:
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            self._known[path] = found
         return found
 
     def allows(self, path: str, authorization: bytes) -> bool:

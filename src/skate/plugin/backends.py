@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
 import skate
 from skate.configuration import Config
-from skate.plugin import calls, proxied, work
+from skate.plugin import calls, operations, proxied, telemetry, work
+from skate.plugin.carried import Returned, begin_tasks, opened, portable, take_head, with_head
 from skate.plugin.catalog import Catalog, UpstreamApi
 from skate.plugin.errors import ApiNotFoundError, PluginError
 from skate.plugin.host import Host
 from skate.plugin.limits import Limit
 from skate.plugin.model import PluginApi
+from skate.plugin.starting import started, stopped
 from skate.plugin.upstream import Upstreams
 
 log = logging.getLogger("skate.plugin")
@@ -78,7 +80,7 @@ class Direct(_Common):
             try:
                 host = Host(part.plugin, part.cls, part.config)
                 self.hosts[part.deployment] = host
-                await host.start()
+                await started(host, self.plan.config.server.start_timeout_s)
             except Exception as error:  # noqa: BLE001  a plugin may fail of anything, the others start
                 self.hosts.pop(part.deployment, None)
                 failed[part.plugin] = error
@@ -86,11 +88,8 @@ class Direct(_Common):
 
     async def stop(self) -> None:
         """End the plugins, the last first."""
-        for name, host in reversed(self.hosts.items()):
-            try:
-                await host.stop()
-            except Exception:  # the others are to end all the same
-                log.exception("%s did not end cleanly", name)
+        for host in reversed(self.hosts.values()):
+            await stopped(host)
         self.hosts.clear()
         await self.upstreams.close()
         if calls.has_runtime() and calls.runtime() is self:
@@ -105,6 +104,8 @@ class Direct(_Common):
     async def call(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> Any:
         """See `calls.Runtime`."""
         host, limit = self._host(api), self.limits[api.deployment]
+        if limit.most and getattr(calls.caller.get(), "deployment", "") == api.deployment:
+            return await host.call(api.method, kwargs, checked=checked)
         await limit.enter()
         try:
             return await host.call(api.method, kwargs, checked=checked)
@@ -114,14 +115,17 @@ class Direct(_Common):
     async def stream(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
         """See `calls.Runtime`."""
         host, limit = self._host(api), self.limits[api.deployment]
-        await limit.enter()
+        inner = getattr(calls.caller.get(), "deployment", "") == api.deployment
+        if not inner:
+            await limit.enter()
         items = host.stream(api.method, kwargs, checked=checked)
         try:
             async for item in items:
                 yield item
         finally:
             await items.aclose()  # type: ignore[attr-defined]
-            limit.leave()
+            if not inner:
+                limit.leave()
 
     async def work(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """In a thread."""
@@ -139,10 +143,10 @@ class NotRunningError(PluginError):
 class Remote(_Common):
     """Calls go to deployments by their handles. In the server's process, and in each of the deployments'."""
 
-    def __init__(self, plan: Plan, session: Session | None = None) -> None:
+    def __init__(self, plan: Plan, session: Any = None) -> None:
         super().__init__(plan)
         self._session = session
-        """What is started; None: in a deployment's process, which starts nothing."""
+        """What is started, a `skate.plugin.session.Session`; None: in a deployment's process, which starts nothing."""
         self._functions: dict[str, str] = {}
         """Functions registered for other services, and the deployments that have them."""
         self._handles: dict[str, Any] = {}
@@ -151,6 +155,7 @@ class Remote(_Common):
     async def start(self) -> dict[str, BaseException]:
         """Deploy the plugins; those that fail, with their causes."""
         assert self._session is not None
+        failed: dict[str, BaseException]
         failed, self._functions = await asyncio.to_thread(self._session.start, self.plan)
         calls.set_runtime(self)
         return failed
@@ -170,9 +175,11 @@ class Remote(_Common):
         if deployment is None:
             raise ApiNotFoundError(f"No function {name!r} is registered here.")
         try:
-            return await self._handle(deployment).run_function.remote(name, arguments, calls.request_id.get())
+            return await self._handle(deployment).run_function.remote(
+                name, arguments, calls.request_id.get(), *telemetry.sent()
+            )
         except skate.exceptions.RayTaskError as error:
-            raise _cause(error) from None
+            raise cause_of(error) from None
 
     def _handle(self, deployment: str) -> Any:
         handle = self._handles.get(deployment)
@@ -186,14 +193,17 @@ class Remote(_Common):
         """See `calls.Runtime`."""
         handle = self._handle(api.deployment)
         try:
-            return await handle.call.remote(api.method, await portable(kwargs), checked, calls.request_id.get())
+            value = await handle.call.remote(
+                api.method, await portable(kwargs), checked, calls.request_id.get(), *telemetry.sent()
+            )
         except skate.exceptions.RayTaskError as error:
-            raise _cause(error) from None
+            raise cause_of(error) from None
+        return take_head(value, kwargs) if type(value) is Returned else value
 
     async def stream(self, api: PluginApi, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
         """See `calls.Runtime`."""
         handle = self._handle(api.deployment).stream.options(stream=True)
-        items = handle.remote(api.method, await portable(kwargs), checked, calls.request_id.get())
+        items = handle.remote(api.method, await portable(kwargs), checked, calls.request_id.get(), *telemetry.sent())
         ended = False
         try:
             async for item in items:
@@ -201,7 +211,7 @@ class Remote(_Common):
             ended = True
         except skate.exceptions.RayTaskError as error:
             ended = True
-            raise _cause(error) from None
+            raise cause_of(error) from None
         finally:
             if not ended:
                 items.cancel()
@@ -214,9 +224,9 @@ class Remote(_Common):
         sent = asyncio.run(portable(kwargs))
         handle = self._handle(api.deployment).stream.options(stream=True)
         try:
-            yield from handle.remote(api.method, sent, False, calls.request_id.get())
+            yield from handle.remote(api.method, sent, False, calls.request_id.get(), *telemetry.sent())
         except skate.exceptions.RayTaskError as error:
-            raise _cause(error) from None
+            raise cause_of(error) from None
 
     async def work(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """As a task of its own."""
@@ -224,9 +234,9 @@ class Remote(_Common):
             self._task = skate.remote(_run_task)
         name = work.by_name(function)
         try:
-            return await self._task.remote(name, None if name else function, args, dict(kwargs))
+            return await self._task.remote(name, None if name else function, args, dict(kwargs), *telemetry.sent())
         except skate.exceptions.RayTaskError as error:
-            raise _cause(error) from None
+            raise cause_of(error) from None
 
 
 class Inside(Remote):
@@ -267,13 +277,22 @@ class Inside(Remote):
         return super().items(api, kwargs)
 
 
-def _run_task(name: tuple[str, str] | None, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _run_task(
+    name: tuple[str, str] | None,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    trace: telemetry.Sent | None = None,
+) -> Any:
+    if trace is not None:
+        with telemetry.joined(trace, name[1] if name else function.__qualname__):
+            return _run_task(name, function, args, kwargs)
     if name is not None:
         return work.run_named(*name, args, kwargs)
     return work.run_here(function, args, kwargs)
 
 
-def _cause(error: Any) -> BaseException:
+def cause_of(error: Any) -> BaseException:
     """What a plugin raised in its process; the traceback of that process is among its notes."""
     cause = getattr(error, "cause", None)
     if not isinstance(cause, BaseException):
@@ -289,15 +308,12 @@ class Replica:
     def __init__(self, plan: Plan, plugin: str, deployment: str, pickled: bytes, config: Any) -> None:
         import pickle
 
-        from skate.plugin import settings
-        from skate.plugin.logs import set_up_logging
-
-        set_up_logging(plan.config.log)
-        settings.use(plan.config)  # ahead of the plugin's module, which may ask for its table
+        operations.set_up(plan.config)
         self.runtime = Inside(plan)
         calls.set_runtime(self.runtime)
         self.host = Host(plugin, pickle.loads(pickled), config)
         self.runtime.own = (deployment, self)
+        self.deployment = deployment
         self.upstreams = self.runtime.upstreams
         self._started: asyncio.Task[None] | None = None
 
@@ -308,161 +324,71 @@ class Replica:
         await asyncio.shield(self._started)
         return list(proxied.FUNCTIONS)
 
-    async def run_function(self, name: str, arguments: dict[str, Any], request_id: str) -> Any:
+    async def run_function(
+        self, name: str, arguments: dict[str, Any], request_id: str, trace: telemetry.Sent | None = None
+    ) -> Any:
         """Run a function that was registered for other services."""
         if self._started is None or not self._started.done():
             await self.start()
         calls.request_id.set(request_id)
-        return await proxied.run_function(name, arguments)
+        with self._traced(name, trace):
+            return await proxied.run_function(name, arguments)
 
-    async def call(self, method: str, kwargs: Mapping[str, Any], checked: bool, request_id: str) -> Any:
+    async def call(
+        self,
+        method: str,
+        kwargs: Mapping[str, Any],
+        checked: bool,
+        request_id: str,
+        trace: telemetry.Sent | None = None,
+    ) -> Any:
         """Call a method of the plugin."""
         if self._started is None or not self._started.done():
             await self.start()
         calls.request_id.set(request_id)
-        return await self.host.call(method, opened(kwargs), checked=checked)
+        values = opened(kwargs)
+        if trace is None:
+            return await with_head(await self.host.call(method, values, checked=checked), values)
+        with self._traced(f"{self.deployment}.{method}", trace):
+            return await with_head(await self.host.call(method, values, checked=checked), values)
+
+    def _traced(self, name: str, trace: telemetry.Sent | None) -> contextlib.AbstractContextManager[Any]:
+        if trace is None or telemetry.current is None:
+            return contextlib.nullcontext()
+        return telemetry.current.served(trace, name, self.host.plugin)
 
     async def stream(
-        self, method: str, kwargs: Mapping[str, Any], checked: bool, request_id: str
+        self,
+        method: str,
+        kwargs: Mapping[str, Any],
+        checked: bool,
+        request_id: str,
+        trace: telemetry.Sent | None = None,
     ) -> AsyncIterator[Any]:
         """Call a method of the plugin that is a generator."""
         if self._started is None or not self._started.done():
             await self.start()
         calls.request_id.set(request_id)
-        items = self.host.stream(method, opened(kwargs), checked=checked)
+        values = opened(kwargs)
+        items = self.host.stream(method, values, checked=checked)
+        if trace is not None and telemetry.current is not None:
+            items = telemetry.current.served_items(trace, f"{self.deployment}.{method}", self.host.plugin, items)
         try:
             async for item in items:
                 yield item
+            begin_tasks(values)
         finally:
             await items.aclose()  # type: ignore[attr-defined]
 
-    def check_health(self) -> None:
-        """The plugin's own check."""
+    async def check_health(self) -> None:
+        """The plugin's own check: on the event loop if it is a coroutine function, else in a thread."""
         check = getattr(self.host.instance, "check_health", None)
         if check is not None:
-            check()
+            value = await (check() if inspect.iscoroutinefunction(check) else asyncio.to_thread(check))
+            if inspect.isawaitable(value):
+                await value
 
     async def __del__(self) -> None:
-        await self.host.stop()
+        await stopped(self.host)
         await self.upstreams.close()
-
-
-class Session:
-    """The session that a service's deployments run in."""
-
-    def __init__(self, engine: str, config: Config, parts: list[Part]) -> None:
-        self.engine = engine
-        self.config = config
-        self.parts = parts
-        self._ours = False
-        self._deployed: list[str] = []
-
-    def start(self, plan: Plan) -> tuple[dict[str, BaseException], dict[str, str]]:
-        """Deploy the plugins' classes; those that fail with their causes, and the functions they registered."""
-        if not skate.is_initialized():
-            cpus = self.config.server.num_cpus
-            skate.init(engine=self.engine, num_cpus=None if cpus < 1 else cpus, log_to_driver=True)
-            self._ours = True
-        failed: dict[str, BaseException] = {}
-        functions: dict[str, str] = {}
-        with ThreadPoolExecutor(max(1, len(self.parts)), "skate-plugin-start") as threads:
-            for part, done in [(part, threads.submit(self._deploy, plan, part)) for part in self.parts]:
-                try:
-                    functions.update(dict.fromkeys(done.result(), part.deployment))
-                except Exception as error:  # noqa: BLE001  a plugin may fail of anything, the others start
-                    error.__context__ = None  # its frames are only ours, and would keep the session's things
-                    failed[part.plugin] = error.with_traceback(None)
-        return failed, functions
-
-    def deployed_as(self, part: Part) -> tuple[type, str | None, tuple[Any, ...]]:
-        """The class that is deployed for a plugin's, its route prefix, and further arguments."""
-        return Replica, None, ()
-
-    def _deploy(self, plan: Plan, part: Part) -> list[str]:
-        from skate import serve
-
-        options = {"ray_actor_options": {"num_cpus": 0}, **part.options}
-        cls, prefix, more = self.deployed_as(part)
-        made = serve.deployment(cls, name=part.deployment, **options)
-        pickled = skate.cloudpickle.dumps(part.cls)
-        app = made.bind(plan, part.plugin, part.deployment, pickled, part.config, *more)
-        name = SERVE_APP.format(part.deployment)
-        handle = serve.run(app, name=name, route_prefix=prefix)
-        self._deployed.append(name)
-        try:
-            found: list[str] = handle.start.remote().result()
-        except skate.exceptions.RayTaskError as error:
-            serve.delete(name)
-            self._deployed.remove(name)
-            raise _cause(error) from None
-        return found
-
-    def stop(self) -> None:
-        """End the deployments, and the session if it was started for them."""
-        from skate import serve
-
-        if not skate.is_initialized():
-            return
-        if self._ours:
-            serve.shutdown()
-            skate.shutdown()
-            self._ours = False
-        else:
-            for name in self._deployed:
-                serve.delete(name)
-        self._deployed.clear()
-
-
-# ---------------------------------------------------------------------- files
-
-
-@dataclass(frozen=True)
-class SentFile:
-    """An uploaded file on its way to another process."""
-
-    filename: str | None
-    headers: list[tuple[str, str]]
-    content: bytes
-
-
-async def portable(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that can be sent: uploaded files with their content."""
-    if not any(_is_upload(value) or (type(value) is list and any(map(_is_upload, value))) for value in kwargs.values()):
-        return dict(kwargs)
-    found: dict[str, Any] = {}
-    for name, value in kwargs.items():
-        if _is_upload(value):
-            found[name] = await _sent(value)
-        elif isinstance(value, list):
-            found[name] = [await _sent(each) if _is_upload(each) else each for each in value]
-        else:
-            found[name] = value
-    return found
-
-
-async def _sent(file: Any) -> SentFile:
-    return SentFile(file.filename, list(file.headers.items()), await file.read())
-
-
-def _is_upload(value: Any) -> bool:
-    return hasattr(value, "filename") and hasattr(value, "file") and hasattr(value, "read")
-
-
-def opened(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Arguments as they were before `portable`."""
-    if not any(type(value) in (SentFile, list) for value in kwargs.values()):
-        return kwargs
-    return {
-        name: [_opened(each) for each in value] if type(value) is list else _opened(value)
-        for name, value in kwargs.items()
-    }
-
-
-def _opened(value: Any) -> Any:
-    if type(value) is not SentFile:
-        return value
-    from fastapi import UploadFile
-    from starlette.datastructures import Headers
-
-    size = len(value.content)
-    return UploadFile(BytesIO(value.content), size=size, filename=value.filename, headers=Headers(dict(value.headers)))
+        await operations.flush()

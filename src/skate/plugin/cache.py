@@ -110,9 +110,13 @@ class FileStore:
         """See `Store`."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(encode({**kept._asdict(), "body": kept.body.decode()}))
-        os.replace(name, self._path(kept.key))
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(encode({**kept._asdict(), "body": kept.body.decode()}))
+            os.replace(name, self._path(kept.key))
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
         files = sorted(self.folder.glob("*.json"), key=_when)
         for path in files[: max(0, len(files) - self.most)]:
             path.unlink(missing_ok=True)

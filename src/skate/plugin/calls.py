@@ -10,12 +10,21 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import ContextVar, copy_context
 from typing import Any, Protocol
 
-from skate.plugin.catalog import Catalog, UpstreamApi
+from skate.plugin import telemetry
+from skate.plugin.catalog import Callee, Catalog, UpstreamApi
 from skate.plugin.encoding import plain
 from skate.plugin.errors import PluginError
 from skate.plugin.model import PluginApi
 
 log = logging.getLogger("skate.plugin")
+
+
+class Caller(str):
+    """The name of the plugin whose code runs."""
+
+    deployment = ""
+    """Its class that runs: what that calls of itself does not wait for a turn, for it has one."""
+
 
 caller: ContextVar[str | None] = ContextVar("skate_plugin_caller", default=None)
 """The plugin whose code runs; None: the program's own."""
@@ -89,11 +98,26 @@ async def call_as(plugin: str | None, api_name: str, kwargs: Mapping[str, Any]) 
     """As `call_plugin_api`, for a plugin."""
     here = runtime()
     api = here.catalog.resolve(plugin, api_name)
+    tracing = telemetry.current
+    if not isinstance(api, UpstreamApi) and api.route.stream:
+
+        def begin() -> AsyncIterator[Any]:
+            return here.stream(api, kwargs, checked=False)
+
+        def traced() -> AsyncIterator[Any]:
+            return begin() if tracing is None else tracing.items(plugin, api.name, begin)
+
+        return Stream(traced, lambda: here.items(api, kwargs))
+    if tracing is None:
+        return await _ask(here, api, api_name, kwargs)
+    with tracing.call(plugin, api.name):
+        return await _ask(here, api, api_name, kwargs)
+
+
+async def _ask(here: Runtime, api: Callee, api_name: str, kwargs: Mapping[str, Any]) -> Any:
     if isinstance(api, UpstreamApi):
         found = await here.upstream(api, kwargs)
         return Stream(lambda: found) if hasattr(found, "__aiter__") else found
-    if api.route.stream:
-        return Stream(lambda: here.stream(api, kwargs, checked=False), lambda: here.items(api, kwargs))
     value = await here.call(api, kwargs, checked=False)
     return _as_sent(value) if api_name.startswith("/") else value
 

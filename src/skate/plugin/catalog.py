@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+from skate.configuration import without_login
 from skate.plugin.errors import ApiNotAllowedError, ApiNotFoundError, PluginDependencyError
 from skate.plugin.model import Plugin, PluginApi
 
@@ -31,7 +32,7 @@ class UpstreamApi:
     @property
     def name(self) -> str:
         """What it is called in messages."""
-        return f"{self.method} {self.base_url}{self.path}"
+        return without_login(f"{self.method} {self.base_url}{self.path}")
 
 
 Callee = PluginApi | UpstreamApi

@@ -70,5 +70,10 @@ def describe(cause: BaseException | str) -> str:
     """A cause in a line."""
     if isinstance(cause, str):
         return cause
+    from pydantic import ValidationError  # the command line tells who lacks it, and has these errors by then
+
+    if isinstance(cause, ValidationError):
+        problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in cause.errors())
+        return f"{cause.title}: {'; '.join(problems)}"
     text = str(cause).strip() or "no message"
     return f"{type(cause).__name__}: {text.splitlines()[-1] if isinstance(cause, SyntaxError) else text}"

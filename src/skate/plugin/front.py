@@ -7,6 +7,7 @@ of all requests together, go to the gateway, which calls the plugins.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import threading
@@ -17,11 +18,14 @@ from typing import Any
 import skate
 from skate import serve
 from skate.configuration import ConfigError, Loaded
-from skate.plugin import calls
+from skate.plugin import calls, operations
 from skate.plugin.app import Service
-from skate.plugin.backends import SERVE_APP, Inside, Part, Plan, Replica, Session
+from skate.plugin.backends import SERVE_APP, Inside, Part, Plan, Replica
 from skate.plugin.errors import PluginLoadError, describe
 from skate.plugin.loading import Registry
+from skate.plugin.session import Session
+from skate.serve import measures, metrics
+from skate.util.metrics_registry import Table
 
 log = logging.getLogger("skate.plugin")
 GATEWAY = "gateway"
@@ -73,58 +77,55 @@ class Routed(Replica):
         self, plan: Plan, plugin: str, deployment: str, pickled: bytes, config: Any, published: Published
     ) -> None:
         super().__init__(plan, plugin, deployment, pickled, config)
-        self.service = Service(published.registry, published.loaded, self.runtime, "local", {}, only=deployment)
+        self.service = _service_of(published, self.runtime, {}, deployment)
 
     def __serve_build_asgi_app__(self) -> Any:
         return _whole_paths(self.service.app)
 
-    def metrics(self) -> Any:
-        """What was counted in this process."""
-        return self.service.metrics.samples()
-
 
 class Everyone(Inside):
-    """In the gateway: what all the others have counted."""
+    """In the gateway: what all replicas have counted."""
 
-    deployments: tuple[str, ...] = ()
+    _known: Mapping[str, Table | None] = {}
 
-    async def metrics(self) -> list[Any]:
-        """The metrics of all deployments that can be asked."""
-        found = []
-        for deployment in self.deployments:
-            try:
-                found.append(await self._handle(deployment).metrics.remote())
-            except (skate.exceptions.RayError, RuntimeError) as error:
-                log.warning("no metrics of %s: %s", deployment, error)
-        return found
+    async def metrics(self) -> list[Table]:
+        """What all replicas have counted; of one that is too busy to answer, what it told last."""
+        try:
+            found = await asyncio.to_thread(metrics.tables)
+        except (skate.exceptions.RayError, RuntimeError) as error:
+            log.warning("replicas cannot be asked for their metrics: %s", error)
+        else:
+            self._known = {name: self._known.get(name) if table is None else table for name, table in found.items()}
+        return [table for table in self._known.values() if table is not None]
 
 
 class Gateway:
     """Serves everything that is not handed to a plugin: documents, upstream services, paths of several plugins."""
 
-    def __init__(self, plan: Plan, published: Published, deployments: tuple[str, ...]) -> None:
-        from skate.plugin import settings
-        from skate.plugin.logs import set_up_logging
-
-        set_up_logging(plan.config.log)
-        settings.use(plan.config)
+    def __init__(self, plan: Plan, published: Published, functions: dict[str, str], failed: dict[str, str]) -> None:
+        operations.set_up(plan.config)
         runtime = Everyone(plan)
-        runtime.deployments = deployments
-        runtime.catalog = plan.catalog
+        runtime._functions = functions
         calls.set_runtime(runtime)
         self.runtime = runtime
-        self.service = Service(published.registry, published.loaded, runtime, "local", published.schemas)
+        published.registry.failed.update(failed)
+        self.service = _service_of(published, runtime, published.schemas)
 
     def __serve_build_asgi_app__(self) -> Any:
         return _whole_paths(self.service.app)
 
-    def know(self, functions: dict[str, str], failed: dict[str, str]) -> None:
-        """Learn where functions for other services are, and which plugins do not run."""
-        self.runtime._functions = functions
-        self.service.registry.failed.update(failed)
-
     async def __del__(self) -> None:
         await self.runtime.upstreams.close()
+        await operations.flush()
+
+
+def _service_of(published: Published, runtime: Inside, schemas: dict[str, Any], only: str = "") -> Service:
+    """The service as this replica serves it; what it counts can be asked for."""
+    here = serve.get_replica_context()
+    tags = (here.deployment, here.replica_tag, here.app_name)
+    made = Service(published.registry, published.loaded, runtime, "local", schemas, only, tags)
+    measures.add_source(made.metrics)
+    return made
 
 
 def _whole_paths(app: Any) -> Any:
@@ -160,6 +161,20 @@ def _ingress(cls: type, more: list[str]) -> type:
     return made
 
 
+def _kept_together(service: Service, parts: list[Part]) -> set[str]:
+    """Paths whose answers are kept in memory though several processes answer them: one memory is to have them all."""
+    config = service.config.cache
+    if not config.enabled or config.mode != "memory":
+        return set()
+    several = {
+        part.deployment
+        for part in parts
+        if part.options.get("autoscaling_config") or part.options.get("num_replicas", 1) not in (None, 1)
+    }
+    apis = [api for plugin in service.registry.plugins.values() for api in plugin.apis]
+    return {api.path for api in apis if api.path and api.route.cache is not None and api.deployment in several}
+
+
 class Front:
     """Serves a service on the local engine."""
 
@@ -169,8 +184,9 @@ class Front:
         registry = service.registry
         self.published = Published(registry, service.loaded, service.schemas)
         paths: dict[str, set[str]] = {}
+        shared = _kept_together(service, runtime._session.parts)
         for path, apis in runtime.catalog.by_path.items():
-            paths[path] = {getattr(api, "deployment", GATEWAY) for api in apis}
+            paths[path] = {GATEWAY} if path in shared else {getattr(api, "deployment", GATEWAY) for api in apis}
         for route in service.app.routes:
             path = getattr(route, "path", "")
             if path not in paths:
@@ -203,18 +219,13 @@ class Front:
             raise PluginLoadError(failed)
         for name, cause in failed.items():
             log.error("plugin %s does not run: %s", name, describe(cause))
-        deployments = tuple(
-            name for name in (part.deployment for part in self.session.parts if part.plugin not in failed)
-        )
+        told = {name: describe(cause) for name, cause in failed.items()}
         options = {"num_cpus": 0}
         made = serve.deployment(
             _ingress(Gateway, []), name=GATEWAY, ray_actor_options=options, max_ongoing_requests=MANY
         )
         plan = replace(self.plan, catalog=self.service.runtime.catalog)
-        handle = serve.run(
-            made.bind(plan, self.published, deployments), name=SERVE_APP.format(GATEWAY), route_prefix="/"
-        )
-        handle.know.remote(functions, {name: describe(cause) for name, cause in failed.items()}).result()
+        serve.run(made.bind(plan, self.published, functions, told), name=SERVE_APP.format(GATEWAY), route_prefix="/")
         return f"http://{server.host}:{port}"
 
     def serve(self) -> None:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from skate.plugin import calls
+from skate.plugin import calls, telemetry
 from skate.plugin.auth import Rules, is_strange
 from skate.plugin.encoding import encode
 from skate.plugin.errors import BusyError
 from skate.plugin.limits import Limit
+from skate.plugin.login import NO_STORE, Login
 from skate.plugin.logs import access
 from skate.plugin.metrics import Metrics
 
@@ -34,6 +35,8 @@ class Gate:
         begin: awaited ahead of the first request, should the server not have done so by the lifespan.
         quiet: paths that are not logged; with ``*`` at the end all that begin so.
         logged: whether requests are logged at all.
+        login: who has logged in may read some paths without a key; None: nobody logs in.
+        tracing: makes a span for each request; None: there are none.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Gate:
         begin: Callable[[], Awaitable[None]],
         quiet: tuple[str, ...] = (),
         logged: bool = True,
+        login: Login | None = None,
+        tracing: telemetry.Tracing | None = None,
     ) -> None:
         self.app = app
         self.rules = rules
@@ -55,6 +60,8 @@ class Gate:
         self.exact = frozenset(path for path in quiet if not path.endswith("*"))
         self.prefixes = tuple(path[:-1] for path in quiet if path.endswith("*"))
         self.logged = logged
+        self.login = login
+        self.tracing = tracing
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         """Answer, or have what is behind answer."""
@@ -76,7 +83,12 @@ class Gate:
         answer = _Answer(send, request_id.encode())
         self.metrics.ongoing += 1
         try:
-            await self._pass(scope, receive, answer, authorization)
+            if self.tracing is None:
+                await self._pass(scope, receive, answer, authorization)
+            else:
+                with self.tracing.request(scope, request_id) as span:
+                    await self._pass(scope, receive, answer, authorization)
+                    self.tracing.answered(span, scope["method"], answer.status, scope.get("route"))
         except BaseException:
             answer.status = answer.status or 500
             raise
@@ -97,7 +109,10 @@ class Gate:
         if is_strange(path):
             await refuse(answer, 400, "The path is not written plainly.")
             return
-        if self.rules and not self.rules.allows(path, authorization):
+        if self.login is not None and self.login.covers(path) and not self.login.owns(path):
+            if not await self._known(self.login, scope, path, answer, authorization):
+                return
+        elif self.rules and not self._opened(path, authorization):
             await refuse(answer, 401, "A key is needed: Authorization: Bearer KEY", (b"www-authenticate", b"Bearer"))
             return
         if not self.limit.most or path in OPEN:
@@ -113,6 +128,20 @@ class Gate:
         finally:
             self.limit.leave()
 
+    def _opened(self, path: str, authorization: bytes) -> bool:
+        return self.rules.allows(path, authorization) or (self.login is not None and self.login.owns(path))
+
+    async def _known(self, login: Login, scope: Any, path: str, answer: _Answer, authorization: bytes) -> bool:
+        """Whether somebody has a key for this path, or has logged in; whoever has neither is told so."""
+        if self.rules.keys(path) is not None and self.rules.allows(path, authorization):
+            return True
+        if login.admits(scope):
+            answer.headers = (*answer.headers, NO_STORE)
+            return True
+        status, message, headers = login.turned_away(scope, path)
+        await refuse(answer, status, message, *headers)
+        return False
+
     def _is_quiet(self, path: str) -> bool:
         return path in self.exact or bool(self.prefixes and path.startswith(self.prefixes))
 
@@ -120,17 +149,17 @@ class Gate:
 class _Answer:
     """An application's ``send``: adds the request's id and knows the status."""
 
-    __slots__ = ("header", "onward", "status")
+    __slots__ = ("headers", "onward", "status")
 
     def __init__(self, onward: Send, request_id: bytes) -> None:
         self.onward = onward
-        self.header = (b"x-request-id", request_id)
+        self.headers: tuple[tuple[bytes, bytes], ...] = ((b"x-request-id", request_id),)
         self.status = 0
 
     def __call__(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), self.header]}
+            message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
         return self.onward(message)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import typing
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,11 +11,30 @@ from contextvars import copy_context
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
-from skate.plugin.calls import caller
-from skate.plugin.errors import ArgumentsError
+from skate.plugin.calls import Caller, caller
+from skate.plugin.errors import ArgumentsError, PluginError
 
 _END = object()
+
+
+class _Here:
+    """A plugin's own code runs. That it ends the process is an error like any other."""
+
+    __slots__ = ("_before", "_host", "_method")
+
+    def __init__(self, host: Host, method: str) -> None:
+        self._host = host
+        self._method = method
+
+    def __enter__(self) -> None:
+        self._before = caller.set(self._host.caller)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        caller.reset(self._before)
+        if isinstance(error, SystemExit):
+            raise self._host.ended(self._method, error) from error
 
 
 class Host:
@@ -29,15 +49,15 @@ class Host:
     def __init__(self, plugin: str, cls: type, config: Any = None) -> None:
         self.plugin = plugin
         self.cls = cls
-        token = caller.set(plugin)
-        try:
+        self.deployment = f"{plugin}.{cls.__name__}"
+        self.caller = Caller(plugin)
+        self.caller.deployment = self.deployment
+        with _Here(self, "__init__"):
             make: Any = cls.__new__
             instance = make(cls)
             instance._skate_plugin = plugin
             instance.config = config
             instance.__init__()
-        finally:
-            caller.reset(token)
         self.instance = instance
         self._arguments: dict[str, Arguments] = {}
 
@@ -52,13 +72,14 @@ class Host:
     async def _hook(self, name: str) -> None:
         hook = getattr(self.instance, name, None)
         if hook is not None:
-            token = caller.set(self.plugin)
-            try:
+            with _Here(self, name):
                 value = hook()
                 if inspect.isawaitable(value):
                     await value
-            finally:
-                caller.reset(token)
+
+    def ended(self, method: str, error: SystemExit) -> PluginError:
+        """What stands for an exit, which is not the plugin's to decide."""
+        return PluginError(f"{self.deployment}.{method} called sys.exit({error.code!r})")
 
     async def call(self, method: str, kwargs: Mapping[str, Any], *, checked: bool) -> Any:
         """Call a method: a coroutine function on this loop, others in a thread.
@@ -66,14 +87,19 @@ class Host:
         Raises ArgumentsError unless the arguments are `checked` or fit; what the method raises.
         """
         function, values = self._prepared(method, kwargs, checked)
-        token = caller.set(self.plugin)
+        before = caller.set(self.caller)  # as `_Here` does, and sooner
         try:
             if inspect.iscoroutinefunction(function):
                 return await function(**values)
             value = await asyncio.to_thread(function, **values)
             return await value if inspect.isawaitable(value) else value
+        except SystemExit as error:
+            raise self.ended(method, error) from error
+        except Exception as error:
+            _sign(error, self.plugin)
+            raise
         finally:
-            caller.reset(token)
+            caller.reset(before)
 
     async def stream(self, method: str, kwargs: Mapping[str, Any], *, checked: bool) -> AsyncIterator[Any]:
         """Call a method that is a generator, and give its items; plain generators run in a thread."""
@@ -90,11 +116,12 @@ class Host:
         try:
             while True:
                 # a generator runs in the context of whoever reads it, who is somebody else between two items
-                token = caller.set(self.plugin)
                 try:
-                    item = await anext(items, _END)
-                finally:
-                    caller.reset(token)
+                    with _Here(self, method):
+                        item = await anext(items, _END)
+                except Exception as error:
+                    _sign(error, self.plugin)
+                    raise
                 if item is _END:
                     return
                 yield item
@@ -113,6 +140,13 @@ class Host:
         if known is None:
             known = self._arguments[method] = Arguments(f"{self.plugin}.{self.cls.__name__}.{method}", function)
         return function, known.fit(kwargs)
+
+
+def _sign(error: BaseException, plugin: str) -> None:
+    """Note whose error it is, for reports; the first who says so is right."""
+    if not hasattr(error, "skate_plugin"):
+        with contextlib.suppress(AttributeError):  # a class without a dictionary
+            error.skate_plugin = plugin  # type: ignore[attr-defined]
 
 
 def _next(items: Any) -> Any:
@@ -151,6 +185,12 @@ class Arguments:
             for parameter in self.signature.parameters
             if parameter in known and _has_model(known[parameter])
         }
+        self.declared = {
+            parameter: each.default
+            for parameter, each in self.signature.parameters.items()
+            if isinstance(each.default, FieldInfo) or type(each.default).__module__ == "fastapi.params"
+        }
+        """Parameters such as ``limit: int = Query(10)``: what Python takes for the default only describes it."""
 
     def fit(self, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments as the method takes them. Raises ArgumentsError."""
@@ -158,9 +198,12 @@ class Arguments:
             self.signature.bind(**kwargs)
         except TypeError as error:
             raise ArgumentsError(f"{self.name}{self.signature}: {error}") from None
-        if not self.adapters:
+        if not self.adapters and not self.declared:
             return kwargs
         values = dict(kwargs)
+        for parameter, declared in self.declared.items():
+            if parameter not in values:
+                values[parameter] = self._default(parameter, declared)
         for parameter, adapter in self.adapters.items():
             if parameter in values and not isinstance(values[parameter], BaseModel):
                 try:
@@ -169,6 +212,13 @@ class Arguments:
                     problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
                     raise ArgumentsError(f"{self.name}: {parameter} does not fit: {problems}") from None
         return values
+
+    def _default(self, parameter: str, declared: Any) -> Any:
+        if not isinstance(declared, FieldInfo):
+            raise ArgumentsError(f"{self.name}{self.signature}: {parameter} is what only an HTTP request brings")
+        if declared.is_required():
+            raise ArgumentsError(f"{self.name}{self.signature}: missing a required argument: {parameter!r}")
+        return declared.get_default(call_default_factory=True, validated_data={})
 
 
 def _has_model(kind: Any) -> bool:

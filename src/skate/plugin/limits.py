@@ -31,11 +31,13 @@ class Limit:
 
     @classmethod
     def read(cls, what: str, options: Mapping[str, Any]) -> Limit:
-        """A limit from deployment options. ValueError for values that are no numbers."""
-        try:
-            return cls(what, int(options.get("max_ongoing_requests") or 0), int(options.get("max_queued_requests", -1)))
-        except (TypeError, ValueError):
-            raise ValueError(f"{what}: max_ongoing_requests and max_queued_requests must be whole numbers") from None
+        """A limit from deployment options. ValueError for values that are none."""
+        most, queued = options.get("max_ongoing_requests"), options.get("max_queued_requests", -1)
+        if most is not None and (type(most) is not int or most < 1):
+            raise ValueError(f"{what}: max_ongoing_requests must be a whole number above 0, not {most!r}")
+        if type(queued) is not int or queued < -1:
+            raise ValueError(f"{what}: max_queued_requests must be a whole number, or -1 (any number), not {queued!r}")
+        return cls(what, most or 0, queued)
 
     async def enter(self) -> None:
         """Return when it is the caller's turn. Raises BusyError when too many wait."""

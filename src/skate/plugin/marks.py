@@ -31,7 +31,7 @@ def on_register(**options: Any) -> Callable[[C], C]:
 
     Raises TypeError for an option that does not exist, naming the nearest one.
     """
-    _check_options(options)
+    check_options(options)
 
     def decorate(cls: C) -> C:
         if not inspect.isclass(cls):
@@ -43,7 +43,8 @@ def on_register(**options: Any) -> Callable[[C], C]:
     return decorate
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
+    """TypeError for a deployment option that does not exist."""
     from skate.serve.deployments import OPTIONS
 
     for name in options:
@@ -69,8 +70,8 @@ def on_request(
     """Let a method of a plugin be called.
 
     Args:
-        path: its path, below ``/api/v1`` (which may be written or not).
-        methods: HTTP methods; ``["POST"]`` by default.
+        path: its path, below ``/api/v1`` (which may be written or not, as the ``/`` at its beginning).
+        methods: HTTP methods; ``["GET"]`` by default.
         call_type: ``HTTP``: by its path; ``FUNC``: by other plugins only, as ``plugin.Class.method``; ``ALL``: both.
         stream: the method is a generator, whose items are sent as server-sent events.
         api_prefix: False: the path stays as it is written.
@@ -85,11 +86,12 @@ def on_request(
     if kind is ApiType.FUNC and path is not None:
         raise ValueError(f"on_request({path!r}, call_type=FUNC): a path needs call_type HTTP or ALL")
     if kind is not ApiType.FUNC:
-        if not path or not path.startswith("/"):
-            raise ValueError(f"on_request needs a path that begins with '/', not {path!r}; or call_type=ApiType.FUNC")
+        if not path:
+            raise ValueError(f"on_request needs a path, not {path!r}; or call_type=ApiType.FUNC")
+        path = path if path.startswith("/") else "/" + path
         if api_prefix and path != API_STR and not path.startswith(API_STR + "/"):
             path = API_STR + path
-    verbs = tuple(str(method).upper() for method in methods or ("POST",))
+    verbs = tuple(str(method).upper() for method in methods or ("GET",))
     if unknown := sorted(set(verbs) - METHODS):
         raise ValueError(f"on_request({path!r}): there are no methods {unknown}; there are {sorted(METHODS)}")
     if cache is not None:

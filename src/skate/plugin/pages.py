@@ -12,8 +12,8 @@ from skate.plugin.catalog import UpstreamApi
 from skate.plugin.loading import Registry
 
 
-def overview(registry: Registry, loaded: Loaded, engine: str, started: float) -> str:
-    """The part of the docs page that is this service's own, as HTML."""
+def overview(registry: Registry, loaded: Loaded, engine: str, started: float, leave: str = "") -> str:
+    """The part of the docs page that is this service's own, as HTML. `leave`: where to log out, if anywhere."""
     rows = "".join(
         f"<tr><td>{html.escape(plugin.name)}</td><td>{html.escape(plugin.metadata.version)}</td>"
         f"<td>{html.escape(plugin.metadata.description)}</td><td>{html.escape(plugin.metadata.author)}</td></tr>"
@@ -28,10 +28,11 @@ def overview(registry: Registry, loaded: Loaded, engine: str, started: float) ->
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td><td>{html.escape(where)}</td></tr>"
         for name, value, where in shown(loaded)
     )
+    out = f' <a href="{html.escape(leave)}">Log out</a>' if leave else ""
     return (
         "<style>.skate{font:14px sans-serif;margin:1em auto;max-width:1400px}.skate td,.skate th{padding:.2em .8em;"
         "text-align:left;border-bottom:1px solid #ddd}</style>"
-        f'<div class="skate"><p>Engine {html.escape(engine)}, up for {uptime(time.time() - started)}.</p>'
+        f'<div class="skate"><p>Engine {html.escape(engine)}, up for {uptime(time.time() - started)}.{out}</p>'
         f"<table><tr><th>plugin</th><th>version</th><th>description</th><th>author</th></tr>{rows}{broken}{off}</table>"
         "<details><summary>Configuration</summary><table><tr><th>setting</th><th>value</th><th>from</th></tr>"
         f"{settings}</table></details></div>"

@@ -132,29 +132,37 @@ def _signature(secret: str, when: str, nonce: str, body: bytes) -> str:
 
 
 class Verifier:
-    """Tells signed calls from others; each is taken once."""
+    """Tells signed calls from others; each is taken once.
+
+    Calls that were signed before it was made are refused, for one like it may have taken them.
+    """
 
     def __init__(self, secret: str) -> None:
         self.secret = secret
+        self._began = time.time()
         self._seen: dict[str, float] = {}
+        """Nonces and when they came, the oldest first."""
 
-    def accepts(self, when: str, nonce: str, signature: str, body: bytes) -> bool:
-        """Whether a call is to be taken."""
+    def refuses(self, when: str, nonce: str, signature: str, body: bytes) -> str:
+        """Why a call is not taken; empty: it is. Strangers, who cannot sign, learn nothing."""
         wanted = _signature(self.secret, when, nonce, body)
         if not hmac.compare_digest(wanted.encode(), signature.encode()):
-            return False
+            return "the call is not signed as it should be"
         now = time.time()
         try:
-            if not abs(now - float(when)) <= VALID_S:  # NaN is neither
-                return False
+            behind = now - float(when)
         except ValueError:
-            return False
+            return "the call is not signed as it should be"
+        if not abs(behind) <= VALID_S:  # NaN is neither
+            return f"the call was signed {behind:+.0f} s ago, by this service's clock; {VALID_S:.0f} s are allowed"
+        if now - behind < self._began - 0.001:  # times are sent in milliseconds
+            return "the call was signed before this service began"
         if nonce in self._seen:
-            return False
-        if len(self._seen) > 10_000:
-            self._seen = {each: at for each, at in self._seen.items() if now - at <= 2 * VALID_S}
+            return "the call has been taken already"
         self._seen[nonce] = now
-        return True
+        while self._seen[oldest := next(iter(self._seen))] < now - 2 * VALID_S:
+            del self._seen[oldest]
+        return ""
 
 
 async def run_function(name: str, arguments: dict[str, Any]) -> Any:
@@ -182,7 +190,7 @@ def receiver(config: Config, runtime: Any) -> Any:
         return None
     from fastapi import Request, Response
 
-    from skate.plugin import routes
+    from skate.plugin import operations, routes
 
     verifier = Verifier(secret)
 
@@ -192,8 +200,8 @@ def receiver(config: Config, runtime: Any) -> Any:
             return routes.problem(413, "the call is too long")
         body = await request.body()
         when, nonce, signature = (request.headers.get(f"x-skate-{name}", "") for name in ("time", "nonce", "signature"))
-        if not verifier.accepts(when, nonce, signature, body):
-            return routes.problem(401, "the call is not signed as it should be")
+        if why_not := verifier.refuses(when, nonce, signature, body):
+            return routes.problem(401, why_not)
         try:
             asked = json.loads(body)
             name, arguments = str(asked["function"]), dict(asked["arguments"])
@@ -207,6 +215,7 @@ def receiver(config: Config, runtime: Any) -> Any:
             return routes.problem(422, str(error))
         except Exception as error:  # noqa: BLE001  whatever the function raises, the other service gets an answer
             routes.log.error("%s failed", name, exc_info=error)
+            operations.report(error, "", name)
             return routes.problem(500, f"Internal error; request {calls.request_id.get()}")
 
     # annotations are text here, and FastAPI would look for these names in the module

@@ -21,9 +21,13 @@ from skate.plugin.service import address, listen, make_service, serve_at
 
 LOOK_S = 0.1
 """Seconds between two looks at the files."""
+LEAST_PAUSE = 10
+"""Between two looks, that many times as long as one takes."""
 END_S = 2.0
 """Seconds that the old service may take to end."""
-SKIPPED = frozenset({"__pycache__", "node_modules"})
+SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages"})
+PR_SET_PDEATHSIG = 1
+"""An option of prctl(2)."""
 KINDS = (".py", ".toml", ".env")
 
 
@@ -43,12 +47,14 @@ def watch(flags: Mapping[str, Any], folder: str = ".") -> None:
         os.write(writer, b"x")
 
     before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
-    seen = _stamps(folder)
+    seen, pause = _stamps(folder), LOOK_S
     child = _start(flags, listener, (reader, writer))
     try:
         while not ending:
-            select.select([reader], [], [], LOOK_S)
+            select.select([reader], [], [], pause)
+            began = time.monotonic()
             now = _stamps(folder)
+            pause = max(LOOK_S, LEAST_PAUSE * (time.monotonic() - began))  # a large folder is looked at less often
             if now != seen and not ending:
                 changed = sorted(path for path in now.keys() | seen.keys() if now.get(path) != seen.get(path))
                 print(f"{changed[0]} has changed: starting anew", file=sys.stderr, flush=True)
@@ -65,11 +71,13 @@ def watch(flags: Mapping[str, Any], folder: str = ".") -> None:
 
 
 def _start(flags: Mapping[str, Any], listener: Any, ours: tuple[int, ...]) -> int:
+    parent = os.getpid()
     child = os.fork()
     if child:
         return child
     code = 1
     try:
+        _end_with(parent)
         for each in ours:
             os.close(each)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -89,6 +97,15 @@ def _start(flags: Mapping[str, Any], listener: Any, ours: tuple[int, ...]) -> in
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when its parent dies, however that dies."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it is dead already
+        os._exit(1)
 
 
 def _end(child: int) -> None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from skate.configuration import Config, ConfigError, Loaded, load_with_origins
 from skate.plugin import loading, settings
 from skate.plugin.catalog import Catalog, UpstreamApi
+from skate.plugin.errors import PluginDependencyError
+from skate.plugin.limits import Limit
 from skate.plugin.loading import Registry
-from skate.plugin.logs import set_up_logging
+from skate.plugin.marks import check_options
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -30,6 +32,8 @@ def run(
     *,
     server_host: str | None = None,
     server_port: int | None = None,
+    dashboard_host: str | None = None,
+    dashboard_port: int | None = None,
     num_cpus: int | None = None,
     engine: str | None = None,
     use_ray: bool | None = None,
@@ -47,6 +51,8 @@ def run(
     Args:
         server_host: the address to listen at.
         server_port: the port; 0: one that is free.
+        dashboard_host: the address of Ray's dashboard, where the engine is Ray.
+        dashboard_port: its port.
         num_cpus: CPUs of the session that is started.
         engine: ``"inline"``: one process; ``"local"``: each plugin in processes of its own; ``"ray"``: on Ray.
         use_ray: the short form of ``engine="ray"``.
@@ -70,6 +76,8 @@ def run(
     given = {
         "server.host": server_host,
         "server.port": server_port,
+        "server.dashboard_host": dashboard_host,
+        "server.dashboard_port": dashboard_port,
         "server.num_cpus": num_cpus,
         "server.use_ray": use_ray,
         "server.engine": engine,
@@ -90,36 +98,34 @@ def run(
 def make_service(loaded: Loaded) -> Service:
     """The service of a configuration, not started yet. Raises as `run` does."""
     try:
-        from skate.plugin import app, backends, upstream
+        from skate.plugin import app, backends, documents, operations, session, upstream
     except ImportError as error:
         raise ImportError(f'{error}. Services of plugins need: pip install "skate-ray[plugin]"') from error
     config = loaded.config
     engine = config.chosen_engine or DEFAULT_ENGINE
     if engine not in ENGINES:
         raise ConfigError(f"There is no engine {engine!r}; there are: {', '.join(ENGINES)}.")
-    set_up_logging(config.log)
-    settings.use(config)
+    operations.set_up(config)
     registry = load_all(config)
     found: list[UpstreamApi] = []
     schemas: dict[str, Any] = {}
     if "proxy" in registry.plugins:
-        found, schemas, failed = upstream.discover(upstream.ProxyConfig.of(config))
+        found, schemas, failed = documents.discover(upstream.ProxyConfig.of(config))
         registry.failed |= {f"proxy of {url}": cause for url, cause in failed.items()}
+    _check_routes(registry)
     parts = parts_of(registry, config)
-    if engine != "inline":
-        _check_movable(registry)
-    catalog = Catalog.of(registry.plugins.values(), found)
+    catalog = _whole(registry, found)
+    parts = [part for part in parts if part.plugin in registry.plugins]
     if conflicts := catalog.conflicts():
         registry.failed |= {"routes": "; ".join(conflicts)}
         log.error("routes that two plugins offer: the first one counts")
     registry.report(config.server.strict)
-    catalog.check()
     plan = backends.Plan(config, _light(catalog))
     runtime: Any
     if engine == "inline":
         runtime = backends.Direct(plan, parts)
     else:
-        runtime = backends.Remote(plan, session=backends.Session(engine, config, parts))
+        runtime = backends.Remote(plan, session=session.Session(engine, config, parts))
     runtime.catalog = catalog
     return app.Service(registry, loaded, runtime, engine, schemas)
 
@@ -155,6 +161,7 @@ def parts_of(registry: Registry, config: Config) -> list[Part]:
     }
     for name in sorted(unknown):
         log.warning("[plugins.%s] is configured, but there is no such plugin", name)
+    _check_limits(config)
     parts: list[Part] = []
     for plugin in list(registry.plugins.values()):
         table = dict(config.plugins.get(plugin.name, config.plugins.get(plugin.metadata.name, {})))
@@ -162,26 +169,70 @@ def parts_of(registry: Registry, config: Config) -> list[Part]:
         own = table.get("ingress_config", {})
         try:
             checked = settings.checked(plugin.name, kind, table) if kind is not None else table
-        except ConfigError as error:
+            every = [{**config.base_ingress_config, **each.options, **own} for each in plugin.deployments]
+            for deployment, options in zip(plugin.deployments, every, strict=True):
+                check_options(options)
+                Limit.read(deployment.name, options)
+        except (ConfigError, TypeError, ValueError) as error:
             registry.refuse({plugin.name: error})
             continue
-        for deployment in plugin.deployments:
-            options = {**config.base_ingress_config, **deployment.options, **own}
+        for deployment, options in zip(plugin.deployments, every, strict=True):
             options.setdefault("max_ongoing_requests", 100)
             parts.append(Part(plugin.name, deployment.name, deployment.cls, checked, options))
     return parts
 
 
-def _check_movable(registry: Registry) -> None:
-    """A request itself cannot go to another process: plugins that ask for it are taken out."""
+def _check_limits(config: Config) -> None:
+    """ConfigError for limits of the service that are none."""
+    try:
+        check_options(config.base_ingress_config)
+        Limit.read("base_ingress_config", config.base_ingress_config)
+        Limit.read("[server.ingress_config]", config.server.ingress_config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    if unknown := sorted(config.server.ingress_config.keys() - {"max_ongoing_requests", "max_queued_requests"}):
+        raise ConfigError(
+            f"[server.ingress_config] has no setting {unknown[0]!r}. Valid: max_ongoing_requests, max_queued_requests."
+        )
+
+
+def _whole(registry: Registry, upstream: list[UpstreamApi]) -> Catalog:
+    """All that can be called. Raises PluginDependencyError for what is required and missing.
+
+    Where plugins do not work or are disabled, what they offer may be what is missing: those that require it are left
+    out too, and the rest starts.
+    """
+    while True:
+        catalog = Catalog.of(registry.plugins.values(), upstream)
+        try:
+            catalog.check()
+        except PluginDependencyError as error:
+            if not registry.failed and not registry.disabled:
+                raise
+            lacks: dict[str, list[str]] = {}
+            for plugin, api, _ in error.missing:
+                lacks.setdefault(plugin, []).append(repr(api))
+            registry.refuse(
+                {
+                    plugin: f"it requires {', '.join(apis)}, which no plugin that works offers"
+                    for plugin, apis in lacks.items()
+                }
+            )
+        else:
+            return catalog
+
+
+def _check_routes(registry: Registry) -> None:
+    """Take plugins out whose methods cannot be routes as they are written."""
     from skate.plugin import routes
 
     for plugin in list(registry.plugins.values()):
         for deployment in plugin.deployments:
             for api in deployment.apis:
-                if name := routes.takes_request(deployment.cls, api):
-                    cause = f"{api.name} asks for the request ({name}), which only engine inline can give"
-                    registry.refuse({plugin.name: cause})
+                try:
+                    routes.check(api, deployment.cls)
+                except Exception as error:  # noqa: BLE001  what a plugin declares may fail FastAPI in any way
+                    registry.refuse({plugin.name: error})
 
 
 def _light(catalog: Catalog) -> Catalog:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from skate.configuration import Config, ConfigError, is_secret, load
+from skate.configuration import Config, ConfigError, is_secret, load_with_origins, masked
 
 C = TypeVar("C", bound=BaseModel)
 _config: Config | None = None
@@ -21,7 +21,7 @@ def use(config: Config | None) -> None:
 
 def current() -> Config:
     """The configuration of the service, or of this folder. Raises ConfigError."""
-    return load() if _config is None else _config
+    return load_with_origins().config if _config is None else _config
 
 
 def get_plugin_config(plugin_name: str, config_class: type[C]) -> C:
@@ -52,6 +52,9 @@ def checked(plugin: str, config_class: type[C], table: object) -> C:
         problems = []
         for each in error.errors():
             name = ".".join(map(str, each["loc"]))
-            shown = "" if is_secret(name) or each["type"] == "missing" else f" = {each['input']!r}"
-            problems.append(f"{name}{shown}: {each['msg'].lower()}")
+            secret = is_secret(name)
+            # the plugin's own words may have the value in them
+            said = "does not fit" if secret and each["type"] in ("value_error", "assertion_error") else each["msg"]
+            shown = "" if secret or each["type"] == "missing" else f" = {masked(name, each['input'])!r}"
+            problems.append(f"{name}{shown}: {said.lower()}")
         raise ConfigError(f"{place} {'; '.join(problems)}") from None

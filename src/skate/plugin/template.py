@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import keyword
+import re
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
 _PLUGIN = '''"""The plugin {name}."""
 
 from pydantic import BaseModel
@@ -50,6 +56,30 @@ def test_{name}_greets() -> None:
     assert answer.status_code == 200
     assert answer.json()["data"] == "hello Ada"
 '''
+
+
+TAKEN = frozenset({"echo", "proxy", "version"})
+"""Names of routes that are there already."""
+
+
+def unfit(name: str) -> str:
+    """Why a plugin cannot be called so; empty: it can."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        return "must be a module's name in lower case"
+    if keyword.iskeyword(name):
+        return "is a word of the language, and no module can be called so"
+    if name in TAKEN:
+        return "is taken by Skate itself"
+    if name in sys.stdlib_module_names or _is_installed(name):
+        return "is a module already, which a file of that name would hide"
+    return ""
+
+
+def _is_installed(name: str) -> bool:
+    """Whether Python finds a module of that name anywhere but in the working directory."""
+    here = Path.cwd()
+    paths = [path for path in sys.path if Path(path or here).resolve() != here]
+    return PathFinder.find_spec(name, paths) is not None
 
 
 def files(name: str) -> dict[str, str]:

@@ -1,24 +1,25 @@
-"""Upstream services: reading what they offer, forwarding requests to them, calling them from plugins."""
+"""Upstream services: forwarding requests to them, calling them from plugins."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
+from anyio import CancelScope
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import StreamingResponse
 
 from skate.configuration import Config
-from skate.plugin import calls, settings
+from skate.plugin import calls, settings, telemetry
 from skate.plugin.auth import Rules
 from skate.plugin.catalog import UpstreamApi
 from skate.plugin.encoding import encode, plain
 from skate.plugin.errors import UpstreamError
 from skate.plugin.limits import Limit
 
-METHODS = ("get", "post", "put", "patch", "delete", "head", "options")
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 """Methods that may be sent again when it is not known whether they arrived."""
 BUSY = frozenset({502, 503, 504})
@@ -102,98 +103,7 @@ class ProxyConfig(BaseModel):
         return settings.checked("proxy", cls, config.plugins.get("proxy", {}))
 
 
-# ---------------------------------------------------------------------- what they offer
-
-
-def discover(config: ProxyConfig) -> tuple[list[UpstreamApi], dict[str, Any], dict[str, str]]:
-    """The published routes of all upstream services, their schemas, and what went wrong by URL."""
-    import httpx2 as httpx
-
-    apis: list[UpstreamApi] = []
-    schemas: dict[str, Any] = {}
-    failed: dict[str, str] = {}
-    keys = Rules(config.auth.rules)
-    with httpx.Client(timeout=httpx.Timeout(min(config.timeout, 30), connect=config.connect_timeout)) as client:
-        for url, rules in config.upstreams().items():
-            try:
-                answer = client.get(url + rules.docs_path, headers=_key(keys, rules.docs_path))
-                answer.raise_for_status()
-                document = answer.json()
-                if not isinstance(document, dict) or not isinstance(document.get("paths"), dict):
-                    raise ValueError("it is no OpenAPI document")
-                found, components = read_document(url, document, rules, frozenset(config.force_stream_apis))
-            except (httpx.HTTPError, ValueError) as error:
-                failed[url] = f"{url}{rules.docs_path}: {error}"
-                continue
-            apis += found
-            schemas |= components
-    return apis, schemas, failed
-
-
-def read_document(
-    url: str, document: Mapping[str, Any], rules: UpstreamRules, streams: frozenset[str]
-) -> tuple[list[UpstreamApi], dict[str, Any]]:
-    """The published operations of an OpenAPI document, and its schemas under names that are this upstream's own."""
-    prefix = re.sub(r"\W+", "_", url.partition("://")[2]) + "__"
-    apis = []
-    for path, item in document["paths"].items():
-        if not isinstance(item, dict) or not path.startswith("/") or not rules.allows(path):
-            continue
-        for method in METHODS:
-            if isinstance(item.get(method), dict):
-                operation = {
-                    **item[method],
-                    "parameters": [*item.get("parameters", ()), *item[method].get("parameters", ())],
-                }
-                apis.append(
-                    _operation(
-                        url, path, method.upper(), _renamed(operation, prefix), document, prefix, path in streams
-                    )
-                )
-    components = document.get("components", {}).get("schemas", {})
-    return apis, {prefix + name: _renamed(schema, prefix) for name, schema in components.items()}
-
-
-def _operation(
-    url: str, path: str, method: str, operation: dict[str, Any], document: Mapping[str, Any], prefix: str, stream: bool
-) -> UpstreamApi:
-    schemas = document.get("components", {}).get("schemas", {})
-    content = operation.get("requestBody", {}).get("content", {})
-    kind = next(
-        (each for each in ("application/json", "multipart/form-data") if each in content), next(iter(content), "")
-    )
-    schema = content.get(kind, {}).get("schema", {})
-    if "$ref" in schema:
-        schema = schemas.get(schema["$ref"].rpartition("/")[2].removeprefix(prefix), {})
-    fields = schema.get("properties", {})
-    files = {name for name, each in fields.items() if "binary" in str(each) or "contentMediaType" in str(each)}
-    answers = operation.get("responses", {}).get("200", {}).get("content", {})
-    return UpstreamApi(
-        base_url=url,
-        path=path,
-        method=method,
-        parameters={each["name"]: each.get("in", "query") for each in operation["parameters"] if "name" in each},
-        body=kind,
-        body_fields=frozenset(fields),
-        file_fields=frozenset(files),
-        stream=stream or EVENTS in answers,
-        operation=operation,
-    )
-
-
-def _renamed(value: Any, prefix: str) -> Any:
-    """A part of a document with references to schemas under their new names."""
-    if isinstance(value, dict):
-        return {
-            name: each.replace("#/components/schemas/", f"#/components/schemas/{prefix}")
-            if name == "$ref" and isinstance(each, str)
-            else _renamed(each, prefix)
-            for name, each in value.items()
-        }
-    return [_renamed(each, prefix) for each in value] if isinstance(value, list) else value
-
-
-def _key(keys: Rules, path: str) -> dict[str, str]:
+def key_for(keys: Rules, path: str) -> dict[str, str]:
     found = keys.keys(path)
     return {"authorization": found[0]} if found else {}
 
@@ -244,10 +154,19 @@ class Upstreams:
 
         One that may be is repeated. Raises UpstreamError.
         """
+        tracing = telemetry.current
+        if tracing is None:
+            return await self._send(method, url, headers, content, path)
+        with tracing.upstream(method, origin(url), path) as span:
+            answer = await self._send(method, url, tracing.onward(headers), content, path)
+            span.set_attribute("http.response.status_code", answer.status_code)
+            return answer
+
+    async def _send(self, method: str, url: str, headers: Any, content: Any, path: str) -> Any:
         import httpx2 as httpx
 
         client, proxy = self._pool(), self.proxy
-        known = _key(self._keys, path)
+        known = key_for(self._keys, path)
         if known:
             headers = [(name, value) for name, value in headers if name.lower() != "authorization"]
             headers += list(known.items())
@@ -261,12 +180,12 @@ class Upstreams:
                 answer = await client.send(request, stream=True)
             except httpx.ConnectError as error:  # nothing was sent
                 if not tries_left or not again:
-                    raise UpstreamError(f"{_origin(url)} cannot be reached: {error}") from None
+                    raise UpstreamError(f"{origin(url)} cannot be reached: {error}") from None
             except httpx.TimeoutException:
-                raise UpstreamError(f"{_origin(url)} did not answer within {proxy.timeout} s", 504) from None
+                raise UpstreamError(f"{origin(url)} did not answer within {proxy.timeout} s", 504) from None
             except httpx.HTTPError as error:
                 if not tries_left or not again or method not in REPEATABLE:
-                    raise UpstreamError(f"{_origin(url)} broke off: {type(error).__name__}") from None
+                    raise UpstreamError(f"{origin(url)} broke off: {type(error).__name__}") from None
             else:
                 if answer.status_code not in BUSY or not tries_left or not again or method not in REPEATABLE:
                     return answer
@@ -278,13 +197,11 @@ class Upstreams:
 
     async def forward(self, api: UpstreamApi, request: Any, keep_key: bool) -> Any:
         """Pass a client's request on, and the answer back, both as they come."""
-        from starlette.responses import StreamingResponse
-
         raw = request.scope.get("raw_path") or request.url.path.encode()
         url = api.base_url + raw.decode("latin-1")
         if request.url.query:
             url += "?" + request.url.query
-        dropped = HOP if keep_key else HOP | {"authorization"}
+        dropped = (HOP if keep_key else HOP | {"authorization"}) | _of_connection(request.headers)
         headers = [(name, value) for name, value in request.headers.items() if name not in dropped]
         length = request.headers.get("content-length", "0")
         content: Any = None
@@ -299,18 +216,17 @@ class Upstreams:
         except BaseException:
             self._limit.leave()
             raise
-        fields = {name: value for name, value in answer.headers.items() if name not in HOP}
-        response = StreamingResponse(self._raw(answer), status_code=answer.status_code)
-        response.raw_headers = [(name, value) for name, value in answer.headers.raw if name.decode().lower() in fields]
+        dropped = HOP | _of_connection(answer.headers)
+        response = Relayed(answer.aiter_raw(), status_code=answer.status_code)
+        response.raw_headers = [
+            (name, value) for name, value in answer.headers.raw if name.decode("latin-1").lower() not in dropped
+        ]
+        response.over = partial(self._over, answer)
         return response
 
-    async def _raw(self, answer: Any) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in answer.aiter_raw():
-                yield chunk
-        finally:
-            self._limit.leave()
-            await answer.aclose()
+    async def _over(self, answer: Any) -> None:
+        self._limit.leave()
+        await answer.aclose()
 
     # ------------------------------------------------------------------ for plugins
 
@@ -337,6 +253,25 @@ class Upstreams:
         return value
 
 
+def _of_connection(headers: Any) -> set[str]:
+    """Headers that are for one connection, because its header says so."""
+    return {name.strip().lower() for name in headers.get("connection", "").split(",")}
+
+
+class Relayed(StreamingResponse):
+    """An answer that is passed on. `over` is awaited at its end, though the client may go before its beginning."""
+
+    over: Callable[[], Awaitable[None]]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with CancelScope(shield=True):
+                await self.over()
+
+
 async def _events(answer: Any) -> AsyncIterator[str]:
     lines: list[str] = []
     try:
@@ -352,9 +287,10 @@ async def _events(answer: Any) -> AsyncIterator[str]:
         await answer.aclose()
 
 
-def _origin(url: str) -> str:
-    """Scheme and host alone: a query may hold secrets."""
-    return "/".join(url.split("/", 3)[:3])
+def origin(url: str) -> str:
+    """Scheme and host alone: a query may hold secrets, and so may what stands ahead of the host."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
 
 
 def compose(api: UpstreamApi, kwargs: Mapping[str, Any]) -> tuple[str, str, list[tuple[str, str]], bytes | None]:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from skate.plugin import calls
+from skate.plugin import calls, telemetry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,9 +42,14 @@ class RemoteCallable(Generic[P, R]):
         """
         everything = (*self._bound, *args)
         inspect.signature(self._function).bind(*everything, **kwargs)
-        if not calls.has_runtime():
-            return in_thread(self._function, everything, kwargs)
-        return calls.runtime().work(self._function, everything, kwargs)
+        work: Awaitable[R]
+        if calls.has_runtime():
+            work = calls.runtime().work(self._function, everything, kwargs)
+        else:
+            work = in_thread(self._function, everything, kwargs)
+        if telemetry.current is not None:
+            work = telemetry.current.work(self._function.__qualname__, work)
+        return work
 
 
 def remote() -> Callable[[Callable[P, R] | staticmethod[P, R]], RemoteCallable[P, R]]:

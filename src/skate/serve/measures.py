@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from skate.serve import context
 from skate.util.metrics_registry import Kind, Series, Table, Values
@@ -77,7 +78,20 @@ class Measure:
         return self._series, {tags: list(value) if isinstance(value, list) else value for tags, value in chosen}
 
 
+class Source(Protocol):
+    """Whoever else measures in this process."""
+
+    def table(self, of: tuple[str, ...] | None, everything: bool) -> Table:
+        """A copy of what it has, as `Measure.table` chooses it."""
+
+
 _all: list[Measure] = []
+_sources: WeakSet[Source] = WeakSet()
+
+
+def add_source(source: Source) -> None:
+    """Have `table` hold what somebody else measures, for as long as that object lives."""
+    _sources.add(source)
 
 
 def where() -> tuple[str, ...]:
@@ -100,6 +114,9 @@ def table(of: tuple[str, ...] | None = None, everything: bool = True) -> Table:
             series, values = found[histogram]
             totals = {tags: sum(counts[1:]) for tags, counts in values.items()}
             found[name] = (Series(name, "counter", description, series.tags), totals)
+    for source in list(_sources):
+        for name, (series, values) in source.table(of, everything).items():
+            found.setdefault(name, (series, {}))[1].update(values)
     return found
 
 

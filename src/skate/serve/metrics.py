@@ -7,12 +7,15 @@ among its `tag_keys` gets the route of the request that runs.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import skate
 from skate.exceptions import GetTimeoutError, RayError
 from skate.serve import context
 from skate.util import metrics
+
+if TYPE_CHECKING:
+    from skate.util.metrics_registry import Table
 
 __all__ = ["Counter", "Gauge", "Histogram", "prometheus_text", "snapshot"]
 
@@ -99,6 +102,26 @@ ANSWER_S = 2.0
 """Seconds for which replicas are waited for."""
 
 
+def tables() -> dict[str, Table | None]:
+    """What replicas and proxies have measured, by the names of their actors.
+
+    None for those that do not answer within two seconds.
+    """
+    rows = skate.util.list_named_actors(all_namespaces=True)
+    names = [row["name"] for row in rows if row["namespace"] == context.NAMESPACE]  # type: ignore[index]
+    asked = {}
+    for name in names:
+        if name.startswith(MEASURING):
+            with contextlib.suppress(ValueError):  # it has just ended
+                asked[skate.get_actor(name, namespace=context.NAMESPACE).measured.remote()] = name
+    found: dict[str, Table | None] = dict.fromkeys(asked.values())
+    ready, _ = skate.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    for ref in ready:
+        with contextlib.suppress(RayError, GetTimeoutError):  # it has just ended
+            found[asked[ref]] = skate.get(ref)
+    return found
+
+
 def snapshot() -> list[dict[str, Any]]:
     """What serve itself measures, as `skate.util.metrics.snapshot` has it: requests, latencies, queues, replicas.
 
@@ -107,22 +130,12 @@ def snapshot() -> list[dict[str, Any]]:
     from skate.serve import measures
     from skate.util.metrics_registry import merged
 
-    tables = {"here": measures.table()}
-    rows = skate.util.list_named_actors(all_namespaces=True)
-    names = [row["name"] for row in rows if row["namespace"] == context.NAMESPACE]  # type: ignore[index]
-    asked = []
-    for name in names:
-        if name.startswith(MEASURING):
-            with contextlib.suppress(ValueError):  # it has just ended
-                asked.append(skate.get_actor(name, namespace=context.NAMESPACE).measured.remote())
-    ready, _ = skate.wait(asked, num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    for ref in ready:
-        with contextlib.suppress(RayError, GetTimeoutError):  # it has just ended
-            tables[str(ref)] = skate.get(ref)
+    found: dict[str, Table] = {"here": measures.table()}
+    found.update((name, table) for name, table in tables().items() if table is not None)
     with contextlib.suppress(RuntimeError):  # serve does not run
         status = skate.get(context.controller().status.remote())
-        tables["controller"] = measures.replica_table(status)
-    return [{**row, "process": ""} for row in merged(tables)]
+        found["controller"] = measures.replica_table(status)
+    return [{**row, "process": ""} for row in merged(found)]
 
 
 MEASURING = ("SERVE_REPLICA::", "SERVE_PROXY")
