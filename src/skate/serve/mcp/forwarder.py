@@ -302,6 +302,7 @@ class Forwarder:
         await asyncio.wait({task}, timeout=self._limits.lists)
         if not task.done():
             logger.warning("MCP server %s: no %s within %g s", upstream.name, kind.method, self._limits.lists)
+            task.add_done_callback(lambda late: late.cancelled() or late.exception())  # its error has been told enough
             return []
         try:
             found: list[Item] = await task
