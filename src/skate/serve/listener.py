@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
+import traceback
 from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any
@@ -17,6 +19,8 @@ from skate.serve.told import Told
 
 LISTEN_S = 30.0
 """Seconds after which the controller answers though nothing has changed."""
+OVERDUE_S = 10.0
+"""Seconds that an answer may take beyond that."""
 RETRY_S = 0.2
 """Seconds before the controller is asked again when it did not answer."""
 
@@ -33,6 +37,8 @@ class Listener(ABC):
         self.version = -1
         self.closed = False
         self._listening = False
+        self._asked_at = 0.0
+        """When the controller was called whose answer comes by a callback; 0: never."""
         self._task: Any = None
 
     @abstractmethod
@@ -82,7 +88,7 @@ class Listener(ABC):
         if not skate.is_initialized():  # the session has ended, and to ask for an actor would begin another
             self.session_ended()
             return
-        asked = self.version
+        asked, self._asked_at = self.version, time.monotonic()
         try:
             answer = context.controller().listen.remote({self.key: asked}, LISTEN_S).future()
         except NotRunningError:
@@ -93,6 +99,11 @@ class Listener(ABC):
             self._ask_later()
             return
         answer.add_done_callback(partial(self._answered, asked))
+
+    def ask_if_overdue(self) -> None:
+        """Call the controller anew when its answer is long overdue: a call may be lost with a controller that dies."""
+        if self._asked_at and time.monotonic() - self._asked_at > LISTEN_S + OVERDUE_S:
+            self._ask()
 
     def _ask_later(self) -> None:
         timer = threading.Timer(RETRY_S, self._ask)
@@ -105,7 +116,12 @@ class Listener(ABC):
         if answer.cancelled() or answer.exception() is not None:
             self._ask_later()
             return
-        self.hear(answer.result(), asked)
+        try:
+            self.hear(answer.result(), asked)
+        except Exception:  # noqa: BLE001  whatever it is, who does not ask again hears nothing any more
+            traceback.print_exc()
+            self._ask_later()
+            return
         self._ask()
 
     def stop_listening(self) -> None:

@@ -413,6 +413,7 @@ class Router(Listener):
             if not waiting or self.closed:
                 self._pumping = False
         self._report(waiting)
+        self.ask_if_overdue()
         return self._pumping
 
     def _report(self, waiting: int) -> None:
