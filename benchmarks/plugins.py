@@ -2,7 +2,7 @@
 
     python benchmarks/plugins.py [--rounds N] [--seconds S] [--framex PYTHON] [--out FILE]
 
-`--framex` names a Python that has ``framex-kit[ray]``: 0.4.1 with ``fastapi==0.121.3`` and ``protobuf==5.29.5``, for
+`--framex` names a Python that has ``framex-kit[ray]``: 0.4.1 with ``fastapi==0.121.3`` and ``protobuf<7``, for
 the Ray that it asks for knows no later ones. The same two plugins, written for it, run there on Ray with its defaults.
 `--out` names a file for the table.
 
