@@ -97,6 +97,7 @@ class Server:
             loaded = [word for module in FRAMEX for word in ("--load-plugins", module)]
             ports = ["--port", str(self.port), "--dashboard-port", str(free_port())]
             command = ["-c", "from framex.cli import framex; framex()", "run", "--use-ray", *ports, *loaded]
+            command += ["--num-cpus", "4"]  # each of its deployments asks for one
             environment |= {"PYTHONPATH": str(place), "RAY_USAGE_STATS_ENABLED": "0"}
         else:
             options = [word for each, value in SETTINGS.items() for word in ("--set", f"{each}={value}")]
