@@ -34,7 +34,7 @@ class Member:
 
 
 def members(handle: Any) -> list[Any]:
-    return sorted(handle.broadcast("__call__").results(timeout_s=10))
+    return sorted(handle.broadcast("__call__").results(timeout_s=60))
 
 
 def running(app: str = "default", deployment: str = "Member") -> int:
@@ -222,10 +222,10 @@ def shared() -> list[str]:
 
 def test_replicas_share_an_actor_that_goes_with_the_deployment(eventually: Eventually) -> None:
     handle = serve.run(User.bind(), route_prefix=None)
-    assert sorted(handle.remote().result(timeout_s=10) for _ in range(4)) == [15, 20, 25, 30]
-    assert handle.where.remote().result(timeout_s=10)[:3] == ("default", "User", "counter")
+    assert sorted(handle.remote().result(timeout_s=60) for _ in range(4)) == [15, 20, 25, 30]
+    assert handle.where.remote().result(timeout_s=60)[:3] == ("default", "User", "counter")
     with pytest.raises(ValueError, match="other"):
-        handle.other.remote().result(timeout_s=10)
+        handle.other.remote().result(timeout_s=60)
     serve.delete("default")
     eventually(lambda: not shared())
 
@@ -234,12 +234,12 @@ def test_an_actor_that_died_is_replaced_also_by_a_controller_that_was_restarted(
     handle = serve.run(User.bind(), route_prefix=None)
 
     def kill_it() -> None:
-        before = handle.where.remote().result(timeout_s=10)[3]
+        before = handle.where.remote().result(timeout_s=60)[3]
         os.kill(before, signal.SIGKILL)
 
         def back() -> bool:
             try:
-                return bool(handle.where.remote().result(timeout_s=10)[3] != before)
+                return bool(handle.where.remote().result(timeout_s=60)[3] != before)
             except (skate.exceptions.RayActorError, ValueError):
                 return False
 
@@ -248,7 +248,7 @@ def test_an_actor_that_died_is_replaced_also_by_a_controller_that_was_restarted(
     kill_it()
     skate.kill(context.controller(), no_restart=False)
     eventually(lambda: running("default", "User") == 2)
-    replica_pids = set(handle.broadcast("where").results(timeout_s=10))
+    replica_pids = set(handle.broadcast("where").results(timeout_s=60))
     assert len(replica_pids) == 1
     serve.delete("default")
     eventually(lambda: not shared())
@@ -256,11 +256,11 @@ def test_an_actor_that_died_is_replaced_also_by_a_controller_that_was_restarted(
 
 def test_a_new_version_has_actors_of_its_own_and_those_of_the_old_go(eventually: Eventually) -> None:
     handle = serve.run(User.bind(), route_prefix=None)
-    before = handle.where.remote().result(timeout_s=10)[3]
+    before = handle.where.remote().result(timeout_s=60)[3]
     other = {**COUNTER, "init_kwargs": {"step": 100}}
     serve.run(User.options(deployment_actors=[other]).bind(), route_prefix=None)
-    assert handle.where.remote().result(timeout_s=10)[3] != before
-    assert handle.remote().result(timeout_s=10) == 110
+    assert handle.where.remote().result(timeout_s=60)[3] != before
+    assert handle.remote().result(timeout_s=60) == 110
     eventually(lambda: len(shared()) == 1)
 
 

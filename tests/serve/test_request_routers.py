@@ -81,7 +81,7 @@ def run(deployment: Any, name: str = "default", **config: Any) -> Any:
 def test_a_router_of_the_programs_own_chooses_and_is_told_what_becomes_of_requests(eventually: Eventually) -> None:
     NOTED.clear()
     handle = run(Who, request_router_class=First)
-    names = {handle.remote().result(timeout_s=10) for _ in range(10)}
+    names = {handle.remote().result(timeout_s=60) for _ in range(10)}
     assert len(names) == 1
     eventually(lambda: sum(kind == "completed" for kind, _ in NOTED) == 10)
     routed = [number for kind, number in NOTED if kind == "routed"]
@@ -92,9 +92,9 @@ def test_a_router_of_the_programs_own_chooses_and_is_told_what_becomes_of_reques
 def test_a_rank_without_room_is_passed_over_and_without_another_the_request_waits() -> None:
     handle = run(Who, request_router_class=First, request_router_kwargs={"others": True})
     busy = [handle.hold.remote(1.0) for _ in range(6)]
-    assert sorted(Counter(one.result(timeout_s=10) for one in busy).values()) == [2, 2, 2]
+    assert sorted(Counter(one.result(timeout_s=60) for one in busy).values()) == [2, 2, 2]
     alone = run(Who, "alone", request_router_class=First)
-    assert len({one.result(timeout_s=10) for one in [alone.hold.remote(0.1) for _ in range(5)]}) == 1
+    assert len({one.result(timeout_s=60) for one in [alone.hold.remote(0.1) for _ in range(5)]}) == 1
 
 
 def test_a_router_may_wait_and_requests_go_in_streams_responses_and_from_event_loops() -> None:
@@ -104,7 +104,7 @@ def test_a_router_may_wait_and_requests_go_in_streams_responses_and_from_event_l
         return list(await asyncio.gather(*[asyncio.ensure_future(_awaited(handle.remote())) for _ in range(5)]))
 
     assert len(set(asyncio.run(main()))) == 1
-    assert handle.remote(handle.remote()).result(timeout_s=10) == handle.remote().result(timeout_s=10)
+    assert handle.remote(handle.remote()).result(timeout_s=60) == handle.remote().result(timeout_s=60)
 
 
 async def _awaited(response: Any) -> Any:
@@ -114,10 +114,10 @@ async def _awaited(response: Any) -> Any:
 def test_a_dead_replica_is_gone_for_the_router_and_requests_go_on(eventually: Eventually) -> None:
     NOTED.clear()
     handle = run(Who, request_router_class=First)
-    first = handle.remote().result(timeout_s=10)
+    first = handle.remote().result(timeout_s=60)
     with pytest.raises(skate.exceptions.RayActorError):
-        handle.die.remote().result(timeout_s=10)
-    assert handle.remote().result(timeout_s=10) != first
+        handle.die.remote().result(timeout_s=60)
+    assert handle.remote().result(timeout_s=60) != first
     eventually(lambda: ("died", first) in NOTED)
 
 
@@ -137,7 +137,7 @@ class Unmade(First):
 def test_a_router_that_raises_fails_its_request_and_says_so(kind: type, why: str) -> None:
     handle = run(Who, request_router_class=kind)
     with pytest.raises(RayServeException, match=why):
-        handle.remote().result(timeout_s=10)
+        handle.remote().result(timeout_s=60)
 
 
 def test_a_request_that_is_cancelled_while_it_is_routed_goes_nowhere(eventually: Eventually) -> None:
@@ -147,17 +147,17 @@ def test_a_request_that_is_cancelled_while_it_is_routed_goes_nowhere(eventually:
     waits = handle.hold.remote(0.0)
     waits.cancel()
     with pytest.raises(serve.exceptions.RequestCancelledError):
-        waits.result(timeout_s=10)
-    assert busy.result(timeout_s=10)
-    assert handle.remote().result(timeout_s=10)
+        waits.result(timeout_s=60)
+    assert busy.result(timeout_s=60)
+    assert handle.remote().result(timeout_s=60)
 
 
 def test_requests_of_a_deployment_that_is_deleted_fail_with_a_router_too() -> None:
     handle = run(Who, request_router_class=First)
-    handle.remote().result(timeout_s=10)
+    handle.remote().result(timeout_s=60)
     serve.delete("default")
     with pytest.raises(DeploymentUnavailableError):
-        handle.remote().result(timeout_s=10)
+        handle.remote().result(timeout_s=60)
 
 
 class InOrder(FIFOMixin, RequestRouter):
@@ -181,7 +181,7 @@ class Order:
 def test_fifo_routers_keep_the_order() -> None:
     handle = run(Order, request_router_class=InOrder)
     last = [handle.remote(number) for number in range(20)][-1]
-    assert last.result(timeout_s=10) == list(range(20))
+    assert last.result(timeout_s=60) == list(range(20))
 
 
 class Fastest(MultiplexMixin, LocalityMixin, RequestRouter):
@@ -217,16 +217,16 @@ class Measured(Who.func_or_class):  # type: ignore[misc]
 
 def test_routers_see_what_replicas_tell_of_themselves_and_their_models(eventually: Eventually) -> None:
     handle = run(Measured, request_router_class=Fastest, request_routing_stats_period_s=0.1)
-    eventually(lambda: [handle.rank.remote().result(timeout_s=10) for _ in range(5)] == [2] * 5)
+    eventually(lambda: [handle.rank.remote().result(timeout_s=60) for _ in range(5)] == [2] * 5)
     mine = handle.options(multiplexed_model_id="a").model
-    first = mine.remote().result(timeout_s=10)
-    eventually(lambda: [mine.remote().result(timeout_s=10) for _ in range(5)] == [first] * 5)
+    first = mine.remote().result(timeout_s=60)
+    eventually(lambda: [mine.remote().result(timeout_s=60) for _ in range(5)] == [first] * 5)
 
 
 @pytest.mark.parametrize("root", ["ray", "skate"])
 def test_round_robin_takes_all_in_turn(root: str) -> None:
     handle = run(Who, request_router_class=f"{root}.serve.experimental.round_robin_router.RoundRobinRouter")
-    names = [handle.remote().result(timeout_s=10) for _ in range(9)]
+    names = [handle.remote().result(timeout_s=60) for _ in range(9)]
     assert len(set(names[:3])) == 3
     assert names[:3] == names[3:6] == names[6:]
 
@@ -235,14 +235,14 @@ def test_a_session_stays_with_its_replica() -> None:
     path = "skate.serve.experimental.consistent_hash_router.ConsistentHashRouter"
     handle = run(Who, request_router_class=path, request_router_kwargs={"num_virtual_nodes": 50})
     where = {
-        session: {handle.options(session_id=session).remote().result(timeout_s=10) for _ in range(3)}
+        session: {handle.options(session_id=session).remote().result(timeout_s=60) for _ in range(3)}
         for session in map(str, range(20))
     }
     assert all(len(names) == 1 for names in where.values())
     assert len(set().union(*where.values())) > 1
     wrong = run(Who, "wrong", request_router_class=path, request_router_kwargs={"num_virtual_nodes": 0})
     with pytest.raises(RayServeException, match="num_virtual_nodes"):
-        wrong.remote().result(timeout_s=10)
+        wrong.remote().result(timeout_s=60)
 
 
 @pytest.mark.parametrize(
@@ -264,10 +264,10 @@ def test_a_wrong_router_is_told_of_at_once(config: dict[str, Any], named: str) -
 def test_another_router_takes_over_without_new_replicas(eventually: Eventually) -> None:
     base = Who.options(version="1")
     handle = run(base)
-    before = {handle.remote().result(timeout_s=10) for _ in range(30)}
+    before = {handle.remote().result(timeout_s=60) for _ in range(30)}
     run(base, request_router_class=First)
-    eventually(lambda: len({handle.remote().result(timeout_s=10) for _ in range(10)}) == 1)
-    assert {handle.remote().result(timeout_s=10)} <= before
+    eventually(lambda: len({handle.remote().result(timeout_s=60) for _ in range(10)}) == 1)
+    assert {handle.remote().result(timeout_s=60)} <= before
 
 
 # ------------------------------------------------------------------ a caller's own choice
@@ -276,7 +276,7 @@ def test_another_router_takes_over_without_new_replicas(eventually: Eventually) 
 def test_all_replicas_are_called_whatever_they_have_to_do() -> None:
     handle = serve.run(Who.options(max_ongoing_requests=1).bind(), route_prefix=None)
     busy = [handle.hold.remote(1.5) for _ in range(3)]
-    assert len(set(handle.broadcast("__call__").results(timeout_s=10))) == 3
+    assert len(set(handle.broadcast("__call__").results(timeout_s=60))) == 3
 
     async def main() -> list[Any]:
         with pytest.raises(RuntimeError, match="results_async"):
@@ -286,9 +286,9 @@ def test_all_replicas_are_called_whatever_they_have_to_do() -> None:
     assert all(isinstance(error, AttributeError) for error in asyncio.run(main()))
     with pytest.raises(skate.exceptions.GetTimeoutError):
         handle.broadcast("hold", 5).results(timeout_s=0.1)
-    assert len({one.result(timeout_s=10) for one in busy}) == 3
+    assert len({one.result(timeout_s=60) for one in busy}) == 3
     fresh = skate.serve.handle.DeploymentHandle("Who", "default")
-    assert len(fresh.broadcast("__call__").results(timeout_s=10)) == 3
+    assert len(fresh.broadcast("__call__").results(timeout_s=60)) == 3
 
 
 def test_a_replica_is_kept_for_a_request_that_comes_later() -> None:

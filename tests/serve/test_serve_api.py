@@ -173,13 +173,13 @@ def test_a_request_after_serve_was_shut_down_fails_rather_than_wait_for_ever() -
     skate.init(engine="local", num_cpus=1)
     try:
         handle = serve.run(serve.deployment(Plain).bind(), route_prefix=None)
-        assert handle.remote().result(timeout_s=10) == 1
+        assert handle.remote().result(timeout_s=60) == 1
         serve.shutdown()
         serve.shutdown()
         with pytest.raises(exceptions.DeploymentUnavailableError, match="does not run"):
-            handle.remote().result(timeout_s=30)
+            handle.remote().result(timeout_s=60)
         again = serve.run(serve.deployment(Plain).bind(), route_prefix=None)
-        assert (again.remote().result(timeout_s=10), handle.remote().result(timeout_s=10)) == (1, 1)
+        assert (again.remote().result(timeout_s=60), handle.remote().result(timeout_s=60)) == (1, 1)
         asyncio.run(serve.shutdown_async())
         assert serve.status().applications == {}
     finally:
@@ -234,7 +234,7 @@ def test_errors_of_handles_are_those_of_ray() -> None:
         return await (await response._to_object_ref())
 
     assert asyncio.run(on_a_loop()) == 2
-    assert handle.about.remote().result(timeout_s=10) == ("Thing", 0, 0, "default")
+    assert handle.about.remote().result(timeout_s=60) == ("Thing", 0, 0, "default")
     with pytest.raises(exceptions.RouteTakenError, match="belongs to"):
         serve.run(Thing.bind(), name="a", route_prefix="/a")
         serve.run(Thing.bind(), name="b", route_prefix="/a")
@@ -278,7 +278,7 @@ def test_policies_go_by_figures_of_replicas_and_one_that_raises_is_told_of(event
     broken = Thing.options(autoscaling_config={**SCALING, "policy": broken_policy})
     handle = serve.run(broken.bind(), name="broken", route_prefix=None)
     eventually(lambda: "no number" in serve.status().applications["broken"].deployments["Thing"].message)
-    assert handle.remote(1).result(timeout_s=10) == 2
+    assert handle.remote(1).result(timeout_s=60) == 2
 
 
 @serve.deployment(
@@ -286,7 +286,7 @@ def test_policies_go_by_figures_of_replicas_and_one_that_raises_is_told_of(event
 )
 class Full:
     async def __call__(self) -> None:
-        await asyncio.sleep(1)
+        await asyncio.sleep(2)
 
 
 @pytest.mark.usefixtures("clean")
@@ -296,10 +296,10 @@ def test_those_who_are_turned_away_are_told_what_the_deployment_says(eventually:
     time.sleep(0.2)
     waits = handle.remote()
     with pytest.raises(exceptions.BackPressureError) as caught:
-        handle.remote().result(timeout_s=10)
+        handle.remote().result(timeout_s=60)
     assert (caught.value.status_code, caught.value.retry_after_s) == (429, 2.5)
-    assert busy.result(timeout_s=10) is None
-    assert waits.result(timeout_s=10) is None
+    assert busy.result(timeout_s=60) is None
+    assert waits.result(timeout_s=60) is None
     from skate.serve.http_answers import described
 
     assert described(caught.value)[0::2] == (429, [(b"retry-after", b"3")])

@@ -187,7 +187,7 @@ class Passing:
 def test_answers_that_are_passed_on_come_through_refusals() -> None:
     handle = serve.run(Passing.bind(Narrow.bind(), Narrow.bind()))
     responses = [handle.remote(value) for value in range(200)]
-    assert [response.result(timeout_s=30) for response in responses] == [value + 3 for value in range(200)]
+    assert [response.result(timeout_s=60) for response in responses] == [value + 3 for value in range(200)]
     for name in ("Narrow", "Narrow_1"):
         assert serve.get_deployment_handle(name, "default").seen.remote().result() == 1
 
@@ -200,13 +200,13 @@ def test_answers_that_are_passed_on_come_through_the_death_of_a_replica() -> Non
         responses = [pids.remote(pids.remote(value)) for value in range(20)]
     finally:
         os.kill(victim, signal.SIGKILL)
-    assert [response.result(timeout_s=30) for response in responses] == [value + 2 for value in range(20)]
+    assert [response.result(timeout_s=60) for response in responses] == [value + 2 for value in range(20)]
 
 
 def test_an_upstream_request_that_died_under_way_is_no_reason_to_wait_for_ever() -> None:
     handle = serve.run(Adder.bind(1))
     with pytest.raises(RayActorError):
-        handle.remote(handle.die.remote()).result(timeout_s=30)
+        handle.remote(handle.die.remote()).result(timeout_s=60)
 
 
 def test_responses_do_not_travel_inside_of_values() -> None:

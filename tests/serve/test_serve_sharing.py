@@ -35,7 +35,7 @@ class Other:
         return value * 2
 if sys.argv[2] == "deploy":
     serve.run(Other.bind(), name="other", route_prefix=None)
-print(serve.get_app_handle("first").remote().result(timeout_s=20))
+print(serve.get_app_handle("first").remote().result(timeout_s=60))
 print(sorted(serve.status().applications))
 if sys.argv[2] == "shutdown":
     serve.shutdown()
@@ -56,24 +56,24 @@ def test_two_programs_on_a_standing_hub_share_serve_and_it_outlives_them(
 
     def other(what: str) -> list[str]:
         words = [sys.executable, "-c", OTHER, hub.address, what]
-        return subprocess.run(words, capture_output=True, text=True, timeout=60).stdout.splitlines()
+        return subprocess.run(words, capture_output=True, text=True, timeout=150).stdout.splitlines()
 
     try:
         skate.init(address=hub.address)
         serve.start(proxy_location="Disabled")
         first = serve.run(Version.bind(1), name="first", route_prefix=None)
         assert other("deploy") == ["1", "['first', 'other']"]
-        assert serve.get_app_handle("other").remote(4).result(timeout_s=20) == 8, "it outlives its program"
+        assert serve.get_app_handle("other").remote(4).result(timeout_s=60) == 8, "it outlives its program"
         assert other("die") == ["1", "['first', 'other']"]
         skate.shutdown()  # now no driver is there
         skate.init(address=hub.address)
-        assert serve.get_app_handle("first").remote().result(timeout_s=20) == 1
+        assert serve.get_app_handle("first").remote().result(timeout_s=60) == 1
         other("shutdown")
         assert serve.status().applications == {}
         with pytest.raises(DeploymentUnavailableError):
-            first.remote().result(timeout_s=30)
+            first.remote().result(timeout_s=60)
         again = serve.run(Version.bind(5), name="first", route_prefix=None)
-        assert again.remote().result(timeout_s=20) == 5
+        assert again.remote().result(timeout_s=60) == 5
         serve.shutdown()
     finally:
         skate.shutdown()
@@ -92,7 +92,7 @@ def test_in_one_process_serve_keeps_no_descriptors() -> None:
         skate.init(engine="inline")
         try:
             handle = serve.run(Version.bind(turn), route_prefix=None)
-            assert handle.remote().result(timeout_s=10) == turn
+            assert handle.remote().result(timeout_s=60) == turn
             serve.shutdown()
             names = [os.readlink(f"/proc/self/fd/{one}") for one in os.listdir("/proc/self/fd") if _is_open(one)]
             assert not [name for name in names if "skate-serve" in name]

@@ -43,7 +43,7 @@ def load(handle: Any, threads: int = 3) -> Iterator[list[BaseException]]:
     def ask() -> None:
         while not over.is_set():
             try:
-                handle.remote().result(timeout_s=30)
+                handle.remote().result(timeout_s=60)
                 answered[0] += 1
             except Exception as error:  # noqa: BLE001  the test shows it
                 errors.append(error)
@@ -113,14 +113,14 @@ def test_a_controller_killed_in_the_middle_of_a_deploy_deploys(after: float) -> 
     kill_controller()
     deploying.join(30)
     assert found, "serve.run did not come back"
-    assert found[0].remote().result(timeout_s=10) == 3
+    assert found[0].remote().result(timeout_s=60) == 3
 
 
 @clean
 def test_a_replica_that_dies_while_the_controller_hangs_is_not_sent_to_again(eventually: Eventually) -> None:
     handle = serve.run(Version.bind(0), route_prefix=None)
     pids = set()
-    eventually(lambda: pids.add(handle.where.remote().result(timeout_s=10)) or len(pids) == 2)
+    eventually(lambda: pids.add(handle.where.remote().result(timeout_s=60)) or len(pids) == 2)
     pid = skate.get(context.controller().__ray_call__.remote(lambda _: os.getpid()))
     os.kill(pid, signal.SIGSTOP)  # no news of anything
     try:
@@ -129,7 +129,7 @@ def test_a_replica_that_dies_while_the_controller_hangs_is_not_sent_to_again(eve
         answers = []
         for _ in range(20):
             try:
-                answers.append(handle.where.remote().result(timeout_s=10))
+                answers.append(handle.where.remote().result(timeout_s=60))
             except skate.exceptions.RayActorError:
                 continue  # it had begun, or nobody knows
         assert set(answers) == {left}
@@ -142,23 +142,23 @@ def test_a_replica_that_dies_while_the_controller_hangs_is_not_sent_to_again(eve
 def test_with_controller_and_vault_killed_for_good_serve_begins_anew() -> None:
     handle = serve.run(Version.bind(0), route_prefix=None)
     skate.kill(context.controller())
-    assert handle.remote().result(timeout_s=10) == 0, "requests do not pass the controller"
+    assert handle.remote().result(timeout_s=60) == 0, "requests do not pass the controller"
     again = serve.run(Version.bind(1), route_prefix=None)
-    assert again.remote().result(timeout_s=10) == 1
+    assert again.remote().result(timeout_s=60) == 1
 
 
 @clean
 def test_all_replicas_dead_and_the_controller_gone_for_good_is_told_of(eventually: Eventually) -> None:
     handle = serve.run(Version.bind(0), route_prefix=None)
-    handle.remote().result(timeout_s=10)
+    handle.remote().result(timeout_s=60)
     for name in [row["name"] for row in skate.util.list_named_actors(all_namespaces=True)]:
         if name.startswith("SERVE_REPLICA::") or name == context.CONTROLLER:
             skate.kill(skate.get_actor(name, namespace=context.NAMESPACE))
     with pytest.raises((DeploymentUnavailableError, skate.exceptions.RayActorError)):
         for _ in range(3):
-            handle.remote().result(timeout_s=30)
+            handle.remote().result(timeout_s=60)
     again = serve.run(Version.bind(1), route_prefix=None)
-    eventually(lambda: again.remote().result(timeout_s=10) == 1)
+    eventually(lambda: again.remote().result(timeout_s=60) == 1)
 
 
 @skate.remote(num_cpus=0)
@@ -198,10 +198,10 @@ def test_a_request_that_had_begun_is_sent_anew_only_where_that_was_asked_for() -
         runs = Runs.remote()
         handle = serve.run(Fragile.bind(runs), route_prefix=None).options(idempotent=idempotent)
         if deaths < ran:
-            assert handle.remote(deaths).result(timeout_s=30) == ran
+            assert handle.remote(deaths).result(timeout_s=60) == ran
         else:
             with pytest.raises(skate.exceptions.RayActorError):
-                handle.remote(deaths).result(timeout_s=30)
+                handle.remote(deaths).result(timeout_s=60)
         assert skate.get(runs.get.remote()) == ran
     runs = Runs.remote()
     handle = serve.run(Fragile.bind(runs), route_prefix=None)
