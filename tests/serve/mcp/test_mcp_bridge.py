@@ -359,6 +359,30 @@ async def test_a_start_that_is_given_up_leaves_nothing_behind(turns: int, tmp_pa
 
 
 @on_loop
+async def test_a_process_that_ends_before_its_streams_are_connected_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine, where the loop comes late."""
+    from skate.serve.mcp.messages import RpcError
+    from skate.serve.mcp.peers import NOBODY
+    from skate.serve.mcp.stdio import Command, StdioPeer
+
+    peer = StdioPeer(Command.of(program(tmp_path, "sys.exit(4)")), NOBODY, lambda _: None, lambda _: None, timeout=60)
+    loop = asyncio.get_running_loop()
+    connect = loop.connect_write_pipe
+
+    async def late(*given: Any) -> Any:
+        made = await connect(*given)
+        await peer._exited.wait()
+        return made
+
+    monkeypatch.setattr(loop, "connect_write_pipe", late)
+    with pytest.raises(RpcError, match="the server's process ended with 4"):
+        await peer.begin()
+    assert peer.pid is None and not peer.alive
+
+
+@on_loop
 async def test_environment_and_directory_are_the_commands_own(tmp_path: Path) -> None:
     extra = """
 def handle(m):

@@ -184,12 +184,22 @@ class StdioPeer:
         self._watch = os.pidfd_open(process.pid)
         loop.add_reader(self._watch, self._exits)
         self._input, _ = await loop.connect_write_pipe(_Writer, self._loose.pop(0))
-        self._transports.append(self._input)
+        self._keep(self._input)
         for take in (self._line, self._word):
-            if self._exited.is_set():  # before its streams could be read
-                raise RpcError(SERVER_DOWN, "the server's process ended at once")
             transport, _ = await loop.connect_read_pipe(functools.partial(_Reader, take), self._loose.pop(0))
-            self._transports.append(transport)
+            self._keep(transport)
+
+    def _keep(self, transport: asyncio.BaseTransport) -> None:
+        """One more stream is connected. RpcError if the process has ended meanwhile: its streams are closed by then."""
+        self._transports.append(transport)
+        if self._exited.is_set():
+            transport.close()
+            raise RpcError(SERVER_DOWN, f"the server's process ended {self._how()}")
+
+    def _how(self) -> str:
+        assert self._process is not None
+        code = self._process.wait()
+        return f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
 
     def _line(self, line: bytes, too_long: bool) -> None:
         if too_long:
@@ -230,9 +240,8 @@ class StdioPeer:
         if self._process is None or self._exited.is_set():
             return
         _signal_group(self._process, signal.SIGKILL)  # children that it left behind
-        code = self._process.wait()
+        how = self._how()
         GUARDIAN.remove(self._process.pid)
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
         self._exited.set()
         self._unwatch()
         for transport in self._transports:
