@@ -39,6 +39,8 @@ class Listener(ABC):
         self._listening = False
         self._asked_at = 0.0
         """When the controller was called whose answer comes by a callback; 0: never."""
+        self._call = 0
+        """The number of the call whose answer is waited for."""
         self._task: Any = None
 
     @abstractmethod
@@ -71,12 +73,13 @@ class Listener(ABC):
         while not self.closed:
             try:
                 asked = self.version
-                told = await context.controller().listen.remote({self.key: asked}, LISTEN_S)
+                async with asyncio.timeout(LISTEN_S + OVERDUE_S):  # a call may be lost with a controller that dies
+                    told = await context.controller().listen.remote({self.key: asked}, LISTEN_S)
             except NotRunningError:
                 self.nobody_there()
                 await asyncio.sleep(RETRY_S)
                 continue
-            except (exceptions.RayError, RuntimeError):
+            except (exceptions.RayError, RuntimeError, TimeoutError):
                 await asyncio.sleep(RETRY_S)
                 continue
             self.hear(told, asked)
@@ -98,7 +101,8 @@ class Listener(ABC):
         except (exceptions.RayError, RuntimeError):
             self._ask_later()
             return
-        answer.add_done_callback(partial(self._answered, asked))
+        self._call += 1
+        answer.add_done_callback(partial(self._answered, self._call, asked))
 
     def ask_if_overdue(self) -> None:
         """Call the controller anew when its answer is long overdue: a call may be lost with a controller that dies."""
@@ -110,8 +114,8 @@ class Listener(ABC):
         timer.daemon = True
         timer.start()
 
-    def _answered(self, asked: int, answer: Any) -> None:
-        if self.closed:
+    def _answered(self, call: int, asked: int, answer: Any) -> None:
+        if self.closed or call != self._call:  # overdue, and asked for anew
             return
         if answer.cancelled() or answer.exception() is not None:
             self._ask_later()

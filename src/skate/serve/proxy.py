@@ -24,14 +24,12 @@ from skate.serve.handle import DeploymentHandle
 from skate.serve.http_entry import Entry
 from skate.serve.http_loop import FastLoop
 from skate.serve.http_routes import Target
+from skate.serve.listener import LISTEN_S, OVERDUE_S, RETRY_S
 from skate.util.metrics_registry import Table
 
 log = logging.getLogger("skate.serve")
 
 NAME = context.PROXY
-LISTEN_S = 30.0
-"""Seconds after which the controller answers though nothing has changed."""
-RETRY_S = 0.2
 GREETING_S = 1.0
 """Seconds for replicas to hand over what they hold for a proxy before."""
 
@@ -145,8 +143,9 @@ class Proxy:
         await asyncio.wait([self.started])
         while True:
             try:
-                told = await context.controller().listen.remote(dict(self.versions), LISTEN_S)
-            except (exceptions.RayError, RuntimeError):
+                async with asyncio.timeout(LISTEN_S + OVERDUE_S):  # a call may be lost with a controller that dies
+                    told = await context.controller().listen.remote(dict(self.versions), LISTEN_S)
+            except (exceptions.RayError, RuntimeError, TimeoutError):
                 await asyncio.sleep(RETRY_S)
                 continue
             await self._hear(told)
