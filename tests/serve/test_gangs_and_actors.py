@@ -16,7 +16,7 @@ from skate.serve import context
 from skate.serve.config import DeploymentActorConfig, DeploymentConfig, GangSchedulingConfig
 from skate.serve.exceptions import RayServeException
 from skate.serve.state import DeploymentState
-from skate.serve.target import Drain, Kill, Phase, Start, Target
+from skate.serve.target import Drain, Introduction, Kill, Phase, Start, Target
 
 pytestmark = pytest.mark.usefixtures("clean")
 Eventually = Callable[..., None]
@@ -173,7 +173,7 @@ def test_gangs_of_which_some_are_missing_after_a_restart_are_ended() -> None:
     one, other = (each for each in state.decide(0.0) if isinstance(each, Start))
     anew = DeploymentState("app", "d")
     anew.deploy(gang_target(2), 0.0)
-    anew.adopt(one.replica, one.target, 0, True, 1.0, one.gang)
+    anew.adopt(one.replica, Introduction(one.target, 0, 0, {}, {}, one.gang, False), 1.0)
     anew.mend_gangs(1.0)
     assert anew.replicas[one.replica].phase is Phase.STOPPING
     assert Drain(one.replica) in anew.decide(1.0)

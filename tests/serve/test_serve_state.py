@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from skate.serve.config import DeploymentConfig
 from skate.serve.state import PATIENCE, SICK, DeploymentState, application_status
-from skate.serve.target import ApplicationStatus, DeploymentStatus, Drain, Kill, Phase, Reconfigure, Start, Target
+from skate.serve.target import (
+    ApplicationStatus,
+    DeploymentStatus,
+    Drain,
+    Introduction,
+    Kill,
+    Phase,
+    Reconfigure,
+    Start,
+    Target,
+)
 
 
 def target(replicas: int = 1, version: str = "1", light: int = 0, **options: object) -> Target:
@@ -228,12 +238,25 @@ def test_a_replica_that_does_not_go_is_killed() -> None:
     assert kill == Kill(drain.replica)
 
 
+def introduction(wanted: Target, rank: int, leaving: bool = False) -> Introduction:
+    return Introduction(wanted, rank, rank, {}, {}, None, leaving)
+
+
+def test_a_replica_that_was_told_to_end_before_the_restart_ends() -> None:
+    state = DeploymentState("app", "d", "second-")
+    state.deploy(target(1), 5.0)
+    state.adopt("first-1", introduction(target(1), 0, leaving=True), 5.0)
+    state.adopt("first-2", introduction(target(1), 1), 5.0)
+    assert state.decide(5.0) == [Drain("first-1")], "told once more, for nobody knows whether it heard all of it"
+    assert [entry.name for entry in state.running()] == ["first-2"]
+
+
 def test_replicas_that_were_found_again_are_kept() -> None:
     state = DeploymentState("app", "d", "second-")
     wanted = target(2)
     state.deploy(wanted, 5.0)
-    state.adopt("first-1", wanted, 1, True, 5.0)
-    state.adopt("first-2", replace(wanted, version="0"), 0, True, 5.0)
+    state.adopt("first-1", introduction(wanted, 1), 5.0)
+    state.adopt("first-2", introduction(replace(wanted, version="0"), 0), 5.0)
     (start,) = state.decide(5.0)
     assert isinstance(start, Start) and start.replica.startswith("second-")
     assert [entry.name for entry in state.running()] == ["first-1", "first-2"], "until the new one serves"

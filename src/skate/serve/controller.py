@@ -149,7 +149,7 @@ class Controller:
                 self._set(spec, clock())
         self.declared.recover(kept)
         names = filter(context.is_replica, context.names())
-        found = await asyncio.gather(
+        await asyncio.gather(
             *(self.tender.find_again(self.apps.get(context.parts_of(name)[0]), name) for name in names)
         )
         wanted = {
@@ -160,16 +160,14 @@ class Controller:
         }
         self.tender.shared.end_others(context.names(), wanted)
         self.tender.remove_groups()
-        there: dict[int, int] = {}
-        for state, _ in filter(None, found):
-            there[id(state)] = there.get(id(state), 0) + 1
         for app in self.apps.values():
             for state in app.states.values():
                 state.mend_gangs(clock())
                 self.tender.find_shared(state)
                 scaling = state.target.config.autoscaling_config if state.target is not None else None
-                if scaling is not None and id(state) in there:
-                    state.scale(max(scaling.min_replicas, min(scaling.max_replicas, there[id(state)])))
+                there = len(state.live())
+                if scaling is not None and there:
+                    state.scale(max(scaling.min_replicas, min(scaling.max_replicas, there)))
 
     # ------------------------------------------------------------------ what programs ask
 

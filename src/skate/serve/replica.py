@@ -31,7 +31,7 @@ from skate.serve.gang import GangContext
 from skate.serve.grpc_replica import MANY, ONE, Calls
 from skate.serve.http_loop import FastLoop
 from skate.serve.http_relay import METHOD as HTTP
-from skate.serve.target import Target
+from skate.serve.target import Introduction, Target
 from skate.util.metrics_registry import Table
 
 MOST_THREADS = 256
@@ -73,6 +73,7 @@ class Replica:
         self.instance: Any = None
         self.is_function = False
         self.leaving = False
+        self.ending: asyncio.Future[None] | None = None
         self.idle: asyncio.Event | None = None
         self.gone = asyncio.Event()
         self.threads: ThreadPoolExecutor | None = None
@@ -96,12 +97,10 @@ class Replica:
         """That the process is there, and where."""
         return context.whereabouts()
 
-    async def who(
-        self,
-    ) -> tuple[Target | None, int, int, dict[str, Any], dict[str, Any] | None, GangContext | None]:
-        """Target, rank, slot, place, what `start` told if it has ended, gang: for a controller that was restarted."""
-        made = self.made.is_set() and self.problem is None
-        return self.target, self.rank, self.slot, await self.placed(), self.info if made else None, self.gang
+    async def who(self) -> Introduction:
+        """For a controller that was restarted."""
+        info = self.info if self.made.is_set() and self.problem is None else None
+        return Introduction(self.target, self.rank, self.slot, await self.placed(), info, self.gang, self.leaving)
 
     async def until_made(self) -> dict[str, Any]:
         """What `start` told, or raised."""
@@ -244,7 +243,9 @@ class Replica:
         return await value if inspect.isawaitable(value) else value
 
     async def check(self) -> None:
-        """Raises what the deployment's ``check_health`` raises."""
+        """Raises what the deployment's ``check_health`` raises; RuntimeError when it takes no requests any more."""
+        if self.leaving:  # told so by a controller that is gone, after the one that asks had come to know it
+            raise RuntimeError("the replica was told to end")
         replica_here.set(self)
         method = None if self.is_function else getattr(self.instance, "check_health", None)
         if method is not None:
@@ -257,8 +258,13 @@ class Replica:
         return dict(await self._run_own(method) or {}) if method is not None else None
 
     async def drain(self, wait_loop_s: float, timeout_s: float) -> None:
-        """Take nothing more, finish what runs, say farewell to the instance."""
-        self.leaving = True
+        """Take nothing more, finish what runs, say farewell to the instance. Once, however often it is asked for."""
+        if self.ending is None:
+            self.leaving = True
+            self.ending = asyncio.ensure_future(self._end(wait_loop_s, timeout_s))
+        await asyncio.shield(self.ending)
+
+    async def _end(self, wait_loop_s: float, timeout_s: float) -> None:
         if self.http is not None:
             await self.http.drain(timeout_s)
         if self.ongoing:

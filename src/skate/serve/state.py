@@ -16,6 +16,7 @@ from skate.serve.target import (
     Command,
     DeploymentStatus,
     Drain,
+    Introduction,
     Kill,
     Phase,
     Reconfigure,
@@ -112,16 +113,18 @@ class DeploymentState:
         if found is not None and found.phase is Phase.STARTING:
             found.phase, found.since, found.placed = Phase.RUNNING, now, True
 
-    def adopt(
-        self, replica: str, target: Target, rank: int, running: bool, now: float, gang: GangContext | None = None
-    ) -> None:
-        """A replica was found when the controller came back; `target` is what it was started with."""
-        phase = Phase.RUNNING if running else Phase.STARTING
-        self.replicas[replica] = Replica(replica, target, phase, now, True, target.light, rank, gang=gang)
+    def adopt(self, replica: str, found: Introduction, now: float) -> None:
+        """A replica was found when the controller came back."""
+        assert found.target is not None
+        phase = Phase.RUNNING if found.info is not None else Phase.STARTING
+        entry = Replica(replica, found.target, phase, now, True, found.target.light, found.rank, gang=found.gang)
+        self.replicas[replica] = entry
+        if found.leaving:
+            self._to_be_ended(entry, now)
 
     def mend_gangs(self, now: float) -> None:
         """All replicas were found: gangs of which some are missing are of no use."""
-        for entry in self._live():
+        for entry in self.live():
             gang = entry.gang
             if gang is not None and not all(name in self.replicas for name in gang.member_replica_ids):
                 self._end_gang(entry, now)
@@ -129,7 +132,7 @@ class DeploymentState:
 
     def _end_gang(self, lost: Replica, now: float) -> None:
         """One of a gang is gone: so go the others."""
-        for entry in self._live():
+        for entry in self.live():
             if lost.gang is not None and entry.gang is not None and entry.gang.gang_id == lost.gang.gang_id:
                 self._to_be_ended(entry, now)
 
@@ -204,7 +207,7 @@ class DeploymentState:
         """What is to be done now."""
         commands: list[Command] = list(self._ends(now))
         if self.target is None:
-            commands += self._stop(self._live(), now)
+            commands += self._stop(self.live(), now)
             return commands
         commands += self._replacing(self.target, now)
         if self.status is not DeploymentStatus.DEPLOY_FAILED:
@@ -212,7 +215,8 @@ class DeploymentState:
         self._look()
         return commands
 
-    def _live(self) -> list[Replica]:
+    def live(self) -> list[Replica]:
+        """Replicas that are not told to end."""
         return [entry for entry in self.replicas.values() if entry.phase is not Phase.STOPPING]
 
     def _ends(self, now: float) -> Iterator[Command]:
@@ -235,7 +239,7 @@ class DeploymentState:
             yield Kill(entry.name) if starting else Drain(entry.name)
 
     def _replacing(self, target: Target, now: float) -> Iterator[Command]:
-        live = self._live()
+        live = self.live()
         new = [entry for entry in live if entry.target.version == target.version]
         old = [entry for entry in live if entry.target.version != target.version]
         # those that serve are worth most, the oldest of them first
@@ -279,7 +283,7 @@ class DeploymentState:
         for _ in range(number // size):
             names = [self._name() for _ in range(size)]
             for place, name in enumerate(names):
-                taken = {entry.rank for entry in self._live()}
+                taken = {entry.rank for entry in self.live()}
                 rank = next(rank for rank in range(len(taken) + 1) if rank not in taken)
                 gang = self._gang(names, place) if target.config.gang_scheduling_config is not None else None
                 entry = Replica(name, target, Phase.STARTING, now, light=target.light, rank=rank, gang=gang)
@@ -295,7 +299,7 @@ class DeploymentState:
         return f"{self.salt}{self._next:x}"
 
     def _lightly(self, target: Target) -> Iterator[Command]:
-        for entry in self._live():
+        for entry in self.live():
             same = entry.phase is Phase.RUNNING and entry.target.version == target.version
             if same and entry.target.light != target.light:
                 entry.target = target
@@ -319,7 +323,7 @@ class DeploymentState:
         target = self.target
         if target is None:
             return not self.replicas
-        live = self._live()
+        live = self.live()
         return len(live) == target.replicas and all(
             entry.phase is Phase.RUNNING and entry.target.version == target.version and entry.light == target.light
             for entry in live

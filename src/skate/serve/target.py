@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from skate.serve.config import DeploymentConfig
 from skate.serve.gang import GangContext
@@ -113,6 +113,22 @@ class Replica:
     gang: GangContext | None = None
     hasty: bool = False
     """Whether it is to be ended at once, for it has not served yet."""
+
+
+class Introduction(NamedTuple):
+    """What a replica tells of itself to a controller that was restarted."""
+
+    target: Target | None
+    """What it was started with; None: it was never told."""
+    rank: int
+    slot: int
+    """Its place on the board."""
+    where: dict[str, Any]
+    info: dict[str, Any] | None
+    """What callers have to know of it; None: its constructor runs yet, or has failed."""
+    gang: GangContext | None
+    leaving: bool
+    """Whether it was told to end."""
 
 
 def first_target(config: DeploymentConfig) -> int:

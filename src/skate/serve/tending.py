@@ -18,7 +18,7 @@ from skate.serve.deployment_actors import SharedActors
 from skate.serve.http_loop import FastLoop
 from skate.serve.replica import Replica
 from skate.serve.state import DeploymentState
-from skate.serve.target import Command, Drain, Kill, Reconfigure, Start, Target
+from skate.serve.target import Command, Drain, Introduction, Kill, Reconfigure, Start, Target
 
 clock = time.monotonic
 NODE_AGAIN_S = 1.0
@@ -201,37 +201,38 @@ class Tender:
         with contextlib.suppress(exceptions.RayError, ValueError, TypeError, ImportError):
             await self.shared.ensure(state.app, state.name, target)
 
-    async def find_again(self, app: Any, name: str) -> tuple[DeploymentState, str] | None:
-        """Get to know a replica that a controller before this one started; None when nothing is to be had of it."""
+    async def find_again(self, app: Any, name: str) -> None:
+        """Get to know a replica that a controller before this one started, where it is still of use."""
         _, deployment, replica = context.parts_of(name)
         try:
             actor = skate.get_actor(name, namespace=context.NAMESPACE)
         except ValueError:
-            return None
+            return
         state: DeploymentState | None = app.states.get(deployment) if app is not None else None
         if state is None:
             skate.kill(actor)
-            return None
+            return
         if replica in self.tended:
-            return state, replica
+            return
         try:
-            target, rank, slot, where, info, gang = await actor.who.remote()
+            found: Introduction = await actor.who.remote()
         except exceptions.RayError:
-            return None
-        if target is None:
+            return
+        if found.target is None:
             skate.kill(actor)  # it was never told what it is
-            return None
-        known = Tended(actor, slot, placing.found(target.config, name, gang))
-        known.group_name = placing.group_name(name, gang)
-        known.came(where)
-        known.info = info or {}
-        state.adopt(replica, target, rank, info is not None, clock(), gang)
+            return
+        known = Tended(actor, found.slot, placing.found(found.target.config, name, found.gang))
+        known.group_name = placing.group_name(name, found.gang)
+        known.came(found.where)
+        known.info = found.info or {}
+        state.adopt(replica, found, clock())
         self.know(state, replica, known)
-        if info is None:
+        if found.leaving:
+            return
+        if found.info is None:
             self.task(self._see_made(state, replica, actor))
         else:
             self._look_after(state, replica)
-        return state, replica
 
     async def _see_made(self, state: DeploymentState, name: str, actor: Any) -> None:
         """Wait for a constructor that another controller had run."""
