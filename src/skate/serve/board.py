@@ -19,8 +19,9 @@ from weakref import WeakValueDictionary
 RING = 252
 WORDS = 256
 """Words of a slot, each of 8 bytes."""
-ONGOING, BEGUN, OWNER, IDENTITY = 0, 1, 2, 3
-"""Words in a slot: ongoing requests; requests ever begun; in slot 0 the board's token, and which page of it this is."""
+ONGOING, BEGUN, OWNER, IDENTITY, NEXT = 0, 1, 2, 3, 4
+"""Words in a slot: ongoing requests; requests ever begun. In slot 0: the board's token, which page of it this is, and
+the slot that the next replica gets."""
 FIRST = 4
 SLOTS = 4096
 
@@ -31,6 +32,8 @@ class Place(NamedTuple):
     pid: int
     fd: int
     token: int
+    other: tuple[int, int] | None = None
+    """Process and descriptor where it is found as well, should the first be gone."""
 
 
 class Board:
@@ -42,6 +45,11 @@ class Board:
         self.place = place
         self.kept = -1
         """A descriptor by which others find the board here."""
+
+    def found_at(self, other: Place | None) -> None:
+        """Somebody else has it as well."""
+        if other is not None and self.place is not None and other.pid != self.place.pid:
+            self.place = self.place._replace(other=other[:2])
 
     @property
     def identity(self) -> int:
@@ -151,21 +159,22 @@ def held(place: Place) -> Board | None:
     if opened is None:
         return None
     fd, board = opened
-    board.place, board.kept = Place(os.getpid(), fd, place.token), fd
+    board.place, board.kept = Place(os.getpid(), fd, place.token, place[:2]), fd
     _known[place.token] = board
     return board
 
 
 def _open(place: Place) -> tuple[int, Board] | None:
-    try:
-        fd = os.open(f"/proc/{place.pid}/fd/{place.fd}", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
-    if os.fstat(fd).st_size == SLOTS * WORDS * 8:
-        board = Board(fd, place)
-        if board.words[OWNER] == place.token:
-            return fd, board
-    os.close(fd)
+    for pid, number in (place[:2], *([place.other] if place.other is not None else [])):
+        try:
+            fd = os.open(f"/proc/{pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        if os.fstat(fd).st_size == SLOTS * WORDS * 8:
+            board = Board(fd, place)
+            if board.words[OWNER] == place.token:
+                return fd, board
+        os.close(fd)
     return None
 
 

@@ -97,7 +97,7 @@ class Controller:
         while not self.ready.is_set():
             try:
                 if fresh:
-                    self._own_board()
+                    await self._own_board()
                 else:
                     await self._recover()
             except Exception:  # noqa: BLE001  whatever it is: a controller that gives up would hold everybody up
@@ -129,18 +129,22 @@ class Controller:
             except exceptions.RayError:
                 await asyncio.sleep(VAULT_AGAIN_S)
             with contextlib.suppress(exceptions.RayError):  # then the next turn sees to it
-                await self.vault.refill.remote(self.record, self.tender.board.place if self.tender.board else None)
+                page = self.tender.board
+                there = await self.vault.refill.remote(self.record, page.place if page is not None else None)
+                if page is not None:
+                    page.found_at(there)
 
-    def _own_board(self) -> None:
+    async def _own_board(self) -> None:
+        """A new board. It is found in the vault too: who looks for it may do so just when this controller dies."""
         self.tender.board = page = board.create(alone=self.settings.get("pid") == os.getpid())
-        self.vault.hold.remote(page.place)
+        page.found_at(await self.vault.hold.remote(page.place))
 
     async def _recover(self) -> None:
         kept, place = await self.vault.everything.remote()
         self.record = dict(kept)
         page = board.held(place) if place is not None else None
         if page is None or page.place is None:
-            self._own_board()
+            await self._own_board()
         else:
             self.tender.board = page
         self.settings = kept.pop("settings", self.settings)

@@ -68,7 +68,6 @@ class Tender:
         """References to pickled code, by the names that targets have for it."""
         self.board: board.Board | None = None
         self.shared = SharedActors()
-        self._next_slot = 1
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def task(self, work: Any) -> None:
@@ -147,13 +146,17 @@ class Tender:
 
     def _slot(self) -> int:
         """A slot of the board that nobody uses, its figures put back."""
+        assert self.board is not None
         taken = {known.slot for known in self.tended.values()}
-        while self._next_slot in taken:
-            self._next_slot = self._next_slot % (board.SLOTS - 1) + 1
-        slot, self._next_slot = self._next_slot, self._next_slot % (board.SLOTS - 1) + 1
-        if self.board is not None:
-            word = board.word_of(slot)
-            self.board.words[word + board.ONGOING] = self.board.words[word + board.BEGUN] = 0
+        words = self.board.words
+        slot = max(1, int(words[board.NEXT]))
+        while slot in taken:
+            slot = slot % (board.SLOTS - 1) + 1
+        # Not the first that is free: callers may still ask what the replica that had it before had begun. It is written
+        # to the board, for a controller that is restarted.
+        words[board.NEXT] = slot % (board.SLOTS - 1) + 1
+        word = board.word_of(slot)
+        words[word + board.ONGOING] = words[word + board.BEGUN] = 0
         return slot
 
     async def _node_with_room(self, state: DeploymentState, name: str, most: int) -> str:

@@ -22,11 +22,10 @@ class Vault:
         """Answers when the vault ends: whoever waits for it hears of its death at once."""
         await asyncio.Event().wait()
 
-    async def refill(self, kept: dict[str, Any], place: board.Place | None) -> None:
-        """Have what another one had."""
+    async def refill(self, kept: dict[str, Any], place: board.Place | None) -> board.Place | None:
+        """Have what another one had. See `hold`."""
         self.kept = {**kept, **self.kept}
-        if place is not None and self.board is None:
-            self.board = board.held(place)
+        return await self.hold(place) if place is not None else None
 
     async def put(self, name: str, value: Any) -> None:
         """Keep a value."""
@@ -40,6 +39,8 @@ class Vault:
         """All values, and where the board is found."""
         return self.kept, self.board.place if self.board is not None else None
 
-    async def hold(self, place: board.Place) -> None:
-        """Keep the board's memory, whatever becomes of who made it."""
-        self.board = board.held(place)
+    async def hold(self, place: board.Place) -> board.Place | None:
+        """Keep the board's memory, whatever becomes of who made it; where it is found here."""
+        if self.board is None or self.board.place is None or self.board.place.token != place.token:
+            self.board = board.held(place)
+        return self.board.place if self.board is not None else None
