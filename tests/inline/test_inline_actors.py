@@ -11,6 +11,8 @@ import time
 import pytest
 
 import skate
+from skate.engines.inline import lanes, running
+from skate.engines.inline.records import failure
 from skate.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
@@ -275,6 +277,28 @@ def test_kill_discards_what_runs_in_a_thread(tmp_path):
     with pytest.raises(ActorDiedError, match="killed"):
         skate.get(ref, timeout=0.1)
     (tmp_path / "over").touch()
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_call_that_begins_just_when_its_actor_is_killed_fails_of_that(concurrency, monkeypatch):
+    @skate.remote(max_concurrency=concurrency)
+    class A:
+        def ping(self):
+            return True
+
+    real = running.arguments
+
+    def late(session, call):
+        found = real(session, call)
+        if call.target == "ping":  # the first half of what a kill by another thread does
+            call.actor.instance, call.actor.death = None, failure(ActorDiedError("it was killed"))
+        return found
+
+    a = A.remote()
+    monkeypatch.setattr(running, "arguments", late)
+    monkeypatch.setattr(lanes, "arguments", late)
+    with pytest.raises(ActorDiedError, match="it was killed"):
+        skate.get(a.ping.remote(), timeout=60)
 
 
 def test_restart_runs_the_constructor_again():

@@ -146,8 +146,9 @@ def test_what_is_set_of_the_answer_comes_back(client: TestClient) -> None:
 def test_background_tasks_run_after_the_answer(client: TestClient, place: Path) -> None:
     assert data(client.get("/api/v1/later?text=noted")) == "soon"
     client.get("/api/v1/lines", headers={"x-other": "o"})
-    deadline = time.monotonic() + 20
-    while not ((place / "notes").exists() and (place / "notes").read_text() == "notedstreamed "):
+    deadline = time.monotonic() + 60
+    either = {"notedstreamed ", "streamed noted"}  # those of two requests have no order
+    while not ((place / "notes").exists() and (place / "notes").read_text() in either):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert client.get("/api/v1/later?text=").status_code == 200  # the task that failed took nothing with it

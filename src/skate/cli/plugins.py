@@ -115,7 +115,7 @@ def run(reload: bool, **options: Any) -> Program:
         if reload:
             from skate.plugin.reload import watch
 
-            watch(flags)
+            _told(lambda: watch(flags))
             return
         from skate.plugin import run as serve
 

@@ -17,7 +17,7 @@ from skate.engines.inline.groups import settle
 from skate.engines.inline.lanes import Loop, Threads, has_coroutines
 from skate.engines.inline.machine import Amounts
 from skate.engines.inline.records import Call, Outcome, current, failure
-from skate.engines.inline.running import ActorExit, arguments, call_error, run
+from skate.engines.inline.running import ActorExit, ActorGoneError, arguments, call_error, run
 from skate.engines.inline.session import Session
 from skate.engines.inline.streams import Stream
 from skate.engines.inline.unpacking import read
@@ -191,6 +191,8 @@ class Actor:
             return lambda function, *args, **kwargs: function(instance, *args, **kwargs)
         if name == "__ray_terminate__":
             return _leave
+        if instance is None:
+            raise ActorGoneError
         found: Callable[..., Any] = getattr(instance, name)
         return found
 

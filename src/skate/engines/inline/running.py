@@ -27,6 +27,10 @@ class ActorExit(SystemExit):
     """What `exit_actor` raises on its way out of an actor."""
 
 
+class ActorGoneError(Exception):
+    """A call was about to begin when its actor ended, or was started anew, by another thread."""
+
+
 def run(session: Session, call: Call) -> None:
     """Run a call to its end in this thread, as often as its options ask for."""
     if call.ended:
@@ -158,6 +162,10 @@ def failed(session: Session, call: Call, error: BaseException) -> bool:
         raise error
     if call.ended:
         return False
+    if isinstance(error, ActorGoneError):
+        if call.actor is not None and call.actor.death is not None:
+            session.fail(call, call.actor.death)
+        return False  # or whoever starts the actor anew sees to it
     if call.cancelled:
         session.fail(call, cancelled(call, "while it ran"))
         return False
