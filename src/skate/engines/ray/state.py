@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ def rows(kind: str, address: str) -> list[dict[str, Any]]:
     if kind == "placement_groups":
         return groups.rows()
     if kind == "session":
-        return [{"folder": session_folder()}]
+        return [{"folder": session_folder(), "now_ms": time.time() * 1e3}]
     from ray.util import state
 
     try:

@@ -9,14 +9,15 @@ from skate.testing.contract import target
 from skate.testing.contract.marks import needs_background, needs_processes
 from skate.testing.contract.tools import eventually, raised
 
+if target.ENGINE == "ray":
+    pytest.importorskip("aiohttp_cors", reason="the state API of Ray needs ray[default]")
+
 INIT = {"include_dashboard": True, "num_cpus": 2}
 
 
 @pytest.fixture
 def state(request, monkeypatch):
     """The module `util.state` of the package, with a session that answers it."""
-    if target.ENGINE == "ray":
-        pytest.importorskip("aiohttp_cors", reason="the state API of Ray needs ray[default]")
     ray = request.getfixturevalue("ray")
     module = importlib.import_module(f"{target.PACKAGE}.util.state")
     if target.ENGINE == "ray":
